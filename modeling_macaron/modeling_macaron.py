@@ -1,0 +1,464 @@
+"""Macaron Transformer that predicts expression from promoter DNA (team Unlock_DNA, Proformer)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_macaron import MacaronConfig
+from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
+
+
+@dataclass
+class MacaronOutput(ModelOutput):
+    """Output of `MacaronForExpressionPrediction`.
+
+    Attributes
+    ----------
+    loss : torch.Tensor, optional
+        () expression loss plus `reconstruction_weight` times reconstruction loss, of the labels that were given.
+    logits : torch.Tensor
+        (batch, 1) standardized expression; `logits * config.expression_std + config.expression_mean` are assay units.
+    nucleotide_logits : torch.Tensor
+        (batch, 2 * strand_length, vocab_size) logits of the letter at each position.
+    expression_loss : torch.Tensor, optional
+        () mean squared error of the standardized expression.
+    reconstruction_loss : torch.Tensor, optional
+        () sum of the cross-entropies (nats) of the masked letters / (their number + 1).
+    hidden_states, attentions : tuple[torch.Tensor, ...], optional
+        (batch, positions, hidden) before the first and after each block; (batch, heads, positions, positions).
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    nucleotide_logits: torch.FloatTensor | None = None
+    expression_loss: torch.FloatTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class MacaronEmbeddings(nn.Module):
+    """Letters (batch, 2 * strand_length) to k-mer, position and strand embeddings behind the expression positions."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.vocab_size = config.vocab_size
+        self.kmer_size = config.kmer_size
+        self.strand_length = config.strand_length
+        self.num_pooled_positions = config.num_pooled_positions
+        self.kmer_projection = nn.Linear(config.kmer_size * config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.sequence_length, config.hidden_size)
+        self.strand_embeddings = nn.Embedding(2, config.hidden_size)
+        if self.num_pooled_positions:
+            self.expression_projection = nn.Linear(1, config.hidden_size)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embed letters (batch, length) as (batch, expression positions + length, hidden)."""
+        one_hot = F.one_hot(input_ids.long(), self.vocab_size).to(self.kmer_projection.weight.dtype)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden_states = (
+            self.kmer_projection(self.sliding_kmers(one_hot))
+            + self.position_embeddings(positions)
+            + self.strand_embeddings(positions // self.strand_length)
+        )
+        if not self.num_pooled_positions:
+            return hidden_states
+        pseudo_expression = one_hot.new_zeros(input_ids.shape[0], self.num_pooled_positions, 1)
+        return torch.cat([self.expression_projection(pseudo_expression), hidden_states], dim=1)
+
+    def sliding_kmers(self, one_hot: torch.Tensor) -> torch.Tensor:
+        """Flatten the k-mer around each position: (batch, length, letters) to (batch, length, k * letters)."""
+        left = (self.kmer_size - 1) // 2
+        padded = F.pad(one_hot, (0, 0, left, self.kmer_size - 1 - left))
+        return padded.unfold(1, self.kmer_size, 1).transpose(2, 3).flatten(2)
+
+
+class MacaronFeedForward(nn.Module):
+    """Gated feed-forward layer on (batch, positions, hidden)."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.gate_activation = nn.SiLU() if config.gate_activation == "silu" else nn.Sigmoid()
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        value, gate = self.up_proj(self.layer_norm(hidden_states)).chunk(2, dim=-1)
+        hidden_states = self.dropout(value * self.gate_activation(gate))
+        return self.dropout(self.down_proj(hidden_states))
+
+
+class MacaronConvolution(nn.Module):
+    """Separable convolution over the positions of (batch, positions, hidden)."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.depthwise_conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            config.conv_kernel_size,
+            padding="same",
+            groups=config.hidden_size,
+            bias=False,
+        )
+        self.pointwise_conv = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.layer_norm(hidden_states).transpose(1, 2)
+        hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
+        return self.dropout(F.relu(self.pointwise_conv(hidden_states)))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out: (batch, heads, positions, head_dim) in, (batch, positions, heads, head_dim) out."""
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    attn_weights = F.softmax(attn_weights, dim=-1)
+    attn_output = torch.matmul(attn_weights, value).transpose(1, 2)
+    return attn_output, attn_weights
+
+
+class MacaronAttention(nn.Module):
+    """Unmasked multi-head self-attention on (batch, positions, hidden); N positions are attended like any other."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        self.is_causal = False
+        projection_size = config.num_attention_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, projection_size)
+        self.k_proj = nn.Linear(config.hidden_size, projection_size)
+        self.v_proj = nn.Linear(config.hidden_size, projection_size)
+        self.o_proj = nn.Linear(projection_size, config.hidden_size)
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            projection.glorot_fans = (
+                config.num_attention_heads * config.hidden_size,
+                config.head_dim * config.hidden_size,
+            )
+        self.o_proj.glorot_fans = (projection_size, config.num_attention_heads * config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]
+        hidden_shape = (*input_shape, -1, self.head_dim)
+        query_states = self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self, query_states, key_states, value_states, None, scaling=self.scaling, dropout=0.0, **kwargs
+        )
+        return self.o_proj(attn_output.reshape(*input_shape, -1)), attn_weights
+
+
+class MacaronLayer(GradientCheckpointingLayer):
+    """Macaron block: convolution and attention between two half-step feed-forward layers."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.feed_forward1 = MacaronFeedForward(config)
+        self.convolution = MacaronConvolution(config)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = MacaronAttention(config)
+        self.feed_forward2 = MacaronFeedForward(config)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        hidden_states = hidden_states + 0.5 * self.feed_forward1(hidden_states)
+        hidden_states = hidden_states + self.convolution(hidden_states)
+        hidden_states = self.layer_norm(hidden_states)
+        attn_output, _ = self.self_attn(hidden_states, **kwargs)
+        hidden_states = hidden_states + attn_output
+        return hidden_states + 0.5 * self.feed_forward2(hidden_states)
+
+
+class MacaronPreTrainedModel(PreTrainedModel):
+    """What all Macaron models share: the original's initial weights, and saving with the code."""
+
+    config: MacaronConfig
+    config_class = MacaronConfig
+    base_model_prefix = "macaron"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules = ["MacaronLayer"]  # noqa: RUF012
+    _can_record_outputs = {"hidden_states": MacaronLayer, "attentions": MacaronAttention}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialize as Keras does: Glorot-uniform kernels with its own way of counting fans, +-0.05 embeddings."""
+        if isinstance(module, nn.Linear):
+            _glorot_uniform_(module.weight, *getattr(module, "glorot_fans", (module.in_features, module.out_features)))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv1d):
+            width = module.kernel_size[0]
+            _glorot_uniform_(module.weight, module.in_channels * width, width)
+        elif isinstance(module, nn.Embedding):
+            init.uniform_(module.weight, -0.05, 0.05)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save weights, config and the code that loads them; see `PreTrainedModel.save_pretrained`."""
+        self.config.auto_map = dict(type(self.config)().auto_map)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+def _glorot_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int) -> None:
+    limit = math.sqrt(6 / (fan_in + fan_out))
+    init.uniform_(weight, -limit, limit)
+
+
+class MacaronModel(MacaronPreTrainedModel):
+    """Encoder without heads.
+
+    Examples
+    --------
+    >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+    >>> encoder = MacaronModel(config)
+    >>> encoder(torch.zeros(2, 200, dtype=torch.long)).last_hidden_state.shape
+    torch.Size([2, 232, 32])
+    """
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__(config)
+        self.embeddings = MacaronEmbeddings(config)
+        self.layers = nn.ModuleList([MacaronLayer(config) for _ in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Linear map of the k-mers: the nearest that this model has to token embeddings."""
+        return self.embeddings.kmer_projection
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the linear map of the k-mers."""
+        self.embeddings.kmer_projection = value
+
+    @capture_outputs
+    def forward(self, input_ids: torch.Tensor, **kwargs) -> BaseModelOutput:
+        """Encode letters of both strands.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor
+            (batch, 2 * strand_length) integer letter ids.
+        **kwargs
+            `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
+
+        Returns
+        -------
+        BaseModelOutput
+            `last_hidden_state` (batch, expression positions + 2 * strand_length, hidden).
+
+        Raises
+        ------
+        ValueError
+            If the sequence has another length than the position embeddings.
+        """
+        if input_ids.ndim != 2 or input_ids.shape[1] != self.config.sequence_length:
+            raise ValueError(
+                f"input_ids must be (batch, {self.config.sequence_length}), both strands of "
+                f"{self.config.strand_length} nt as KmerTokenizer gives them; got {tuple(input_ids.shape)}"
+            )
+        hidden_states = self.embeddings(input_ids)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """At least float32: a loss in half precision overflows."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def reconstruction_loss(nucleotide_logits: torch.Tensor, nucleotide_labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the masked letters: their sum / (their number + 1), in nats.
+
+    Parameters
+    ----------
+    nucleotide_logits : torch.Tensor
+        (batch, length, vocab_size).
+    nucleotide_labels : torch.Tensor
+        (batch, length) true letters, -100 where nothing was masked.
+
+    Returns
+    -------
+    torch.Tensor
+        () loss; 0 where nothing is masked.
+    """
+    logits = _full_precision(nucleotide_logits.transpose(1, 2))
+    total = F.cross_entropy(logits, nucleotide_labels.long(), reduction="sum")
+    return total / ((nucleotide_labels != -100).sum() + 1)
+
+
+class MacaronForExpressionPrediction(MacaronPreTrainedModel):
+    """Encoder with the expression head and the nucleotide head.
+
+    Examples
+    --------
+    >>> from tokenization import KmerTokenizer
+    >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+    >>> model = MacaronForExpressionPrediction(config).eval()
+    >>> inputs = KmerTokenizer()(["ACGTACGT", "TTTATATAAGG"], return_tensors="pt")
+    >>> model(**inputs).logits.shape
+    torch.Size([2, 1])
+    """
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__(config)
+        self.macaron = MacaronModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.expression_head = nn.Linear(config.hidden_size, 1)
+        self.nucleotide_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        nucleotide_labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> MacaronOutput:
+        """Predict the standardized expression and the letter at each position.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor
+            (batch, 2 * strand_length) letter ids of both strands.
+        labels : torch.Tensor, optional
+            (batch,) or (batch, 1) standardized expression.
+        nucleotide_labels : torch.Tensor, optional
+            (batch, 2 * strand_length) letters to reconstruct, -100 where there is nothing to predict.
+        **kwargs
+            `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
+
+        Returns
+        -------
+        MacaronOutput
+
+        Raises
+        ------
+        ValueError
+            If `input_ids` or `labels` have the wrong shape.
+        """
+        outputs = self.macaron(input_ids, **kwargs)
+        hidden_states = self.dropout(outputs.last_hidden_state)
+        num_pooled = self.config.num_pooled_positions
+        sequence_states = hidden_states[:, num_pooled:]
+        pooled_states = hidden_states[:, :num_pooled] if num_pooled else sequence_states
+        logits = self.expression_head(pooled_states).mean(dim=1)
+        nucleotide_logits = self.nucleotide_head(sequence_states)
+
+        loss = expression_loss = nucleotide_loss = None
+        if labels is not None:
+            if labels.numel() != logits.shape[0]:
+                raise ValueError(f"labels must hold one value per sequence ({logits.shape[0]}), got {labels.numel()}")
+            predicted, measured = _full_precision(logits).flatten(), _full_precision(labels).flatten()
+            loss = expression_loss = F.mse_loss(predicted, measured.to(predicted.dtype))
+        if nucleotide_labels is not None:
+            nucleotide_loss = reconstruction_loss(nucleotide_logits, nucleotide_labels)
+            weighted = self.config.reconstruction_weight * nucleotide_loss
+            loss = weighted if loss is None else loss + weighted
+        return MacaronOutput(
+            loss=loss,
+            logits=logits,
+            nucleotide_logits=nucleotide_logits,
+            expression_loss=expression_loss,
+            reconstruction_loss=nucleotide_loss,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class MacaronForMaskedLM(MacaronPreTrainedModel):
+    """Encoder with the nucleotide head only; loads the same checkpoints.
+
+    Examples
+    --------
+    >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+    >>> model = MacaronForMaskedLM(config).eval()
+    >>> model(torch.full((1, 200), 5)).logits.shape
+    torch.Size([1, 200, 6])
+    """
+
+    _auto_class = "AutoModelForMaskedLM"
+    _keys_to_ignore_on_load_unexpected = [r"^expression_head\."]  # noqa: RUF012
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__(config)
+        self.macaron = MacaronModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.nucleotide_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **kwargs) -> MaskedLMOutput:
+        """Predict the letter at each position.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor
+            (batch, 2 * strand_length) letter ids, masked letters included.
+        labels : torch.Tensor, optional
+            (batch, 2 * strand_length) letters to reconstruct, -100 elsewhere.
+        **kwargs
+            `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
+
+        Returns
+        -------
+        MaskedLMOutput
+            `loss` () and `logits` (batch, 2 * strand_length, vocab_size).
+        """
+        outputs = self.macaron(input_ids, **kwargs)
+        sequence_states = outputs.last_hidden_state[:, self.config.num_pooled_positions :]
+        logits = self.nucleotide_head(self.dropout(sequence_states))
+        return MaskedLMOutput(
+            loss=None if labels is None else reconstruction_loss(logits, labels),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "MacaronForExpressionPrediction",
+    "MacaronForMaskedLM",
+    "MacaronModel",
+    "MacaronOutput",
+    "MacaronPreTrainedModel",
+]

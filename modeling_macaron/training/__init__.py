@@ -1,0 +1,1 @@
+"""What training needs: data, collator, trainer, metrics, simulation."""

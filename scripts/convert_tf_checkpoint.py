@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""Turn weights of the original TensorFlow implementation into a folder for the Hub.
+
+    python scripts/convert_tf_checkpoint.py SOURCE OUTPUT_DIR [--config JSON]
+
+SOURCE is the prefix of a TensorFlow checkpoint (needs the extra `tensorflow`) or a .safetensors file with the
+original's variable names. Shapes give the architecture; JSON (a file, or the text itself) gives what they do not tell:
+'{"num_expression_positions": 32, "expression_mean": 11.15, "expression_std": 2.35}'.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+
+from modeling_macaron.conversion import convert_checkpoint
+
+
+def read_overrides(text: str | None) -> dict:
+    """Read config fields from a JSON file or from JSON text."""
+    if text is None:
+        return {}
+    content = Path(text).read_text(encoding="utf-8") if not text.lstrip().startswith("{") else text
+    try:
+        overrides = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--config is no valid JSON: {error}") from error
+    if not isinstance(overrides, dict):
+        raise ValueError("--config must be a JSON object of config fields")
+    return overrides
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and convert."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="prefix of a TensorFlow checkpoint, or a .safetensors file")
+    parser.add_argument("output_dir", type=Path, help="folder to write")
+    parser.add_argument("--config", help="JSON (file or text) with config fields that shapes do not tell")
+    args = parser.parse_args(argv)
+    try:
+        model = convert_checkpoint(args.source, args.output_dir, **read_overrides(args.config))
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{model.num_parameters():,} parameters written to {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
