@@ -1,21 +1,22 @@
 """Gene expression from promoter DNA: the Macaron Transformer of team Unlock_DNA as a Hugging Face model."""
 
-from .configuration_macaron import MacaronConfig
-from .modeling_macaron import (
-    MacaronForExpressionPrediction,
-    MacaronForMaskedLM,
-    MacaronModel,
-    MacaronOutput,
-    MacaronPreTrainedModel,
-)
-from .pipeline_macaron import PromoterExpressionPipeline
+import importlib
 
-__all__ = [
-    "MacaronConfig",
-    "MacaronForExpressionPrediction",
-    "MacaronForMaskedLM",
-    "MacaronModel",
-    "MacaronOutput",
-    "MacaronPreTrainedModel",
-    "PromoterExpressionPipeline",
-]
+_MODULES = {
+    "MacaronConfig": "configuration_macaron",
+    "MacaronForExpressionPrediction": "modeling_macaron",
+    "MacaronForMaskedLM": "modeling_macaron",
+    "MacaronModel": "modeling_macaron",
+    "MacaronOutput": "modeling_macaron",
+    "MacaronPreTrainedModel": "modeling_macaron",
+    "PromoterExpressionPipeline": "pipeline_macaron",
+}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str):
+    """Import a class when it is asked for: preparing data needs no torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

@@ -212,10 +212,15 @@ class KmerTokenizer(PreTrainedTokenizer):
 
     def _pad_centered(self, codes: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Put each piece of `codes` in the middle of a row of N, (batch, strand_length)."""
-        position = np.arange(self.strand_length) - ((self.strand_length - lengths) // 2)[:, None]
-        inside = (position >= 0) & (position < lengths[:, None])
-        ids = np.full(position.shape, N_ID, dtype=np.uint8)
-        ids[inside] = codes[(starts[:, None] + position)[inside]]
+        length = self.strand_length
+        left = (length - lengths) // 2
+        margin = np.full(length, N_ID, dtype=np.uint8)
+        windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([margin, codes, margin]), length)
+        ids = windows[starts - left + length]
+        small = np.min_scalar_type(2 * length)
+        position = np.arange(length, dtype=small)
+        first, last = left.astype(small)[:, None], (left + lengths).astype(small)[:, None]
+        ids[(position < first) | (position >= last)] = N_ID
         return ids
 
     def kmers(self, text: str) -> list[str]:

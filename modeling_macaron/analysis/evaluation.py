@@ -1,0 +1,324 @@
+"""Score predictions on measured promoters: the nine categories of the DREAM challenge, a baseline, plots.
+
+The formulas are those of the `evaluate` module `metrics/dream_promoter`, the only place where they are written down. It
+is imported by its path: from the repository where the package runs from there, and from the copy that a wheel holds
+as `modeling_macaron/metrics`, so that both give the same figures and neither needs a network or a cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+
+from .measurements import Measurements, first_values, load_measurements, read_predictions
+
+SCORES = ("pearson_score", "spearman_score")
+PUBLIC_COLUMN = "leaderboard_public"
+TITLES = {
+    "all": "All promoters",
+    "high": "High expression",
+    "low": "Low expression",
+    "yeast": "Native yeast promoters",
+    "random": "Random promoters",
+    "challenging": "Challenging promoters",
+    "SNVs": "Single-nucleotide variants",
+    "motif_perturbation": "Motif perturbation",
+    "motif_tiling": "Motif tiling",
+}
+
+_METRIC_FILE = Path("metrics", "dream_promoter", "dream_promoter.py")
+
+
+@functools.cache
+def load_metric() -> ModuleType:
+    """Import the module `dream_promoter` by its path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If neither the package nor the folder above it holds the file.
+    """
+    package = Path(__file__).resolve().parents[1]
+    found = [folder / _METRIC_FILE for folder in (package, package.parent) if (folder / _METRIC_FILE).is_file()]
+    if not found:
+        raise FileNotFoundError(f"{_METRIC_FILE} is neither in {package} nor beside it: reinstall the package")
+    spec = importlib.util.spec_from_file_location("dream_promoter", found[0])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _metric_inputs(measurements: Measurements) -> dict:
+    """Keyword arguments of the metric module's functions."""
+    rows = measurements.rows
+    return {
+        "references": rows["activity"].to_numpy(np.float64),
+        "subsets": {name: rows[name].to_numpy() for name in load_metric().SUBSETS if name in rows.columns},
+        "pairs": measurements.pairs,
+        "public": rows[PUBLIC_COLUMN].to_numpy() if PUBLIC_COLUMN in rows.columns else None,
+    }
+
+
+def _without_scores(result: dict, reason: str) -> dict:
+    """Take the official scores out of a result and say why."""
+    stripped = {name: dict(part) for name, part in result.items() if name != "note"}
+    for part in stripped.values():
+        for score in SCORES:
+            part.pop(score, None)
+    return stripped | {"note": " ".join([reason, *([result["note"]] if "note" in result else [])])}
+
+
+def score(predictions: np.ndarray, measurements: Measurements) -> dict:
+    """Score predictions (rows,) with the metric module `dream_promoter`.
+
+    Returns
+    -------
+    dict
+        As `dream_score` of the module gives it. Of one split of a table no official score is claimed, since it is not
+        the challenge's test set.
+    """
+    result = load_metric().dream_score(predictions, **_metric_inputs(measurements))
+    if measurements.split is None:
+        return result
+    return _without_scores(
+        result, f"no official score is claimed: split {measurements.split} is not the challenge's test set."
+    )
+
+
+def score_baseline(source: str | Path, measurements: Measurements) -> dict:
+    """Train ridge regression on k-mer counts and score it on the same rows.
+
+    Parameters
+    ----------
+    source : str or Path
+        Training rows, see `modeling_macaron.analysis.baselines.read_training_rows`.
+    measurements : Measurements
+        Rows to be scored.
+
+    Returns
+    -------
+    dict
+        As `score`, and what was trained. No official score is claimed where training rows are among the scored ones.
+
+    Raises
+    ------
+    ValueError
+        If the source or the sequences of the table cannot be used.
+    """
+    from .baselines import KMER_SIZES, encode_constructs, fit_ridge, read_training_rows, shared_sequences
+
+    ids, usable = encode_constructs(pa.array(measurements.rows["sequence"], pa.large_string()))
+    if not usable.all():
+        bad = measurements.rows["row_id"][~usable]
+        raise ValueError(
+            f"{len(bad)} sequences of the table are empty, no DNA or too long (row_id {first_values(bad)})"
+        )
+    training = read_training_rows(source)
+    pipeline = fit_ridge(training.ids, training.values)
+    result = score(pipeline.predict(ids), measurements)
+    num_shared = shared_sequences(ids, training.ids)
+    if num_shared:
+        result = _without_scores(
+            result, f"{num_shared} of the scored sequences are among the baseline's training rows: no honest figure."
+        )
+    about = {
+        "name": "ridge",
+        "method": "ridge regression on k-mer counts of both strands",
+        "kmer_sizes": list(KMER_SIZES),
+        "alpha": pipeline[-1].alpha,
+        "trained_on": str(source),
+        "training_rows": len(training.values),
+        "training_rows_available": training.available,
+        "scored_rows_in_training": num_shared,
+    }
+    return about | result
+
+
+def predict_rows(model: str | Path, measurements: Measurements, *, batch_size: int = 256, verbose: bool = False):
+    """Predict the expression of every row with a model folder: (rows,) float64 in assay units."""
+    from .predict import predict
+
+    sequences = measurements.rows["sequence"].tolist()
+    return np.asarray(predict(str(model), sequences, batch_size=batch_size, verbose=verbose), dtype=np.float64)
+
+
+def plot_categories(
+    predictions: np.ndarray, measurements: Measurements, result: dict, folder: str | Path
+) -> list[Path]:
+    """Save a scatter plot `CATEGORY.png` for each category, over all its rows or pairs, public ones included.
+
+    Parameters
+    ----------
+    predictions : numpy.ndarray
+        (rows,) predicted expression.
+    measurements : Measurements
+        What they were scored on.
+    result : dict
+        What `score` gave.
+    folder : str or Path
+        Made where it is not there.
+
+    Returns
+    -------
+    list of Path
+        The files, in the order of the categories.
+    """
+    from .plots import save_figure, scatter_with_density
+
+    metric = load_metric()
+    files = []
+    for name, values in metric.split_categories(predictions, **_metric_inputs(measurements)).items():
+        is_pair = name in metric.PAIR_KINDS
+        what = "difference" if is_pair else "expression"
+        figure = scatter_with_density(
+            values.measured,
+            values.predicted,
+            pearson_r=result["all"][name]["pearson_r"],
+            spearman_rho=result["all"][name]["spearman_rho"],
+            title=TITLES[name],
+            xlabel=f"Measured {what}",
+            ylabel=f"Predicted {what}",
+            zero_lines=is_pair,
+        )
+        files.append(save_figure(figure, Path(folder) / f"{name}.png"))
+    return files
+
+
+def _number(value: float | None) -> str:
+    """Write a figure with four decimals, a dash where there is none."""
+    return "-" if value is None or np.isnan(value) else f"{value:.4f}"
+
+
+def _lines(result: dict, name: str) -> dict[str, list[str]]:
+    """Cells of each category of one predictor, both parts; the last line holds the official scores."""
+    parts = [part for part in ("all", "private") if part in result]
+    lines = {}
+    for category in (key for key in result["all"] if key not in SCORES):
+        cells = [category, name]
+        for part in parts:
+            figures = result[part].get(category)
+            cells += ["-"] * 3 if figures is None else [
+                f"{figures['n']:,}", _number(figures["pearson_r"]), _number(figures["spearman_rho"])
+            ]  # fmt: skip
+        lines[category] = cells
+    if any(score in result[part] for part in parts for score in SCORES):
+        scores = [["", *(_number(result[part].get(score)) for score in SCORES)] for part in parts]
+        lines["official score"] = ["official score", name, *(cell for cells in scores for cell in cells)]
+    return lines
+
+
+def format_table(result: dict) -> str:
+    """Write a result of `score` (with `baseline`, where there is one) as a Markdown table and its notes.
+
+    The line `official score` holds the Pearson Score and the Spearman Score.
+    """
+    blocks = [_lines(result, "model")]
+    if "baseline" in result:
+        blocks.append(_lines(result["baseline"], result["baseline"]["name"]))
+    header = ["category", "predictor", "n", "Pearson r", "Spearman rho"]
+    if "private" in result:
+        header += ["n private", "r private", "rho private"]
+    keys = dict.fromkeys(key for block in blocks for key in block)
+    rows = [header, *(block[key] for key in keys for block in blocks if key in block)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    aligned = [
+        [cell.ljust(width) if column < 2 else cell.rjust(width)
+         for column, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in rows
+    ]  # fmt: skip
+    rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    lines = [f"| {' | '.join(cells)} |" for cells in [aligned[0], rule, *aligned[1:]]]
+    notes = [f"note: {result['note']}"] if "note" in result else []
+    if "note" in result.get("baseline", {}):
+        notes.append(f"note on the baseline: {result['baseline']['note']}")
+    return "\n".join(lines + (["", *notes] if notes else []))
+
+
+def _without_nan(value):
+    """Replace NaN, which JSON does not know, by None."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def write_result(result: dict, path: str | Path) -> None:
+    """Write a result as JSON, NaN as null; nothing half is left."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(json.dumps(_without_nan(result), indent=1, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def evaluate_files(
+    table: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path | None = None,
+    predictions: str | Path | None = None,
+    pairs: str | Path | None = None,
+    split: str | None = None,
+    baseline_train: str | Path | None = None,
+    plots: str | Path | None = None,
+    batch_size: int = 256,
+    verbose: bool = False,
+) -> dict:
+    """Score a model or a file of predictions on a measured table, and write the figures.
+
+    Parameters
+    ----------
+    table, pairs, split
+        See `load_measurements`.
+    output : str or Path
+        JSON file to be written.
+    model, predictions : str or Path
+        One of the two: a model folder or Hub name, or a table for `read_predictions`.
+    baseline_train : str or Path, optional
+        Training rows of the baseline; without them there is none.
+    plots : str or Path, optional
+        Folder for a scatter plot of each category.
+    batch_size : int
+        Sequences per forward pass of the model.
+    verbose : bool
+        Show the model's progress.
+
+    Returns
+    -------
+    dict
+        What `output` holds: the result of `score`, `baseline` (see `score_baseline`), and `run`, the inputs.
+
+    Raises
+    ------
+    ValueError, OSError
+        On inputs that are missing or wrong, see the functions above.
+    """
+    if (model is None) == (predictions is None):
+        raise ValueError("give either a model or a file of predictions")
+    if Path(output).is_dir():
+        raise ValueError(f"{output} is a folder: give the name of the JSON file to write")
+    for folder in (Path(output).parent, *([] if plots is None else [Path(plots)])):
+        folder.mkdir(parents=True, exist_ok=True)
+    measurements = load_measurements(table, pairs, split=split)
+    run = {"table": table, "pairs": pairs, "split": split, "rows": len(measurements.rows)}
+    if model is not None:
+        predicted = predict_rows(model, measurements, batch_size=batch_size, verbose=verbose)
+        run |= {"model": model}
+    else:
+        predicted, num_extra = read_predictions(predictions, measurements.rows["row_id"])
+        run |= {"predictions": predictions, "extra_predictions": num_extra}
+    result = score(predicted, measurements)
+    if baseline_train is not None:
+        result["baseline"] = score_baseline(baseline_train, measurements)
+    result["run"] = {key: str(value) if isinstance(value, Path) else value for key, value in run.items()}
+    if plots is not None:
+        plot_categories(predicted, measurements, result, plots)
+    write_result(result, output)
+    return result

@@ -1,0 +1,186 @@
+"""Read what predictions are scored on: measured promoters, official pairs of them, predictions made elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+_SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+
+
+class Measurements(NamedTuple):
+    """What predictions are scored on.
+
+    Attributes
+    ----------
+    rows : pandas.DataFrame
+        One row per promoter: `row_id`, `activity`, and what else the table has.
+    pairs : pandas.DataFrame or None
+        Columns `kind`, `alt`, `ref` (positions in `rows`, from 0) and, where it is known, `public`.
+    split : str or None
+        Split of the table that `rows` are, None for the whole table.
+    """
+
+    rows: pd.DataFrame
+    pairs: pd.DataFrame | None
+    split: str | None
+
+
+def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a small table.
+
+    Parameters
+    ----------
+    path : str or Path
+        `.parquet`, or `.csv`, `.tsv` or `.txt` (tabs) with a header, these also with `.gz`.
+    columns : tuple of str
+        Columns that it must have.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, it is of another kind, cannot be read, lacks a column or has no row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        elif suffix in _SEPARATORS:
+            frame = pd.read_csv(path, sep=_SEPARATORS[suffix])
+        else:
+            raise ValueError("unknown kind of table; .parquet, .csv, .tsv and .txt are known, also .csv.gz and so on")
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: {error}") from error
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        raise ValueError(f"{path}: the table has no row")
+    return frame
+
+
+def first_values(values: pd.Series | np.ndarray) -> str:
+    """Write the first five values, for messages."""
+    shown = ", ".join(str(value) for value in values[:5])
+    return shown + (", ..." if len(values) > 5 else "")
+
+
+def _check_row_ids(row_ids: pd.Series, path: str | Path) -> None:
+    if row_ids.isna().any():
+        raise ValueError(f"{path}: {int(row_ids.isna().sum())} rows have no row_id")
+    repeated = row_ids[row_ids.duplicated()].unique()
+    if len(repeated):
+        raise ValueError(
+            f"{path}: {len(repeated)} row_ids occur more than once ({first_values(repeated)}); each must be unique"
+        )
+
+
+def _check_numbers(values: pd.Series, path: str | Path) -> None:
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if bad.size:
+        raise ValueError(
+            f"{path}: {bad.size} of {len(values)} rows have no finite number in column {values.name} (the first is row "
+            f"{bad[0] + 1}: {values.iloc[bad[0]]!r})"
+        )
+
+
+def _locate_pairs(path: str | Path, row_ids: pd.Series) -> pd.DataFrame:
+    """Read pairs and turn the row_ids of their ends into positions."""
+    frame = read_frame(path, ("kind", "alt_row_id", "ref_row_id"))
+    index = pd.Index(row_ids)
+    alt, ref = (index.get_indexer(frame[name]) for name in ("alt_row_id", "ref_row_id"))
+    unknown = (alt < 0) | (ref < 0)
+    if unknown.any():
+        names = frame.loc[alt < 0, "alt_row_id"].tolist() + frame.loc[ref < 0, "ref_row_id"].tolist()
+        raise ValueError(
+            f"{path}: {int(unknown.sum())} of {len(frame)} pairs name rows that are not in the table "
+            f"(row_id {first_values(pd.unique(np.array(names)))}); give the pairs of this table"
+        )
+    pairs = pd.DataFrame({"kind": frame["kind"].astype(object), "alt": alt, "ref": ref})
+    return pairs.assign(public=frame["public"].to_numpy()) if "public" in frame.columns else pairs
+
+
+def _restrict(measurements: Measurements, split: str, path: str | Path) -> Measurements:
+    """Keep the rows of one split, and the pairs with both ends in it."""
+    rows, pairs, _ = measurements
+    if "split" not in rows.columns:
+        raise ValueError(f"{path}: no column split, so --split {split} cannot be chosen")
+    inside = (rows["split"] == split).to_numpy()
+    if not inside.any():
+        raise ValueError(f"{path}: no row of split {split}; it has {', '.join(map(str, rows['split'].unique()))}")
+    if pairs is not None:
+        position = np.cumsum(inside) - 1
+        kept = pairs[inside[pairs["alt"]] & inside[pairs["ref"]]]
+        pairs = kept.assign(alt=position[kept["alt"]], ref=position[kept["ref"]])
+    return Measurements(rows[inside].reset_index(drop=True), pairs, split)
+
+
+def load_measurements(table: str | Path, pairs: str | Path | None = None, *, split: str | None = None) -> Measurements:
+    """Read a measured table and, optionally, pairs of its rows.
+
+    Parameters
+    ----------
+    table : str or Path
+        Columns `row_id`, `sequence`, `activity`; optional flags `high`, `low`, `yeast`, `random`, `challenging`,
+        `leaderboard_public`, and `split`. For the kinds of files see `read_frame`.
+    pairs : str or Path, optional
+        Columns `kind`, `alt_row_id`, `ref_row_id`, optionally `public`.
+    split : str, optional
+        Use only the rows of this split, and the pairs with both ends in it.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        On files and columns that are missing, row_ids that are missing or repeated, activities that are not finite,
+        pairs that name unknown rows, and a split that is not there.
+    """
+    rows = read_frame(table, ("row_id", "sequence", "activity"))
+    _check_row_ids(rows["row_id"], table)
+    _check_numbers(rows["activity"], table)
+    located = None if pairs is None else _locate_pairs(pairs, rows["row_id"])
+    measurements = Measurements(rows, located, None)
+    return measurements if split is None else _restrict(measurements, split, table)
+
+
+def read_predictions(path: str | Path, row_ids: pd.Series) -> tuple[np.ndarray, int]:
+    """Read predictions and put them in the order of `row_ids` (rows,).
+
+    Parameters
+    ----------
+    path : str or Path
+        Table with the columns `row_id` and `prediction`; for the kinds of files see `read_frame`.
+    row_ids : pandas.Series
+        (rows,) rows to be predicted.
+
+    Returns
+    -------
+    predictions : numpy.ndarray
+        (rows,) float64.
+    num_extra : int
+        Predictions of other rows, which are ignored.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        On a missing file or column, repeated row_ids, predictions that are not finite, and rows without a prediction.
+    """
+    frame = read_frame(path, ("row_id", "prediction"))
+    _check_row_ids(frame["row_id"], path)
+    where = pd.Index(frame["row_id"]).get_indexer(row_ids)
+    missing = row_ids[where < 0]
+    if len(missing):
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(row_ids)} rows have no prediction (row_id {first_values(missing)}); "
+            "every row of the table needs one"
+        )
+    chosen = frame["prediction"].iloc[where]
+    _check_numbers(chosen, path)
+    return pd.to_numeric(chosen).to_numpy(np.float64), len(frame) - len(row_ids)

@@ -1,0 +1,226 @@
+"""Push a model folder to the Hugging Face Hub, complete or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+from transformers.dynamic_module_utils import get_relative_imports
+
+REQUIRED_FILES = ("config.json", "tokenizer_config.json", "README.md")
+REQUIRED_CLASSES = {"config.json": ("AutoConfig", "AutoModel"), "tokenizer_config.json": ("AutoTokenizer",)}
+NOT_UPLOADED = (
+    "checkpoint-*",
+    "optimizer*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "trainer_state.json",
+    "training_args.bin",
+    "runs/*",
+    "logs/*",
+    "*.log",
+    "*tfevents*",
+    "*__pycache__*",
+    ".ipynb_checkpoints/*",
+)
+
+
+def check_hub_folder(folder: str | Path) -> None:
+    """Check that a folder holds all that a stranger needs to load the model with the Auto classes.
+
+    That is the config and the tokenizer's config, each with an `auto_map`, the travelling `.py` files that these, the
+    custom pipelines and the files themselves name, readable safetensors weights (one file, or an index and all its
+    shards), and the model card.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder as `save_pretrained` of the model and of the tokenizer writes it, plus README.md.
+
+    Raises
+    ------
+    NotADirectoryError
+        If `folder` is no folder.
+    ValueError
+        If something is missing or broken; the message names all of it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"there is no folder {folder}")
+    faults = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
+    references = []
+    for name, classes in REQUIRED_CLASSES.items():
+        settings = _read_json(folder / name)
+        auto_map = settings.get("auto_map") or {}
+        if settings:
+            faults += [f"{key} in the auto_map of {name}" for key in classes if not auto_map.get(key)]
+        references += _code_references(settings)
+    faults += _missing_modules(folder, references) + _weight_faults(folder)
+    if faults:
+        raise ValueError(f"{folder} is no complete model folder, nothing was uploaded. Missing: {', '.join(faults)}")
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload a complete model folder to the Hub; the repository is created when it is not there.
+
+    Checkpoints, optimizer states and logs (`NOT_UPLOADED`) stay behind.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Model folder, checked by `check_hub_folder`.
+    repo_id : str
+        `NAME` (of the token's owner) or `OWNER/NAME`.
+    private : bool
+        Make a new repository private; an existing one stays what it is.
+    revision : str, optional
+        Branch to push to, created when it is not there. Default: `main`.
+    commit_message : str, optional
+        Default: that of huggingface_hub.
+    token : str, optional
+        Access token with write permission. Default: the environment variable HF_TOKEN or the stored login.
+
+    Returns
+    -------
+    str
+        Address of the repository (of its branch if `revision` is given).
+
+    Raises
+    ------
+    ValueError
+        If the folder is not complete, the name is not possible, or the Hub refuses the model card.
+    PermissionError
+        If there is no token, or the token may not do this.
+    ConnectionError
+        If the Hub cannot be reached, or answers with another error.
+    """
+    check_hub_folder(folder)
+    try:
+        validate_repo_id(repo_id)
+    except ValueError as error:
+        raise ValueError(f"{repo_id!r} is no repository name (NAME or OWNER/NAME): {error}") from error
+    token = token or get_token()
+    if not token:
+        raise PermissionError("there is no Hugging Face token: run `hf auth login`, set HF_TOKEN, or pass --token")
+    api = HfApi(token=token)
+    with _clear_errors(repo_id, api.endpoint):
+        url = api.create_repo(repo_id, private=private or None, exist_ok=True)
+        if revision is not None:
+            api.create_branch(url.repo_id, branch=revision, exist_ok=True)
+        api.upload_folder(
+            repo_id=url.repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=commit_message,
+            ignore_patterns=list(NOT_UPLOADED),
+        )
+    return str(url) if revision is None else f"{url}/tree/{revision}"
+
+
+def _read_json(path: Path) -> dict:
+    """Read a JSON object; one that is not there is empty."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return content
+
+
+def _code_references(settings: dict) -> list[str]:
+    """`module.Class` of all classes that the settings name, without those of another repository (`owner/name--`)."""
+    references = [pipeline.get("impl") for pipeline in (settings.get("custom_pipelines") or {}).values()]
+    for value in (settings.get("auto_map") or {}).values():
+        references += value if isinstance(value, list) else [value]
+    return [reference for reference in references if reference and "--" not in reference]
+
+
+def _missing_modules(folder: Path, references: list[str]) -> list[str]:
+    """Python files that are named, or imported by those that are, and not there."""
+    pending = [reference.split(".")[0] for reference in references]
+    seen, missing = set(), []
+    while pending:
+        module = pending.pop(0)
+        if module in seen:
+            continue
+        seen.add(module)
+        path = folder / f"{module}.py"
+        if path.is_file():
+            pending += sorted(get_relative_imports(path))
+        else:
+            missing.append(path.name)
+    return missing
+
+
+def _weight_faults(folder: Path) -> list[str]:
+    """Weight files that are missing or broken."""
+    index = folder / "model.safetensors.index.json"
+    names = sorted(set(_read_json(index).get("weight_map", {}).values())) or ["model.safetensors"]
+    faults = []
+    for name in names:
+        try:
+            with safe_open(folder / name, "numpy"):
+                pass
+        except FileNotFoundError:
+            faults.append(name)
+        except SafetensorError as error:
+            faults.append(f"{name} (there, but broken: {error})")
+    return faults
+
+
+@contextmanager
+def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
+    """Turn what goes wrong at the Hub into one line that says what to do."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        raise _explain_answer(error, repo_id, endpoint) from error
+    except OfflineModeIsEnabled as error:
+        raise ConnectionError("offline mode is on: unset HF_HUB_OFFLINE to push to the Hub") from error
+    except HTTPError as error:
+        reason = _one_line(error) or type(error).__name__
+        raise ConnectionError(f"the Hub at {endpoint} cannot be reached ({reason}): check the network") from error
+    except (RuntimeError, ConnectionError) as error:  # the transfer of a large file failed
+        reason = _one_line(error.__cause__ or error)
+        raise ConnectionError(f"the upload to {repo_id} was interrupted, push again: {reason}") from error
+    except ValueError as error:
+        raise ValueError(f"the Hub refused the upload to {repo_id}: {_one_line(error)}") from error
+
+
+def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> OSError:
+    """Error for an HTTP status."""
+    status = error.response.status_code
+    said = f" (it says: {_one_line(error.server_message)})" if error.server_message else ""
+    if status == 401:
+        return PermissionError(
+            f"the Hub does not accept the token (401){said}: make one that may write at {endpoint}/settings/tokens, "
+            "then run `hf auth login` or set HF_TOKEN"
+        )
+    if status == 403:
+        return PermissionError(
+            f"the token may not write to {repo_id} (403){said}: it needs write permission, and the owner must be you "
+            "or an organization that you may write to"
+        )
+    return ConnectionError(f"the Hub answered {status} to the upload to {repo_id}{said or f': {_one_line(error)}'}")
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,403 @@
+"""Read promoter tables (TSV, CSV, Parquet, FASTA) as a stream of Arrow tables with line numbers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from modeling_macaron.delimited import find_layout, is_number, looks_like_dna, read_delimited
+
+SEQUENCE_NAMES = ("sequence", "seq", "promoter", "promoter_sequence", "dna", "dna_sequence", "nucleotide_sequence")
+VALUE_NAMES = (
+    "expression",
+    "mean_expression",
+    "expression_level",
+    "measured_expression",
+    "activity",
+    "value",
+    "label",
+    "labels",
+    "target",
+    "measurement",
+)
+
+_DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+_FASTA = (".fa", ".fasta", ".fna")
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+TABLE_SUFFIXES = (
+    ".parquet",
+    *(suffix + compression for suffix in (*_DELIMITERS, *_FASTA) for compression in ("", *_COMPRESSIONS)),
+)
+_MAX_MALFORMED = 1000  # remembered one by one; all are counted
+
+
+class Columns(NamedTuple):
+    """Names of the columns that matter; `None` where the table has none."""
+
+    sequence: str
+    value: str | None = None
+    split: str | None = None
+
+
+class TableBatch(NamedTuple):
+    """Some rows of a promoter table.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        (batch rows) with all columns of the source; of text files every column is a string.
+    numbers : numpy.ndarray
+        (batch,) int64 line, record or row of the source that each row stands in, counted from 1.
+    """
+
+    table: pa.Table
+    numbers: np.ndarray
+
+
+@dataclass
+class PromoterTable:
+    """A promoter table that is read batch by batch; iterating a second time reads it again.
+
+    Attributes
+    ----------
+    path : str
+        The source, as messages name it.
+    columns : Columns
+        Columns of the sequence, the value and the split.
+    columns_found_by : str
+        How these columns were found.
+    unit : str
+        What `TableBatch.numbers` counts: `"line"`, `"record"` or `"row"`.
+    read_batches : callable
+        `read_batches(table)` starts reading and gives an iterator of `TableBatch`.
+    num_rows : int or None
+        Rows of the source where that is known beforehand.
+    details : dict
+        What else a report should say about the source.
+    malformed : list of (int, str)
+        Number and reason of the lines that are no row, in order; grows while iterating. The first 1,000 are kept.
+    num_malformed : int
+        Number of all such lines so far.
+    extra_columns : tuple of str
+        Further columns that are worth keeping, such as the ground truth of a simulation.
+    """
+
+    path: str
+    columns: Columns
+    columns_found_by: str
+    unit: str
+    read_batches: Callable[[PromoterTable], Iterator[TableBatch]] = field(repr=False)
+    num_rows: int | None = None
+    details: dict = field(default_factory=dict)
+    malformed: list[tuple[int, str]] = field(default_factory=list, repr=False)
+    num_malformed: int = 0
+    extra_columns: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[TableBatch]:
+        """Read the source.
+
+        Raises
+        ------
+        ValueError
+            If the source cannot be read to its end.
+        """
+        self.malformed.clear()
+        self.num_malformed = 0
+        try:
+            yield from self.read_batches(self)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{self.path} cannot be read: {_one_line(error)}") from error
+
+    def add_malformed(self, number: int, reason: str) -> None:
+        """Count a line that is no row."""
+        self.num_malformed += 1
+        if len(self.malformed) < _MAX_MALFORMED:
+            self.malformed.append((number, reason))
+
+
+def open_table(
+    source: str | Path,
+    *,
+    sequence_column: str | None = None,
+    value_column: str | None = None,
+    split_column: str | None = None,
+    batch_rows: int = 65_536,
+    require_value: bool = False,
+) -> PromoterTable:
+    """Open a table of promoters, whatever its format, and find its columns.
+
+    Parameters
+    ----------
+    source : str or Path
+        `.tsv`, `.txt` (tab-separated), `.csv`, `.fa`, `.fasta`, `.fna`, each also with `.gz` or `.zst`, or `.parquet`.
+        Text files may have a header or none; a FASTA record may carry its value as `>name expression=1.25`,
+        `>name 1.25` or `>name|1.25`.
+    sequence_column, value_column, split_column : str, optional
+        Column names, or positions counted from 0 (`"0"`) in a file without header. The first two are found by the
+        usual names (`SEQUENCE_NAMES`, `VALUE_NAMES`) or, without header, by what the columns hold. In FASTA,
+        `value_column` is the key before the `=`.
+    batch_rows : int
+        Most rows of a batch.
+    require_value : bool
+        Whether a table without a value column is refused.
+
+    Returns
+    -------
+    PromoterTable
+        An iterable of `TableBatch`; no more than a few batches are held in memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the format is unknown, the file is empty or damaged, or a column is missing or ambiguous.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {source}")
+    if not path.is_file():
+        raise ValueError(f"{source} is a folder; expected a table of promoters")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = _COMPRESSIONS.get(suffixes[-1]) if suffixes else None
+    suffix = (suffixes[:-1] if compression else suffixes)[-1:] or [""]
+    given = Columns(sequence_column, value_column, split_column)
+    if suffix[0] in _DELIMITERS:
+        return _open_text(path, compression, _DELIMITERS[suffix[0]], given, batch_rows, require_value)
+    if suffix[0] in _FASTA:
+        return _open_fasta(path, compression, given, batch_rows)
+    if suffix[0] == ".parquet" and compression is None:
+        return _open_parquet(path, given, batch_rows, require_value)
+    raise ValueError(
+        f"{source}: unknown kind of file; expected .tsv, .txt, .csv, .fa, .fasta or .fna (each also with .gz or .zst), "
+        "or .parquet"
+    )
+
+
+def string_buffers(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of a text column without a Python object per row; a missing text counts as empty.
+
+    Parameters
+    ----------
+    column : pyarrow.ChunkedArray or pyarrow.Array
+        (batch,) of any text type; slices are fine.
+
+    Returns
+    -------
+    letters : numpy.ndarray
+        uint8 bytes of the texts one after another.
+    offsets : numpy.ndarray
+        (batch + 1,) int64: text i is `letters[offsets[i]:offsets[i + 1]]`.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        array = array.cast(pa.large_string())
+    if array.null_count:
+        array = pc.fill_null(array, "")
+    if len(array) == 0:
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    _, offsets, letters = array.buffers()
+    width = np.int64 if pa.types.is_large_string(array.type) else np.int32
+    offsets = np.frombuffer(offsets, width, len(array) + 1, array.offset * np.dtype(width).itemsize).astype(np.int64)
+    start, end = int(offsets[0]), int(offsets[-1])
+    letters = np.frombuffer(letters, np.uint8, end - start, start) if end > start else np.zeros(0, np.uint8)
+    return letters, offsets - start
+
+
+def find_columns(names: Sequence[str], given: Columns, where: str, require_value: bool) -> tuple[Columns, str]:
+    """Find the columns that matter by the names given or by the usual ones.
+
+    Parameters
+    ----------
+    names : sequence of str
+        All column names of the table.
+    given : Columns
+        Names that the caller insists on, else `None`.
+    where : str
+        The source, for messages.
+    require_value : bool
+        Whether the value column must be found.
+
+    Returns
+    -------
+    columns : Columns
+        The names found.
+    found_by : str
+        How they were found, for reports.
+
+    Raises
+    ------
+    ValueError
+        If a given name is not there, or the usual names give none or more than one.
+    """
+    _refuse_repeated(names, where)
+    usual = {
+        "sequence": [name for name in names if name.strip().lower() in SEQUENCE_NAMES],
+        "value": [name for name in names if name.strip().lower() in VALUE_NAMES],
+    }
+    return _choose_columns(names, given, usual, "by its name", where, require_value)
+
+
+def _choose_columns(
+    names: Sequence[str],
+    given: Columns,
+    candidates: dict[str, list[str]],
+    how: str,
+    where: str,
+    require_value: bool,
+) -> tuple[Columns, str]:
+    """Take the columns given, else the only candidate of each role."""
+    listed = "its columns are " + ", ".join(repr(name) for name in names)
+    chosen, found_by = {}, {}
+    for role, name in given._asdict().items():
+        if name is not None:
+            if name not in names:
+                raise ValueError(f"{where} has no column {name!r}: {listed}")
+            chosen[role], found_by[role] = name, "given"
+        elif role != "split":
+            found = [candidate for candidate in candidates[role] if candidate not in chosen.values()]
+            if len(found) == 1:
+                chosen[role], found_by[role] = found[0], how
+            elif role == "sequence" or require_value:
+                what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
+                raise ValueError(f"{where}: {what}; {listed}. Pass --{role}_column")
+    if len(set(chosen.values())) < len(chosen):
+        raise ValueError(f"{where}: one column cannot be two things: {chosen}")
+    return Columns(**chosen), ", ".join(f"{role} {chosen[role]!r} ({found_by[role]})" for role in chosen)
+
+
+def _refuse_repeated(names: Sequence[str], where: str) -> None:
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise ValueError(f"{where}: more than one column is called {repeated[0]!r}; rename all but one")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _excerpt(text: str, length: int = 40) -> str:
+    return text if len(text) <= length else text[:length] + "..."
+
+
+def _open_text(
+    path: Path, compression: str | None, delimiter: str, given: Columns, batch_rows: int, require_value: bool
+) -> PromoterTable:
+    known_names = {*SEQUENCE_NAMES, *VALUE_NAMES, *(name.lower() for name in given if name and not name.isdigit())}
+    try:
+        layout = find_layout(path, compression, delimiter, known_names)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {_one_line(error)}") from error
+    if layout.has_header:
+        columns, found_by = find_columns(layout.names, given, str(path), require_value)
+    else:
+        kinds = {"sequence": layout.columns_that_are(looks_like_dna), "value": layout.columns_that_are(is_number)}
+        where, how = f"{path} (without header)", "by what it holds, no header"
+        columns, found_by = _choose_columns(layout.names, given, kinds, how, where, require_value)
+
+    def read_batches(table: PromoterTable) -> Iterator[TableBatch]:
+        for rows, numbers in read_delimited(path, compression, layout, table.add_malformed):
+            for start in range(0, rows.num_rows, batch_rows):
+                yield TableBatch(rows.slice(start, batch_rows), numbers[start : start + batch_rows])
+
+    return PromoterTable(str(path), columns, found_by, "line", read_batches)
+
+
+def _open_parquet(path: Path, given: Columns, batch_rows: int, require_value: bool) -> PromoterTable:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {_one_line(error)}") from error
+    columns, found_by = find_columns(schema.names, given, str(path), require_value)
+
+    def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from number_batches(map(_to_table, file.iter_batches(batch_rows)))
+
+    return PromoterTable(str(path), columns, found_by, "row", read_batches, num_rows)
+
+
+def _to_table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
+
+
+def number_batches(tables: Iterator[pa.Table]) -> Iterator[TableBatch]:
+    """Give the rows of a stream of tables their numbers, from 1 on."""
+    first = 1
+    for table in tables:
+        yield TableBatch(table, np.arange(first, first + table.num_rows, dtype=np.int64))
+        first += table.num_rows
+
+
+def _open_fasta(path: Path, compression: str | None, given: Columns, batch_rows: int) -> PromoterTable:
+    if given.split is not None or given.sequence not in (None, "sequence"):
+        raise ValueError(
+            f"{path}: a FASTA file has no columns to choose; only a value key (--value_column) can be given"
+        )
+    keys = (given.value,) if given.value is not None else VALUE_NAMES
+    how = f"key {given.value!r} in the header" if given.value is not None else "key or number in the header"
+
+    def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
+        with pa.input_stream(str(path), compression=compression) as stream:
+            lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
+            yield from number_batches(_fasta_tables(lines, path, keys, given.value is None, batch_rows))
+
+    return PromoterTable(str(path), Columns("sequence", "value"), f"FASTA, value by {how}", "record", read_batches)
+
+
+def _fasta_tables(
+    lines: io.TextIOWrapper, path: Path, keys: Sequence[str], bare: bool, batch_rows: int
+) -> Iterator[pa.Table]:
+    """Tables of `name`, `sequence` and `value` (text, empty where the header has none)."""
+    records: list[tuple[str, str, str]] = []
+    for header, sequence in _fasta_records(lines, path):
+        value = _header_value(header.replace("|", " ").split()[1:], keys, bare)
+        parts = header.partition(" ")[0].split("|")
+        name = "|".join(parts[:1] + [part for part in parts[1:] if part != value])
+        records.append((name, sequence, value.rpartition("=")[2]))
+        if len(records) == batch_rows:
+            yield _fasta_table(records)
+            records = []
+    if records:
+        yield _fasta_table(records)
+
+
+def _fasta_table(records: list[tuple[str, str, str]]) -> pa.Table:
+    arrays = [pa.array(texts, pa.string()) for texts in zip(*records, strict=True)]
+    return pa.Table.from_arrays(arrays, names=["name", "sequence", "value"])
+
+
+def _fasta_records(lines: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, str]]:
+    """Header (without `>`) and joined sequence of each record."""
+    header, pieces = None, []
+    for number, line in enumerate(lines, start=1):
+        line = line.strip()
+        if line.startswith(">"):
+            if header is not None:
+                yield header, "".join(pieces)
+            header, pieces = line[1:], []
+        elif header is not None:
+            pieces.append(line)
+        elif line:
+            raise ValueError(f"{path}, line {number}: a FASTA record begins with '>', got {_excerpt(line)!r}")
+    if header is None:
+        raise ValueError(f"{path} is empty")
+    yield header, "".join(pieces)
+
+
+def _header_value(fields: list[str], keys: Sequence[str], bare: bool) -> str:
+    """Field of a FASTA header that holds the value: behind one of the keys, else the only number; empty if unclear."""
+    lowered = [key.lower() for key in keys]
+    found = [text for text in fields if "=" in text and text.partition("=")[0].lower() in lowered]
+    if not found and bare:
+        found = [text for text in fields if is_number(text)]
+    return found[0] if len(found) == 1 else ""

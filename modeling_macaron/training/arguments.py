@@ -1,0 +1,145 @@
+"""Options of a training run: a YAML recipe and whatever the command line says otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, get_origin
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from modeling_macaron.configuration_macaron import MacaronConfig
+
+# Fields of the config that come from the data or never change.
+_NOT_IN_RECIPES = {
+    "vocab_size",
+    "strand_length",
+    "expression_mean",
+    "expression_std",
+    "problem_type",
+    "pad_token_id",
+    "mask_token_id",
+}
+
+
+def _recipe_type(annotation):
+    """Type to parse a field of the config as: a number that may be an int or a float is a float."""
+    return float if annotation == int | float else annotation
+
+
+ModelArguments = dataclasses.make_dataclass(
+    "ModelArguments",
+    [
+        (name, _recipe_type(annotation) | None, field(default=None, metadata={"help": "see MacaronConfig"}))
+        for name, annotation in inspect.get_annotations(MacaronConfig, eval_str=True).items()
+        if name not in _NOT_IN_RECIPES and get_origin(annotation) is not ClassVar
+    ],
+    namespace={
+        "__doc__": "Fields of `MacaronConfig` that a recipe may set; None leaves the default, or the checkpoint's.",
+        "given": lambda self: {name: value for name, value in vars(self).items() if value is not None},
+    },
+)
+
+
+@dataclass
+class MacaronTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with what this model's training adds."""
+
+    dataset: str | None = field(default=None, metadata={"help": "folder that scripts/prepare_data.py wrote"})
+    init_from: str | None = field(
+        default=None, metadata={"help": "checkpoint folder or Hub model to fine-tune, instead of new weights"}
+    )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "rows of an optimizer step over all processes; sets the batch size of each process"},
+    )
+    mask_probability: float = field(default=0.05, metadata={"help": "share of letters that are masked"})
+    strands: Literal["independent", "paired"] = field(
+        default="independent", metadata={"help": "mask each strand on its own, or a nucleotide on both at once"}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "stop after this many evaluations without a better validation Pearson r"}
+    )
+    clip_grad_value: float | None = field(
+        default=None, metadata={"help": "clip each value of a gradient, as the original does at 0.5"}
+    )
+    clip_tensor_norm: float | None = field(
+        default=None, metadata={"help": "clip the norm of each tensor's gradient, as the original does at 1.0"}
+    )
+
+    def __post_init__(self):
+        if self.global_batch_size is not None:
+            self._divide_global_batch()
+        if self.fp16 and (self.clip_grad_value or self.clip_tensor_norm):
+            raise ValueError("clip_grad_value and clip_tensor_norm need bf16 or float32, not fp16's scaled gradients")
+        self.remove_unused_columns = False
+        self.label_names = ["labels"]
+        super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"{self.n_gpu} GPUs but one process: start with `accelerate launch --num_processes {self.n_gpu}`, "
+                "or choose one GPU with CUDA_VISIBLE_DEVICES"
+            )
+
+    def _divide_global_batch(self) -> None:
+        """Share the global batch among processes and accumulation steps."""
+        parts = int(os.environ.get("WORLD_SIZE", "1")) * self.gradient_accumulation_steps
+        if self.global_batch_size % parts:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} cannot be divided among {parts} parts "
+                f"(processes x gradient_accumulation_steps {self.gradient_accumulation_steps})"
+            )
+        self.per_device_train_batch_size = self.global_batch_size // parts
+
+
+def parse_recipe(argv: list[str], prog: str | None = None) -> tuple[ModelArguments, MacaronTrainingArguments]:
+    """Read a recipe and the options after it: `RECIPE.yaml [--option value ...]`.
+
+    Parameters
+    ----------
+    argv : list of str
+        Command line without the program's name. Options override the recipe.
+    prog : str, optional
+        Name of the program in the help.
+
+    Returns
+    -------
+    ModelArguments, MacaronTrainingArguments
+
+    Raises
+    ------
+    ValueError
+        If the recipe cannot be read or names an unknown option, or an option has an impossible value.
+    FileNotFoundError
+        If there is no such recipe.
+    """
+    parser = HfArgumentParser((ModelArguments, MacaronTrainingArguments), prog=prog)
+    parser.add_argument("config", help="YAML recipe, for example configs/cpu_tiny.yaml")
+    recipe_name = next((argument for argument in argv if argument.endswith((".yaml", ".yml"))), None)
+    if recipe_name is not None:
+        known = {action.dest for action in parser._actions} - {"config", "help"}
+        parser.set_defaults(**_read_recipe(recipe_name, known))
+    model_arguments, training_arguments, _ = parser.parse_args_into_dataclasses(argv)
+    if not training_arguments.dataset:
+        raise ValueError("no data: name a folder that scripts/prepare_data.py wrote with --dataset DIR")
+    return model_arguments, training_arguments
+
+
+def _read_recipe(path: str, known: set[str]) -> dict:
+    """Options of a YAML recipe."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such recipe")
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path}: a recipe is a list of `option: value` lines")
+    unknown = sorted(set(map(str, recipe)) - known)
+    if unknown:
+        raise ValueError(f"{path}: unknown options {', '.join(unknown)}")
+    return recipe

@@ -1,0 +1,113 @@
+"""Batches for the model: both strands, standardized labels, masked nucleotides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from tokenization import reverse_complement
+from tokenization.tokenization_kmer import MASK_ID, N_ID
+
+STRANDS = ("independent", "paired")
+_IGNORE = -100
+_EVALUATION_EPOCH = -1
+
+
+def _uniform(seed: int, epoch: int, rows: np.ndarray, positions: int) -> np.ndarray:
+    """Uniform numbers (batch, positions) in [0, 1) that depend on nothing but seed, epoch, row and position.
+
+    Each is the SplitMix64 hash (Steele et al., OOPSLA 2014) of its coordinates, so a row is masked alike whatever
+    batch, process or worker it falls to, and after training was interrupted.
+    """
+    with np.errstate(over="ignore"):
+        state = _mix(np.uint64(seed) ^ _mix(np.uint64(epoch % 2**64)))
+        state = _mix(state ^ _mix(rows.astype(np.uint64)))
+        bits = _mix(state[:, None] + np.arange(1, positions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class PromoterCollator:
+    """Make model inputs of forward strands.
+
+    Parameters
+    ----------
+    expression_mean, expression_std : float
+        Mean and standard deviation of the training labels, in assay units; labels are standardized with them.
+    mask_probability : float
+        Share of the letters other than N that are replaced by the mask token; the paper's 5 %.
+    strands : str
+        `"independent"` draws each of the two strands' positions on its own, as the original does, so the other strand
+        nearly always shows the hidden letter; `"paired"` hides a nucleotide on both strands at once.
+    seed : int
+        Seed of the masks. They depend on seed, epoch, row and position only.
+    evaluation : bool
+        Give the unmasked `input_ids`, with the masked ones beside them as `masked_input_ids`, and the same masks in
+        every epoch.
+    """
+
+    expression_mean: float
+    expression_std: float
+    mask_probability: float = 0.05
+    strands: str = "independent"
+    seed: int = 0
+    evaluation: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.mask_probability < 1:
+            raise ValueError(f"`mask_probability` must be in [0, 1), got {self.mask_probability}")
+        if self.strands not in STRANDS:
+            raise ValueError(f"`strands` must be one of {STRANDS}, got {self.strands!r}")
+
+    def for_evaluation(self) -> PromoterCollator:
+        """Return this collator with `evaluation=True`."""
+        return replace(self, evaluation=True)
+
+    def __call__(self, batch: Mapping | Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """Collate a batch.
+
+        Parameters
+        ----------
+        batch : Mapping or sequence of Mapping
+            What `PromoterDataset` reads, or rows with `input_ids`, `labels` and `row`, as a `datasets.Dataset` gives
+            them.
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32 standardized;
+            `nucleotide_labels` (batch, 2 * strand_length) int64, -100 where nothing was masked; for evaluation also
+            `masked_input_ids`.
+        """
+        if not isinstance(batch, Mapping):
+            batch = {name: np.asarray([row[name] for row in batch]) for name in ("input_ids", "labels", "row")}
+        forward = np.asarray(batch["input_ids"], dtype=np.uint8)
+        input_ids = np.concatenate([forward, reverse_complement(forward)], axis=1)
+        epoch = _EVALUATION_EPOCH if self.evaluation else batch.get("epoch", 0)
+        masked = self._draw_mask(np.asarray(batch["row"]), epoch, forward.shape[1]) & (input_ids != N_ID)
+        masked_input_ids = torch.from_numpy(np.where(masked, np.uint8(MASK_ID), input_ids)).long()
+        labels = (np.asarray(batch["labels"], dtype=np.float64) - self.expression_mean) / self.expression_std
+        collated = {
+            "input_ids": torch.from_numpy(input_ids).long() if self.evaluation else masked_input_ids,
+            "labels": torch.from_numpy(labels.astype(np.float32)),
+            "nucleotide_labels": torch.from_numpy(np.where(masked, input_ids.astype(np.int64), _IGNORE)),
+        }
+        if self.evaluation:
+            collated["masked_input_ids"] = masked_input_ids
+        return collated
+
+    def _draw_mask(self, rows: np.ndarray, epoch: int, strand_length: int) -> np.ndarray:
+        """Positions (batch, 2 * strand_length) to hide."""
+        if self.strands == "independent":
+            return _uniform(self.seed, epoch, rows, 2 * strand_length) < self.mask_probability
+        forward = _uniform(self.seed, epoch, rows, strand_length) < self.mask_probability
+        return np.concatenate([forward, forward[:, ::-1]], axis=1)

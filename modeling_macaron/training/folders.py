@@ -1,0 +1,93 @@
+"""Write a folder completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+
+@contextmanager
+def new_folder(output_dir: str | Path, *, overwrite: bool = False, marker: str = "report.json") -> Iterator[Path]:
+    """Give a hidden folder beside `output_dir` to write into, which takes that name once the block has ended well.
+
+    After an error or Ctrl-C the hidden folder is removed; what a killed process left is removed by the next call.
+
+    Parameters
+    ----------
+    output_dir : str or Path
+        The folder to be written.
+    overwrite : bool
+        Replace an existing folder. Only one that holds `marker` is replaced.
+    marker : str
+        File by which a folder of the same kind is known.
+
+    Yields
+    ------
+    Path
+        The empty folder to write into.
+
+    Raises
+    ------
+    FileExistsError
+        If `output_dir` exists and may not be replaced.
+    """
+    output_dir = Path(output_dir).absolute()
+    _check_free(output_dir, overwrite, marker)
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(output_dir)
+    partial, replaced = (_sibling(output_dir, kind) for kind in ("partial", "replaced"))
+    partial.mkdir()
+    try:
+        yield partial
+        _check_free(output_dir, overwrite, marker)
+        if output_dir.is_dir() and any(output_dir.iterdir()):
+            output_dir.rename(replaced)
+        elif output_dir.is_dir():
+            output_dir.rmdir()
+        try:
+            partial.rename(output_dir)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(output_dir)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if output_dir.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _check_free(output_dir: Path, overwrite: bool, marker: str) -> None:
+    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{output_dir} exists already; choose another folder or pass --overwrite")
+    if not (output_dir / marker).is_file():
+        raise FileExistsError(
+            f"{output_dir} was not written by this program (it holds no {marker}) and is not replaced"
+        )
+
+
+def _sibling(output_dir: Path, kind: str) -> Path:
+    """Hidden folder beside `output_dir` that tells which process of which machine it belongs to."""
+    return output_dir.with_name(f".{output_dir.name}.{kind}-{platform.node()}-{os.getpid()}")
+
+
+def _remove_stale(output_dir: Path) -> None:
+    """Remove what processes of this machine that run no more have left behind."""
+    pattern = re.compile(re.escape(f".{output_dir.name}.") + r"(partial|replaced)-(.*)-(\d+)")
+    for path in output_dir.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match and match[2] == platform.node():
+            process = int(match[3])
+            if process == os.getpid() or not psutil.pid_exists(process):
+                if match[1] == "replaced" and not output_dir.exists():
+                    path.rename(output_dir)  # killed between the two renamings
+                else:
+                    shutil.rmtree(path, ignore_errors=True)

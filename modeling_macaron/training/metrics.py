@@ -1,0 +1,56 @@
+"""Measures of a whole validation set."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+from transformers import EvalPrediction
+
+
+def correlation(predicted: np.ndarray, measured: np.ndarray, method: str = "pearson") -> float:
+    """Correlate predictions with measurements; 0.0 where it is undefined because either is constant.
+
+    Parameters
+    ----------
+    predicted, measured : numpy.ndarray
+        (rows,) values.
+    method : str
+        `"pearson"` or `"spearman"`.
+
+    Returns
+    -------
+    float
+    """
+    if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return 0.0
+    correlate = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[method]
+    return float(correlate(predicted, measured).statistic)
+
+
+def compute_metrics(prediction: EvalPrediction, reconstruction_weight: float = 1.0) -> dict[str, float]:
+    """Measure what `MacaronTrainer` gathered of a whole split.
+
+    Parameters
+    ----------
+    prediction : EvalPrediction
+        `predictions` are three arrays (rows,): the standardized expression, the summed cross-entropy (nats) of the
+        row's masked letters and their number; `label_ids` (rows,) the standardized measurements.
+    reconstruction_weight : float
+        Weight of the reconstruction in the loss.
+
+    Returns
+    -------
+    dict[str, float]
+        `loss`, `expression_loss`, `reconstruction_loss`, `pearson_r` and `spearman_rho`.
+    """
+    predicted, entropies, num_masked = (np.asarray(values, dtype=np.float64) for values in prediction.predictions)
+    measured = np.asarray(prediction.label_ids, dtype=np.float64)
+    expression_loss = float(np.mean((predicted - measured) ** 2))
+    reconstruction_loss = float(entropies.sum() / (num_masked.sum() + 1))
+    return {
+        "loss": expression_loss + reconstruction_weight * reconstruction_loss,
+        "expression_loss": expression_loss,
+        "reconstruction_loss": reconstruction_loss,
+        "pearson_r": correlation(predicted, measured),
+        "spearman_rho": correlation(predicted, measured, "spearman"),
+    }

@@ -1,0 +1,164 @@
+"""Model card of a training run, rendered from what the run measured."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from modeling_macaron.analysis.plots import learning_curves, save_figure
+
+from .dataset import PreparedData
+from .trainer import MacaronTrainer
+
+LEARNING_CURVE = "learning_curve.png"
+
+_TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+Predicts gene expression from promoter DNA. The architecture is that of the team Unlock_DNA in the Random Promoter
+DREAM Challenge 2022 (published as Proformer): a Macaron Transformer over the k-mers of both strands, with
+{{ parameters }} parameters, trained with the package `macaron-promoter`.
+
+```python
+from transformers import pipeline
+
+predict = pipeline("promoter-expression", model="{{ name }}", trust_remote_code=True)
+predict("{{ example }}")
+# {"sequence": ..., "expression": ..., "standardized_expression": ...}
+```
+
+`trust_remote_code=True` runs the Python files of this folder: read them first. `expression` is in the units of the
+training table. The tokenizer cuts the constant flanks of the construct ({{ flanks }}; `trimming="{{ trimming }}"`), and
+the rest may be up to {{ strand_length }} nt long.
+
+## Results
+
+Validation split of the training table ({{ validation_rows }} rows; the checkpoint was chosen on it):
+
+| Measure | Value |
+| --- | ---: |
+{{ results }}
+
+![Learning curve]({{ curve }})
+
+## Training
+
+| | |
+| --- | --- |
+{{ training }}
+
+## Limits
+
+Predictions hold for the assay, the cells and the kind of promoters in the training table. A random split lets
+near-copies of training rows stand in validation, so the figures above flatter a model trained on a library of similar
+designs.
+
+## Citation
+
+Kwak et al., *Proformer: a hybrid macaron transformer model predicts expression values from promoter sequences*, BMC
+Bioinformatics 2024. Rafi et al., *A community effort to optimize sequence-based deep learning models of gene
+regulation*, Nature Biotechnology 2024.
+"""
+
+
+def _rows(pairs: dict) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in pairs.items())
+
+
+def _hardware(trainer: MacaronTrainer) -> str:
+    processes = trainer.accelerator.num_processes
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    return f"{processes} x {device}"
+
+
+def _training_table(trainer: MacaronTrainer, data: PreparedData, metrics: dict) -> dict:
+    """Tell what a reader must know to judge or repeat the run."""
+    args, source = trainer.args, data.report.get("source", {})
+    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * trainer.accelerator.num_processes
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
+    return {
+        "Table": source.get("name", "unknown"),
+        "Training rows": f"{len(data.train):,}",
+        "Mean and standard deviation": f"{data.expression_mean:.4g}, {data.expression_std:.4g}",
+        "Optimizer steps": f"{trainer.state.global_step:,} (best at {trainer.state.best_global_step or 'the end'})",
+        "Rows per step": batch_size,
+        "Learning rate": f"{args.learning_rate:.4g}, {str(args.lr_scheduler_type).rpartition('.')[2].lower()}, "
+        f"{args.warmup_steps} warm-up steps",
+        "Masked letters": f"{args.mask_probability:.0%}, {args.strands} strands",
+        "Dropout": trainer.model.config.hidden_dropout,
+        "Precision": precision,
+        "Seed": args.seed,
+        "Time": f"{metrics['run_seconds'] / 60:.1f} min on {_hardware(trainer)}",
+        "Versions": f"transformers {transformers.__version__}, torch {torch.__version__}",
+    }
+
+
+def write_model_card(folder: Path, trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float]) -> None:
+    """Write README.md with the run's own figures, and its learning curve.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder for the Hub.
+    trainer : MacaronTrainer
+        The trainer after its run.
+    data : PreparedData
+        What it was trained on.
+    metrics : dict[str, float]
+        Measures of the validation split with the prefix `eval_`, and `run_seconds`.
+    """
+    name = trainer.args.hub_model_id or "macaron-promoter"
+    dataset_name = data.report.get("source", {}).get("name", "promoter table")
+    measures = {"Pearson r": "eval_pearson_r", "Spearman rho": "eval_spearman_rho"}
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Promoter expression",
+            dataset_type="promoter-table",
+            dataset_name=dataset_name,
+            dataset_split="validation",
+            metric_type=measure.lower().replace(" ", "_"),
+            metric_name=measure,
+            metric_value=metrics[key],
+        )
+        for measure, key in measures.items()
+    ]
+    card_data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["biology", "genomics", "promoter", "gene-expression", "macaron"],
+        metrics=["pearsonr", "spearmanr"],
+        model_name=name,
+        eval_results=results,
+    )
+    tokenizer = trainer.processing_class
+    card = ModelCard.from_template(
+        card_data,
+        template_str=_TEMPLATE,
+        name=name,
+        parameters=f"{trainer.model.num_parameters():,}",
+        example="TGCATTTTTTTCACATC" + "ACGTTGCA" * 10 + "GGTTACGGCTGTT",
+        flanks=f"{tokenizer.flank5 or 'none'} ... {tokenizer.flank3 or 'none'}",
+        trimming=tokenizer.trimming,
+        strand_length=tokenizer.strand_length,
+        validation_rows=f"{len(data.validation):,}",
+        results=_rows(
+            {
+                **{measure: f"{metrics[key]:.4f}" for measure, key in measures.items()},
+                "Mean squared error (standardized)": f"{metrics['eval_expression_loss']:.4f}",
+                "Reconstruction loss (nats)": f"{metrics['eval_reconstruction_loss']:.4f}",
+            }
+        ),
+        curve=LEARNING_CURVE,
+        training=_rows(_training_table(trainer, data, metrics)),
+    )
+    card.save(folder / "README.md")
+    save_figure(learning_curves(trainer.state.log_history), folder / LEARNING_CURVE)

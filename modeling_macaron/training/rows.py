@@ -1,0 +1,195 @@
+"""Encode the rows of a promoter table, and say what is wrong with those that cannot be kept."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from modeling_macaron.tables import PromoterTable, string_buffers
+from tokenization import PROBLEMS, KmerTokenizer
+
+REASONS = (
+    *PROBLEMS,
+    "no value",
+    "value is NaN",
+    "value is infinite",
+    "value is not a number",
+    "value too large for float32",
+)
+TOO_LONG = PROBLEMS.index("longer than strand_length")
+_NO_VALUE, _NAN, _INFINITE, _NOT_A_NUMBER, _TOO_LARGE = range(len(PROBLEMS), len(REASONS))
+
+_NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)$"
+
+
+class EncodedRows(NamedTuple):
+    """Rows of a batch, ready to be stored.
+
+    Attributes
+    ----------
+    ids : numpy.ndarray
+        (batch, strand_length) uint8 letter ids of the padded forward strand.
+    labels : numpy.ndarray
+        (batch,) float32 expression in assay units.
+    reasons : numpy.ndarray
+        (batch,) uint8: 0 where the row is kept, else an index into `REASONS`.
+    lengths : numpy.ndarray
+        (batch,) int64 length of the variable part in nucleotides.
+    trimmed : numpy.ndarray
+        (batch,) bool, whether flanks were cut.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    reasons: np.ndarray
+    lengths: np.ndarray
+    trimmed: np.ndarray
+
+    @property
+    def refused(self) -> np.ndarray:
+        """Indices of the rows that are refused for anything but their length."""
+        return np.flatnonzero((self.reasons > 0) & (self.reasons != TOO_LONG))
+
+
+def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) -> EncodedRows:
+    """Encode sequences and values of some rows; a row that cannot be kept gets its reason.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        (batch) rows of the table.
+    table : PromoterTable
+        Where they come from.
+    tokenizer : KmerTokenizer
+        How sequences are trimmed and padded.
+
+    Returns
+    -------
+    EncodedRows
+        All (batch,) rows. What is wrong with letters or value comes before a length beyond `strand_length`.
+    """
+    letters, offsets = string_buffers(rows[table.columns.sequence])
+    strands = tokenizer.encode_strands(letters, offsets)
+    labels, value_reasons = parse_values(rows[table.columns.value], f"{table.path}, column {table.columns.value!r}")
+    reasons = np.where((strands.problem == 0) | (strands.problem == TOO_LONG), value_reasons, strands.problem)
+    reasons = np.where(reasons == 0, strands.problem, reasons)
+    return EncodedRows(strands.ids, labels, reasons, strands.lengths, strands.lengths < np.diff(offsets))
+
+
+def describe_refused(
+    rows: pa.Table, encoded: EncodedRows, index: int, table: PromoterTable, tokenizer: KmerTokenizer
+) -> tuple[str, str]:
+    """Tell why a row is refused.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        (batch) rows of the table.
+    encoded : EncodedRows
+        What `encode_rows` made of them.
+    index : int
+        Which row of the batch.
+    table : PromoterTable
+        Where they come from.
+    tokenizer : KmerTokenizer
+        How sequences are trimmed and padded.
+
+    Returns
+    -------
+    reason : str
+        One of `REASONS`.
+    detail : str
+        What stands there.
+    """
+    reason = int(encoded.reasons[index])
+    if reason >= len(PROBLEMS):
+        return REASONS[reason], repr(rows[table.columns.value][index].as_py())
+    text = rows[table.columns.sequence][index].as_py() or ""
+    excerpt = repr(text if len(text) <= 40 else text[:40] + "...")
+    try:
+        tokenizer(text)
+    except ValueError as error:
+        excerpt += f", {str(error).partition(';')[0]}"
+    return REASONS[reason], excerpt
+
+
+def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read expression values, text or numbers.
+
+    Parameters
+    ----------
+    column : pyarrow.ChunkedArray or pyarrow.Array
+        (batch,) values.
+    where : str
+        The column, for messages.
+
+    Returns
+    -------
+    values : numpy.ndarray
+        (batch,) float32, 0 where there is none.
+    reasons : numpy.ndarray
+        (batch,) uint8: 0 where the value is fine, else an index into `REASONS`.
+
+    Raises
+    ------
+    ValueError
+        If the column holds neither text nor numbers.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    reasons = np.zeros(len(array), dtype=np.uint8)
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        array = pc.utf8_trim_whitespace(array)
+        array = pc.if_else(pc.equal(array, ""), None, array)
+        missing = array.is_null()
+        try:
+            numbers = array.cast(pa.float64())
+        except pa.ArrowInvalid:
+            numbers = pc.if_else(pc.match_substring_regex(array, _NUMBER), array, None).cast(pa.float64())
+            reasons[numbers.is_null().to_numpy(zero_copy_only=False)] = _NOT_A_NUMBER
+        reasons[missing.to_numpy(zero_copy_only=False)] = _NO_VALUE
+    elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
+        numbers = array.cast(pa.float64(), safe=False)
+        reasons[array.is_null().to_numpy(zero_copy_only=False)] = _NO_VALUE
+    else:
+        raise ValueError(f"{where} holds {array.type}; expected numbers")
+    values = pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False)
+    reasons[np.isnan(values)] = _NAN
+    reasons[np.isinf(values)] = _INFINITE
+    reasons[np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)] = _TOO_LARGE
+    return np.where(reasons == 0, values, 0.0).astype(np.float32), reasons
+
+
+def hash_strands(ids: np.ndarray, seed: int) -> np.ndarray:
+    """Hash rows of letter ids.
+
+    Parameters
+    ----------
+    ids : numpy.ndarray
+        (batch, length) uint8.
+    seed : int
+        0 or more; another seed gives other hashes.
+
+    Returns
+    -------
+    numpy.ndarray
+        (batch,) uint64, the same on every machine: equal rows have equal hashes, and different rows the same one with a
+        chance of about 2^-64.
+    """
+    padded = np.pad(ids, ((0, 0), (0, -ids.shape[1] % 8)))
+    words = np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
+    state = _mix(np.full(len(ids), seed % 2**64, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    for word in words:
+        state = _mix(state ^ word)
+    return state
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    """Apply the finalizer of SplitMix64 (Steele et al. 2014): a bijection, every bit depends on every other."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,0 +1,193 @@
+"""A training run from prepared data to a folder for the Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers import EarlyStoppingCallback, set_seed
+
+from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from tokenization import KmerTokenizer
+
+from .arguments import MacaronTrainingArguments, ModelArguments
+from .collator import PromoterCollator
+from .dataset import PreparedData
+from .folders import new_folder
+from .model_card import write_model_card
+from .trainer import ClipEachGradient, MacaronTrainer
+
+_RUN_FILE = "run.json"
+
+
+def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | None) -> MacaronForExpressionPrediction:
+    """Make a new model for the data, or take a checkpoint to fine-tune.
+
+    Parameters
+    ----------
+    arguments : ModelArguments
+        Fields of the config that the recipe sets.
+    data : PreparedData
+        Gives the strand length, and mean and standard deviation of the expression.
+    init_from : str, optional
+        Checkpoint folder or Hub model.
+
+    Returns
+    -------
+    MacaronForExpressionPrediction
+        float32; its config holds the data's mean and standard deviation.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint reads another strand length than the data have, or the recipe sets fields of the architecture
+        that the checkpoint has otherwise.
+    """
+    statistics = {"expression_mean": data.expression_mean, "expression_std": data.expression_std}
+    strand_length = data.tokenizer.strand_length
+    if init_from is None:
+        fields = {"kmer_size": data.tokenizer.kmer_size, **arguments.given()}
+        config = MacaronConfig(strand_length=strand_length, **fields, **statistics)
+        return MacaronForExpressionPrediction(config)
+    free = {"hidden_dropout", "reconstruction_weight"}
+    changes = {name: value for name, value in arguments.given().items() if name in free}
+    model = MacaronForExpressionPrediction.from_pretrained(init_from, dtype="float32", **changes)
+    for name, value in arguments.given().items():
+        if name not in free and getattr(model.config, name) != value:
+            raise ValueError(f"`{name}` is {getattr(model.config, name)} in {init_from}, the recipe says {value}")
+    if model.config.strand_length != strand_length:
+        raise ValueError(
+            f"{init_from} reads strands of {model.config.strand_length} nt and the data have {strand_length}: "
+            f"prepare them with --strand_length {model.config.strand_length}"
+        )
+    model.config.update(statistics)
+    return model
+
+
+def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
+    """Choose the checkpoint to resume from, as `--resume_from_checkpoint auto` or a path says.
+
+    Parameters
+    ----------
+    args : MacaronTrainingArguments
+        `resume_from_checkpoint` is None, a folder, or `auto` (`true` too) for the latest complete one of `output_dir`.
+
+    Returns
+    -------
+    str or None
+        Folder, or None to start from the beginning.
+
+    Raises
+    ------
+    FileExistsError
+        If `output_dir` holds checkpoints and nothing was said of resuming.
+    ValueError
+        If the folder that was named is no complete checkpoint.
+    """
+    asked = args.resume_from_checkpoint
+    folders = [path for path in Path(args.output_dir).glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])]
+    folders.sort(key=lambda path: int(path.name[11:]), reverse=True)
+    if asked is None or str(asked).lower() in ("false", "none", ""):
+        if folders:
+            raise FileExistsError(
+                f"{args.output_dir} holds {folders[0].name} of an earlier run: go on with "
+                "--resume_from_checkpoint auto, or choose another --output_dir"
+            )
+        return None
+    if str(asked).lower() in ("auto", "true"):
+        return next((str(path) for path in folders if is_complete(path)), None)
+    if not is_complete(Path(asked)):
+        raise ValueError(f"{asked}: no complete checkpoint (was its writing interrupted?)")
+    return str(asked)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint was written to its end: the Trainer writes its state last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        with safe_open(checkpoint / "model.safetensors", "np"):
+            return all((checkpoint / name).is_file() for name in ("config.json", "optimizer.pt", "scheduler.pt"))
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
+def _check_same_data(output_dir: Path, data: PreparedData, resuming: bool, is_main: bool) -> None:
+    """Refuse to resume on other data; remember the data of a new run."""
+    path, fingerprint = output_dir / _RUN_FILE, data.report.get("fingerprint")
+    if resuming and path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")).get("data_fingerprint") != fingerprint:
+            raise ValueError(f"{output_dir} was trained on other data: resume with the data set of the first run")
+    elif is_main:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"data_fingerprint": fingerprint}, indent=2) + "\n", encoding="utf-8")
+
+
+def make_trainer(
+    model: MacaronForExpressionPrediction, args: MacaronTrainingArguments, data: PreparedData
+) -> MacaronTrainer:
+    """Put model, data and options together."""
+    callbacks = []
+    if args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    if args.clip_grad_value is not None or args.clip_tensor_norm is not None:
+        callbacks.append(ClipEachGradient(args.clip_grad_value, args.clip_tensor_norm))
+    config = model.config
+    tokenizer_settings = {**data.report["tokenizer"], "kmer_size": config.kmer_size}
+    return MacaronTrainer(
+        model=model,
+        args=args,
+        data_collator=PromoterCollator(
+            data.expression_mean,
+            data.expression_std,
+            mask_probability=args.mask_probability,
+            strands=args.strands,
+            seed=args.seed,
+        ),
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        processing_class=KmerTokenizer(**tokenizer_settings),
+        callbacks=callbacks,
+    )
+
+
+def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Path | None:
+    """Train, choose the checkpoint with the best validation Pearson r and write the folder for the Hub.
+
+    Parameters
+    ----------
+    model_arguments : ModelArguments
+        Fields of the config.
+    args : MacaronTrainingArguments
+        All else.
+
+    Returns
+    -------
+    Path or None
+        `OUTPUT/final` on the main process, None on the others.
+
+    Raises
+    ------
+    ValueError, OSError
+        On data, options or checkpoints that do not fit; see the functions above.
+    """
+    data = PreparedData(args.dataset)
+    checkpoint = find_checkpoint(args)
+    _check_same_data(Path(args.output_dir), data, checkpoint is not None, args.should_save)
+    set_seed(args.seed)
+    trainer = make_trainer(build_model(model_arguments, data, args.init_from), args, data)
+    started = time.monotonic()
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = {**result.metrics, **trainer.evaluate(), "run_seconds": time.monotonic() - started}
+    trainer.save_metrics("all", metrics, combined=False)
+    if not trainer.is_world_process_zero():
+        return None
+    final = Path(args.output_dir) / "final"
+    with new_folder(final, overwrite=True, marker="config.json") as folder:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+        write_model_card(folder, trainer, data, metrics)
+    return final

@@ -1,0 +1,327 @@
+"""Simulated promoters: planted yeast motifs and an expression from a thermodynamic occupancy model.
+
+The rules are known, so what a trained model has found can be checked against them. A factor occupies a site with the
+equilibrium probability of thermodynamic models of transcription (Shea & Ackers 1985, J Mol Biol 181:211), its binding
+energy is read from the sequence on both strands and chance sites count too (Granek & Clarke 2005, Genome Biol 6:R87),
+and expression follows from the occupancies of all factors together, with factors that open chromatin for the others,
+as random yeast promoters showed (de Boer et al. 2020, Nat Biotechnol 38:56).
+
+The model, for a variable part of any length (energies in kT):
+
+1. A site with m mismatches to the consensus is occupied with p = z / (1 + z), z = exp(`CHEMICAL_POTENTIAL` - m *
+   `MISMATCH_ENERGY`). Sites with more than `MAX_MISMATCHES` are left out (p < 0.00002).
+2. A factor is there with probability F = 1 - prod(1 - w * p) over its sites on both strands, so it saturates. The
+   weight w is 1, times `Motif.reverse_weight` on the reverse strand and, for activators, times a logistic function of
+   the distance from the downstream end of the site to the downstream end of the variable part: half at
+   `ACTIVATION_REACH` nt and small farther upstream.
+3. A factor with energy e multiplies what its role acts on by 1 + F * (exp(e) - 1): openers the odds O of open
+   chromatin (`CLOSED_ODDS` without any), activators and the TATA box the polymerase's weight Q in open chromatin
+   (`BASAL_WEIGHT` without any), repressors (e < 0) the transcription rate T.
+4. Rate = T * (open * Q / (1 + Q) + (1 - open) * `CLOSED_RATE`) with open = O / (1 + O): the activators and the TATA box
+   hardly count without an opener, which no sum over k-mers can express.
+5. Expression = 17 * log(1 + D * rate) / log(1 + D), D = `DYNAMIC_RANGE`: from 0 to 17 as in the challenge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from modeling_macaron.tables import TableBatch
+from tokenization import FLANK3, FLANK5, PROBLEMS, KmerTokenizer
+
+CHEMICAL_POTENTIAL = 2.5  # kT; a consensus site is occupied with p = 0.92
+MISMATCH_ENERGY = 4.5  # kT per mismatch
+MAX_MISMATCHES = 2
+ACTIVATION_REACH = 35.0  # nt from the downstream end at which an activator works half as well
+ACTIVATION_DECAY = 4.0  # nt, width of that transition
+CLOSED_ODDS = 0.003
+BASAL_WEIGHT = 0.02
+CLOSED_RATE = 0.01
+DYNAMIC_RANGE = 1000.0
+MAX_EXPRESSION = 17.0
+
+VARIABLE_LENGTH = 80
+MAX_SITES = 5
+BASE_COMPOSITION = (0.23, 0.19, 0.28, 0.30)  # A, C, G, T as in the challenge's random promoters
+_BLOCK_ROWS = 4096
+
+
+class Motif(NamedTuple):
+    """A factor, where it binds and what it does.
+
+    Attributes
+    ----------
+    name : str
+        Name of the factor or element.
+    consensus : str
+        Published consensus in IUPAC letters, forward strand.
+    role : str
+        `"opener"`, `"activator"`, `"core"` or `"repressor"`.
+    energy : float
+        Effect in kT: log of the factor by which the bound factor multiplies what its role acts on.
+    reverse_weight : float
+        Weight of a site on the reverse strand relative to the forward strand, 0 to 1.
+    reference : str
+        Publication that gives the consensus.
+    """
+
+    name: str
+    consensus: str
+    role: str
+    energy: float
+    reverse_weight: float
+    reference: str
+
+
+_DOORENBOSCH = "Doorenbosch et al. 1992, Gene Expr 2:193"
+MOTIFS = (
+    Motif("Reb1", "CCGGGTRR", "opener", 7.6, 1.0, _DOORENBOSCH),
+    Motif("Abf1", "RTCRYYYNNNACG", "opener", 7.6, 1.0, _DOORENBOSCH),
+    Motif("poly(dA:dT)", "AAAAAAA", "opener", 5.3, 1.0, "Iyer & Struhl 1995, EMBO J 14:2570"),
+    Motif("Gcn4", "TGACTCA", "activator", 5.7, 1.0, "Hill et al. 1986, Science 234:451"),
+    Motif("Cbf1", "RTCACGTG", "activator", 5.7, 1.0, _DOORENBOSCH),
+    Motif("Rpn4", "GGTGGCAAA", "activator", 5.7, 0.1, "Mannhaupt et al. 1999, FEBS Lett 450:27"),
+    Motif("TATA box", "TATAWAAR", "core", 2.5, 0.1, "Basehoar et al. 2004, Cell 116:699"),
+    Motif("Mig1", "SYGGGG", "repressor", -1.6, 1.0, "Lundin et al. 1994, Mol Cell Biol 14:1979"),
+    Motif("Ume6", "AGCCGCCGA", "repressor", -2.3, 1.0, "Sumrada & Cooper 1987, PNAS 84:3997"),
+)
+
+_BASES = np.frombuffer(b"ACGT", np.uint8)
+_IUPAC = {
+    letter: frozenset(bases)
+    for letter, bases in zip(
+        "ACGTRYSWKMN", ("A", "C", "G", "T", "AG", "CT", "CG", "AT", "GT", "AC", "ACGT"), strict=True
+    )
+}
+
+
+def _patterns(consensus: str) -> tuple[tuple[frozenset[str], ...], tuple[frozenset[str], ...]]:
+    """Letters allowed at each position of a site, on the forward and on the reverse strand."""
+    complement = str.maketrans("ACGT", "TGCA")
+    forward = tuple(_IUPAC[letter] for letter in consensus)
+    return forward, tuple(frozenset("".join(bases).translate(complement)) for bases in reversed(forward))
+
+
+_PATTERNS = tuple(_patterns(motif.consensus) for motif in MOTIFS)
+_WIDTHS = np.array([len(motif.consensus) for motif in MOTIFS])
+
+
+class _Block(NamedTuple):
+    """Promoters before noise: ids (rows, length), and of their planted sites (rows, MAX_SITES) each."""
+
+    ids: np.ndarray
+    planted: np.ndarray
+    motif: np.ndarray
+    start: np.ndarray
+    strand: np.ndarray
+
+
+def simulate(
+    num_sequences: int, *, seed: int = 0, batch_rows: int = 65_536, noise: float = 1.0
+) -> Iterator[TableBatch]:
+    """Simulate promoters with a known grammar, as a stream.
+
+    Each promoter has a random variable part of 80 nt (`BASE_COMPOSITION`) between the challenge's constant flanks, with
+    0 to `MAX_SITES` planted sites that do not overlap: number, motif, strand and place are drawn uniformly, ambiguous
+    letters of the consensus among those allowed.
+
+    Parameters
+    ----------
+    num_sequences : int
+        Number of promoters, at least 1.
+    seed : int
+        Seed, not negative. The same seed gives the same rows whatever `batch_rows`, and the first rows of a longer
+        simulation are those of a shorter one.
+    batch_rows : int
+        Most rows of a batch; memory is bounded by it, not by `num_sequences`.
+    noise : float
+        Standard deviation of the Gaussian measurement noise, in units of expression. The noise-free values have a
+        standard deviation of about 4.
+
+    Returns
+    -------
+    iterator of TableBatch
+        `numbers` (rows,) int64 counts the promoters from 1. `table` has the columns `sequence` (110 nt, flanks
+        included), `expression` (float64, with noise, which may lead beyond 0 and 17), `expression_noise_free` (float64)
+        and the ground truth: `motif` (list of names), `motif_start` (list of int16, first nucleotide of the site on the
+        forward strand, counted from 0 in the variable part) and `motif_strand` (list of int8: 0 the consensus stands on
+        the forward strand, 1 on the reverse strand). Only planted sites are listed; chance sites count for the
+        expression as well.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> batch = next(simulate(1000, seed=1))
+    >>> batch.table.num_rows, len(batch.table["sequence"][0].as_py())
+    (1000, 110)
+    """
+    for name, value, least in (("num_sequences", num_sequences, 1), ("seed", seed, 0), ("batch_rows", batch_rows, 1)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"`noise` must be a standard deviation of 0 or more, got {noise!r}")
+    return _batches(num_sequences, seed, batch_rows, noise)
+
+
+def noise_free_expression(sequences: Sequence[str]) -> np.ndarray:
+    """Compute the expression that the simulation gives to any sequences, without noise.
+
+    Parameters
+    ----------
+    sequences : sequence of str
+        Variable parts, or whole constructs: the challenge's flanks are cut where both are there. Lower case and U are
+        accepted; N and other ambiguity letters match no letter of a consensus but N.
+
+    Returns
+    -------
+    numpy.ndarray
+        (len(sequences),) float64, 0 to 17.
+
+    Raises
+    ------
+    ValueError
+        If a sequence is empty or holds a letter that is not DNA, or if `sequences` is a single str.
+
+    Examples
+    --------
+    >>> gcn4, reb1_gcn4 = noise_free_expression(["C" * 58 + "TGACTCA", "CCGGGTAA" + "C" * 50 + "TGACTCA"])
+    >>> bool(reb1_gcn4 > gcn4 + 5)
+    True
+    """
+    if isinstance(sequences, str):
+        raise ValueError("`sequences` must be a list of sequences, got one str")
+    values = np.empty(len(sequences))
+    for start in range(0, len(sequences), _BLOCK_ROWS):
+        chunk = list(sequences[start : start + _BLOCK_ROWS])
+        lengths = [len(sequence) for sequence in chunk]
+        width = max(max(lengths), 1)
+        letters = np.frombuffer("".join(chunk).encode("ascii", "replace"), np.uint8)
+        tokenizer = KmerTokenizer(kmer_size=1, strand_length=width)
+        strands = tokenizer.encode_strands(letters, np.concatenate([[0], np.cumsum(lengths)]))
+        if strands.problem.any():
+            row = int(np.flatnonzero(strands.problem)[0])
+            raise ValueError(f"sequence {start + row} (counted from 0): {PROBLEMS[strands.problem[row]]}")
+        for length in np.unique(strands.lengths):
+            rows = np.flatnonzero(strands.lengths == length)
+            left = (width - length) // 2
+            values[start + rows] = _expression(strands.ids[rows, left : left + length])
+    return values
+
+
+def _batches(num_sequences: int, seed: int, batch_rows: int, noise: float) -> Iterator[TableBatch]:
+    """Cut the stream of blocks into batches."""
+    block, block_index = None, -1
+    for first in range(0, num_sequences, batch_rows):
+        last = min(first + batch_rows, num_sequences)
+        edges = [first, *range((first // _BLOCK_ROWS + 1) * _BLOCK_ROWS, last, _BLOCK_ROWS), last]
+        pieces = []
+        for low, high in pairwise(edges):
+            if low // _BLOCK_ROWS != block_index:
+                block_index = low // _BLOCK_ROWS
+                block = _simulate_block(seed, block_index, noise)
+            pieces.append(block.slice(low - block_index * _BLOCK_ROWS, high - low))
+        yield TableBatch(pa.concat_tables(pieces), np.arange(first + 1, last + 1))
+
+
+def _simulate_block(seed: int, index: int, noise: float) -> pa.Table:
+    """Simulate `_BLOCK_ROWS` promoters from a random stream of their own, so that batches can be cut anywhere."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(index,))))
+    block = _plant(rng)
+    noise_free = _expression(block.ids)
+    counts = block.planted.sum(axis=1)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    names = pa.array([motif.name for motif in MOTIFS]).take(pa.array(block.motif[block.planted]))
+    return pa.table(
+        {
+            "sequence": _constructs(block.ids),
+            "expression": noise_free + noise * rng.standard_normal(len(noise_free)),
+            "expression_noise_free": noise_free,
+            "motif": pa.ListArray.from_arrays(offsets, names),
+            "motif_start": pa.ListArray.from_arrays(offsets, pa.array(block.start[block.planted], pa.int16())),
+            "motif_strand": pa.ListArray.from_arrays(offsets, pa.array(block.strand[block.planted], pa.int8())),
+        }
+    )
+
+
+def _plant(rng: np.random.Generator) -> _Block:
+    """Draw variable parts and plant their sites, ordered along the sequence."""
+    shape = (_BLOCK_ROWS, MAX_SITES)
+    draws = rng.random((_BLOCK_ROWS, VARIABLE_LENGTH))
+    ids = np.searchsorted(np.cumsum(BASE_COMPOSITION)[:-1], draws, side="right").astype(np.uint8)
+    planted = np.arange(MAX_SITES) < rng.integers(0, MAX_SITES + 1, (_BLOCK_ROWS, 1))
+    motif = rng.integers(0, len(MOTIFS), shape)
+    strand = rng.integers(0, 2, shape)
+    widths = np.where(planted, _WIDTHS[motif], 0)
+    free = VARIABLE_LENGTH - widths.sum(axis=1, keepdims=True)
+    gaps = np.sort(rng.integers(0, free + 1, shape), axis=1)
+    start = gaps + np.cumsum(widths, axis=1) - widths
+    for index, patterns in enumerate(_PATTERNS):
+        for reverse, pattern in enumerate(patterns):
+            rows, sites = np.nonzero(planted & (motif == index) & (strand == reverse))
+            for offset, bases in enumerate(pattern):
+                if len(bases) < 4:
+                    choices = np.array(["ACGT".index(base) for base in sorted(bases)], np.uint8)
+                    ids[rows, start[rows, sites] + offset] = choices[rng.integers(0, len(choices), len(rows))]
+    return _Block(ids, planted, motif, start, strand)
+
+
+def _constructs(ids: np.ndarray) -> pa.StringArray:
+    """Text of the constructs with their flanks, from the ids (rows, length) of the variable parts."""
+    rows = len(ids)
+    flank5, flank3 = (np.tile(np.frombuffer(flank.encode(), np.uint8), (rows, 1)) for flank in (FLANK5, FLANK3))
+    letters = np.concatenate([flank5, _BASES[ids], flank3], axis=1)
+    offsets = np.arange(rows + 1, dtype=np.int32) * letters.shape[1]
+    return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(letters.tobytes()))
+
+
+def _expression(ids: np.ndarray) -> np.ndarray:
+    """Noise-free expression (rows,) of variable parts, ids (rows, length) with N = 4."""
+    odds = np.full(len(ids), CLOSED_ODDS)
+    weight = np.full(len(ids), BASAL_WEIGHT)
+    transcription = np.ones(len(ids))
+    target = {"opener": odds, "activator": weight, "core": weight, "repressor": transcription}
+    for motif, occupancy in zip(MOTIFS, _occupancies(ids), strict=True):
+        target[motif.role] *= 1 + occupancy * np.expm1(motif.energy)
+    is_open = odds / (1 + odds)
+    rate = transcription * (is_open * weight / (1 + weight) + (1 - is_open) * CLOSED_RATE)
+    return MAX_EXPRESSION * np.log1p(DYNAMIC_RANGE * rate) / np.log1p(DYNAMIC_RANGE)
+
+
+def _occupancies(ids: np.ndarray) -> Iterator[np.ndarray]:
+    """Weighted occupancy (rows,) of each motif in `MOTIFS`, over all sites of both strands."""
+    rows, length = ids.shape
+    columns = np.ascontiguousarray(ids.T)
+    differs = {
+        bases: ~np.logical_or.reduce([columns == "ACGT".index(base) for base in bases])
+        for bases in {bases for patterns in _PATTERNS for pattern in patterns for bases in pattern if len(bases) < 4}
+    }
+    bound = 1 / (1 + np.exp(np.arange(MAX_MISMATCHES + 1) * MISMATCH_ENERGY - CHEMICAL_POTENTIAL))
+    for motif, patterns in zip(MOTIFS, _PATTERNS, strict=True):
+        windows = max(length - len(motif.consensus) + 1, 0)
+        site_weight = _site_weight(motif, np.arange(windows)[::-1])
+        log_free = np.zeros(rows)
+        for strand_weight, pattern in zip((1.0, motif.reverse_weight), patterns, strict=True):
+            mismatches = np.zeros((windows, rows), np.uint8)
+            for offset, bases in enumerate(pattern):
+                if len(bases) < 4:
+                    mismatches += differs[bases][offset : offset + windows].view(np.uint8)
+            start, row = np.nonzero(mismatches <= MAX_MISMATCHES)
+            occupancy = strand_weight * site_weight[start] * bound[mismatches[start, row]]
+            log_free += np.bincount(row, np.log1p(-occupancy), minlength=rows)
+        yield -np.expm1(log_free)
+
+
+def _site_weight(motif: Motif, distance: np.ndarray) -> np.ndarray:
+    """Weight of sites by the distance in nt from their downstream end to that of the variable part."""
+    if motif.role != "activator":
+        return np.ones(len(distance))
+    return 1 / (1 + np.exp((distance - ACTIVATION_REACH) / ACTIVATION_DECAY))

@@ -1,0 +1,150 @@
+"""Trainer of the Macaron model: regression and masked nucleotides, exact whatever the number of processes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from transformers import Trainer, TrainerCallback
+
+from .metrics import compute_metrics
+
+
+class ClipEachGradient(TrainerCallback):
+    """Clip gradients as the original does: each value, then the norm of each tensor.
+
+    Parameters
+    ----------
+    value : float or None
+        Largest absolute value of a gradient's element; the original's 0.5.
+    tensor_norm : float or None
+        Largest Euclidean norm of one tensor's gradient; the original's 1.0.
+    """
+
+    def __init__(self, value: float | None, tensor_norm: float | None):
+        self.value = value
+        self.tensor_norm = tensor_norm
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
+        """Clip the gradients of the model in place."""
+        parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        if self.value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, self.value)
+        if self.tensor_norm is not None:
+            for parameter in parameters:
+                torch.nn.utils.clip_grad_norm_(parameter, self.tensor_norm)
+
+
+class MacaronTrainer(Trainer):
+    """Trainer with the model's own loss.
+
+    The loss of an optimizer step is that of its whole global batch: gradient accumulation and several processes give
+    the loss and the gradients of one process that sees all rows at once. (The reconstruction loss is a sum over a
+    count, so the mean over parts would not do.) Both terms are logged on their own, `expression_loss` and
+    `reconstruction_loss`.
+
+    In evaluation the expression is predicted from unmasked sequences, as in use, and the reconstruction from masked
+    ones; every measure is one over the whole split.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `transformers.Trainer`. `data_collator` must be a `PromoterCollator`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # compute_loss scales the loss by the counts that get_batch_samples gives, as models that take
+        # `num_items_in_batch` do; then the Trainer does not divide by the accumulation steps again.
+        self.model_accepts_loss_kwargs = True
+        if self.compute_metrics is None:
+            self.compute_metrics = partial(
+                compute_metrics, reconstruction_weight=self.model.config.reconstruction_weight
+            )
+        self._logged_losses = torch.zeros(2, device=self.args.device)
+        self._logged_losses_step = 0
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Return the loader of a split for evaluation: unmasked and masked sequences, the same masks each time."""
+        train_collator, self.data_collator = self.data_collator, self.data_collator.for_evaluation()
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = train_collator
+
+    def get_test_dataloader(self, test_dataset):
+        """Return the loader of a split for prediction, as `get_eval_dataloader` does."""
+        train_collator, self.data_collator = self.data_collator, self.data_collator.for_evaluation()
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.data_collator = train_collator
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Collect the batches of one optimizer step with the numbers (2,) of its rows and masked letters, globally."""
+        batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = torch.zeros(2, dtype=torch.int64, device=device)
+        for batch in batch_samples:
+            counts[0] += batch["labels"].numel()
+            counts[1] += (batch["nucleotide_labels"] != -100).sum().to(device)
+        return batch_samples, self.accelerator.reduce(counts, reduction="sum")
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Compute this batch's share of the loss of the whole optimizer step.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The model, possibly wrapped.
+        inputs : dict[str, torch.Tensor]
+            What `PromoterCollator` gives for training.
+        return_outputs : bool
+            Return the model's output too.
+        num_items_in_batch : torch.Tensor, optional
+            (2,) rows and masked letters of the step over all batches and processes; without it, the batch is the step.
+
+        Returns
+        -------
+        torch.Tensor or tuple
+            () loss, times the number of processes, over which gradients are averaged.
+        """
+        outputs = model(**inputs)
+        losses = torch.stack([outputs.expression_loss, outputs.reconstruction_loss])
+        if num_items_in_batch is not None:
+            rows, masked = inputs["labels"].numel(), (inputs["nucleotide_labels"] != -100).sum()
+            share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
+            losses = losses * share * self.accelerator.num_processes
+        if model.training:
+            self._logged_losses += losses.detach()
+        weights = losses.new_tensor([1.0, self.model.config.reconstruction_weight])
+        loss = (losses * weights).sum()
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with both terms of the training loss where the loss is logged."""
+        if "loss" in logs:
+            steps = max(self.state.global_step - self._logged_losses_step, 1)
+            losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / steps
+            logs["expression_loss"], logs["reconstruction_loss"] = losses.tolist()
+            self._logged_losses.zero_()
+            self._logged_losses_step = self.state.global_step
+        super().log(logs, start_time)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Predict one batch of a split.
+
+        Returns
+        -------
+        tuple
+            None; standardized expression, summed cross-entropy (nats) of the masked letters and their number, each
+            (batch,); labels (batch,).
+        """
+        inputs = self._prepare_inputs(inputs)
+        labels, nucleotide_labels = inputs["labels"], inputs["nucleotide_labels"]
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = model(input_ids=inputs["input_ids"]).logits
+            nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
+        entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), nucleotide_labels, reduction="none")
+        num_masked = (nucleotide_labels != -100).sum(dim=1)
+        return None, (logits.flatten().float(), entropies.sum(dim=1), num_masked), labels

@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Score a model folder, or a file of predictions, on measured promoters.
+
+Prints the categories of the Random Promoter DREAM Challenge 2022 with Pearson and Spearman correlations as a Markdown
+table, with the official scores where all nine categories are there, and writes the figures as JSON.
+
+    scripts/evaluate.py --model outputs/final --table measured_library.parquet --pairs pairs.parquet \
+        --baseline_train train_sample.tsv --output outputs/score.json --plots outputs/plots
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from modeling_macaron.analysis.evaluation import evaluate_files, format_table
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="model folder (or name on the Hub)")
+    source.add_argument("--predictions", type=Path, help="table with row_id and prediction (.parquet, .csv, .tsv)")
+    parser.add_argument(
+        "--table", type=Path, required=True,
+        help="measured table: row_id, sequence, activity; optional flags high, low, yeast, random, challenging, "
+        "leaderboard_public, and split",
+    )  # fmt: skip
+    parser.add_argument("--pairs", type=Path, help="pairs of its rows: kind, alt_row_id, ref_row_id, optionally public")
+    parser.add_argument("--split", help="score only this split of the table; then no official score is claimed")
+    parser.add_argument(
+        "--baseline_train", type=Path,
+        help="training rows of the ridge baseline: a promoter table (its rows train where it has a column split) or "
+        "a data set folder of prepare_data.py; without it there is no baseline",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--plots", type=Path, help="folder for a scatter plot of each category")
+    parser.add_argument("--batch_size", type=int, default=256, help="sequences per forward pass (default: 256)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        result = evaluate_files(**vars(arguments), verbose=sys.stderr.isatty())
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(format_table(result))
+    if result["run"].get("extra_predictions"):
+        print(f"note: {result['run']['extra_predictions']} predictions of rows that are not scored were ignored")
+    print(f"figures: {arguments.output}" + (f", plots: {arguments.plots}" if arguments.plots else ""))
+
+
+if __name__ == "__main__":
+    # This file has the name of the library `evaluate`, which the metric imports: its folder must not come first.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+    main()

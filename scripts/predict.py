@@ -1,0 +1,47 @@
+#!/usr/bin/env python
+"""Predict the expression of every promoter in a file.
+
+    python scripts/predict.py MODEL INPUT OUTPUT
+
+MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, FASTA or Parquet file (text also as .gz or
+.zst); OUTPUT is a .tsv, .csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from modeling_macaron.analysis.predict import predict_file
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and predict."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder or name on the Hub")
+    parser.add_argument("input", type=Path, help="file with sequences")
+    parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
+    parser.add_argument("--sequence_column", help="column of the DNA; its position, from 0, where there is no header")
+    parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
+    parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
+    args = parser.parse_args(argv)
+    try:
+        result = predict_file(
+            args.model,
+            args.input,
+            args.output,
+            sequence_column=args.sequence_column,
+            batch_size=args.batch_size,
+            device=args.device,
+            verbose=True,
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{result.num_rows:,} rows written to {args.output}")
+    if result.num_problems:
+        print(f"{result.num_problems:,} of them could not be predicted: their column `problem` says why")
+    if result.num_malformed:
+        print(f"{result.num_malformed:,} lines of {args.input} are no rows and were left out")
+
+
+if __name__ == "__main__":
+    main()

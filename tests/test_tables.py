@@ -1,0 +1,240 @@
+import gzip
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_macaron import delimited
+from modeling_macaron.tables import open_table, string_buffers
+
+DNA = st.text("ACGTNacgtu", min_size=4, max_size=20)
+NUMBER = st.floats(-100, 100).map(repr)
+LINE = st.one_of(
+    st.tuples(DNA, NUMBER).map("\t".join),
+    st.just(""),
+    st.just("\t"),
+    st.sampled_from(["alone", "A\tB\tC", "one\ttwo\tthree\tfour"]),
+)
+
+
+def read(table):
+    """All rows as (number, *fields) tuples."""
+    return [
+        (number, *row.values())
+        for batch in table
+        for number, row in zip(batch.numbers.tolist(), batch.table.to_pylist(), strict=True)
+    ]
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    lines=st.lists(LINE, max_size=60),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    newline_at_end=st.booleans(),
+    bom=st.booleans(),
+    header=st.booleans(),
+    leading_blank=st.integers(0, 3),
+    batch_rows=st.integers(1, 7),
+)
+def test_line_numbers_match_a_slow_reader(
+    tmp_path_factory, lines, newline, newline_at_end, bom, header, leading_blank, batch_rows
+):
+    first = "sequence\texpression" if header else "ACGTACGT\t1.5"
+    lines = [""] * leading_blank + [first, *lines]
+    path = tmp_path_factory.mktemp("tsv") / "table.tsv"
+    write(path, ("\ufeff" if bom else "") + newline.join(lines) + newline * newline_at_end)
+    expected = [(number, *line.split("\t")) for number, line in enumerate(lines, start=1)]
+    malformed = [number for number, *fields in expected if len(fields) != 2 and fields != [""]]
+    good = [row for row in expected if len(row) == 3 and any(row[1:]) and row[0] > leading_blank + header]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "_BLOCK_BYTES", 128)
+        table = open_table(
+            path, sequence_column=None if header else "0", value_column=None if header else "1", batch_rows=batch_rows
+        )
+        rows = read(table)
+        again = read(table)
+    assert rows == good
+    assert again == rows
+    assert [number for number, _ in table.malformed] == malformed
+    assert table.num_malformed == len(malformed)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("kind", ["tsv", "csv", "txt", "fasta"])
+def test_formats_and_compressions_agree(tmp_path, kind, suffix):
+    rows = [("ACGTTT", "1.5"), ("GGGNAC", "-2"), ("acgu", "3e1")]
+    delimiter = "," if kind == "csv" else "\t"
+    text = "".join(
+        f">r{i} expression={value}\n{sequence}\n" if kind == "fasta" else f"{sequence}{delimiter}{value}\n"
+        for i, (sequence, value) in enumerate(rows)
+    )
+    data = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix](text.encode())
+    path = tmp_path / f"Table.{kind.upper()}{suffix}"
+    path.write_bytes(data)
+    table = open_table(path, require_value=True)
+    got = [row[-2:] for row in read(table)]
+    assert got == rows
+
+
+def test_two_gzip_members_are_one_file(tmp_path):
+    path = tmp_path / "table.tsv.gz"
+    path.write_bytes(gzip.compress(b"ACGT\t1\n") + gzip.compress(b"GGGG\t2\n"))
+    assert read(open_table(path)) == [(1, "ACGT", "1"), (2, "GGGG", "2")]
+
+
+def test_fasta_headers(tmp_path):
+    text = (
+        "\n>a expression=1\nAC\nGT\n\n>b|2.5\nAC\n>c 3\n>d note\nA\n>sp|P1|G 4\nT\n>two 5 6\nT\n"
+        ">e length=80 Activity=-1e2 note\nT"
+    )
+    table = open_table(write(tmp_path / "a.fa", text), batch_rows=2)
+    assert table.unit == "record"
+    assert read(table) == [
+        (1, "a", "ACGT", "1"),
+        (2, "b", "AC", "2.5"),
+        (3, "c", "", "3"),
+        (4, "d", "A", ""),
+        (5, "sp|P1|G", "T", "4"),
+        (6, "two", "T", ""),
+        (7, "e", "T", "-1e2"),
+    ]
+    keyed = open_table(write(tmp_path / "b.fa", ">a 5 tpm=7\nACGT\n>b 5\nACGT\n"), value_column="tpm")
+    assert [row[-1] for row in read(keyed)] == ["7", ""]
+
+
+def test_quoted_csv_and_columns_in_any_order(tmp_path):
+    path = write(tmp_path / "t.csv", '"id","Activity","split","Seq"\n"a,b","1.5","train","ACGT"\n')
+    table = open_table(path, split_column="split")
+    assert table.columns == ("Seq", "Activity", "split")
+    assert "by its name" in table.columns_found_by and "given" in table.columns_found_by
+    assert read(table) == [(2, "a,b", "1.5", "train", "ACGT")]
+
+
+def test_columns_without_header_are_found_by_what_they_hold(tmp_path):
+    path = write(tmp_path / "t.tsv", "x1\t0.5\tACGTACGT\nx2\t0.7\tGGGGTTTT\n")
+    table = open_table(path, require_value=True)
+    assert table.columns == ("2", "1", None)
+    assert "no header" in table.columns_found_by
+
+
+def test_column_given_by_position_is_no_header_name(tmp_path):
+    table = open_table(write(tmp_path / "t.tsv", "ACGT\t0\nACGT\t1\n"), sequence_column="0", value_column="1")
+    assert len(read(table)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("", {}, "is empty"),
+        ("\n \n\r\n", {}, "is empty"),
+        ("sequence\texpression\tactivity\nACGT\t1\t2\n", {}, "more than one column may be the value.*--value_column"),
+        ("sequence\tseq\texpression\nACGT\tACGT\t2\n", {}, "more than one column may be the sequence"),
+        ("ACGTACGT\t1\t2\n", {}, "more than one column may be the value.*'0', '1', '2'"),
+        ("alpha\tbeta\nACGTACGT\t1\n", {}, "no column is known to be the sequence.*'alpha', 'beta'"),
+        ("sequence\texpression\nACGT\t1\n", {"value_column": "tpm"}, "has no column 'tpm'.*'sequence', 'expression'"),
+        ("sequence\tx\tx\nACGT\t1\t2\n", {"value_column": "x"}, "more than one column is called 'x'"),
+        ("sequence\texpression\nACGT\t1\n", {"value_column": "sequence"}, "cannot be two things"),
+        ('ACGTAA\t1\nACGTAA\t2\n"ACGT\t3\nACGT\t4\n', {}, "line 3: a field in quotes"),
+        ('sequence,expression\nACGT,1\n"ACGT\nAC",4\n', {"suffix": ".csv"}, "line 3: a field in quotes"),
+        ("ACGTACGT\t1\nACGTACGT\t\xff\n", {"encoding": "latin-1"}, "invalid UTF8"),
+        ("A" * 200_000, {}, "cannot be read as a table"),
+        ("ACGTACGT\t1\n" + "A" * 9_000_000, {}, "line of more than"),
+        ("ACGT\n", {"suffix": ".fa"}, "line 1: a FASTA record begins with '>'"),
+        ("", {"suffix": ".fa"}, "is empty"),
+        (">a\nACGT\n", {"suffix": ".fa", "split_column": "x"}, "FASTA .*no columns"),
+        ("not parquet", {"suffix": ".parquet"}, "cannot be read"),
+        ("ACGT\t1\n", {"suffix": ".tsv.gz"}, "cannot be read"),
+        ("ACGT\t1\n", {"suffix": ".xlsx"}, "unknown kind of file"),
+    ],
+)
+def test_bad_files_give_one_clear_error(tmp_path, text, options, message):
+    path = write(tmp_path / f"t{options.pop('suffix', '.tsv')}", text, options.pop("encoding", "utf-8"))
+    with pytest.raises(ValueError, match=message) as error:
+        read(open_table(path, **options, require_value=True))
+    assert "\n" not in str(error.value)
+    assert path.name in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_truncated_file_is_an_error_and_no_short_table(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    text = "".join(f"{''.join(rng.choice(list('ACGT'), 80))}\t{i}\n" for i in range(3000)).encode()
+    data = gzip.compress(text) if suffix == ".gz" else zstandard.compress(text)
+    path = tmp_path / f"t.tsv{suffix}"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"t\.tsv.* cannot be read: Truncated"):
+        read(open_table(path))
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*x\.tsv"):
+        open_table(tmp_path / "x.tsv")
+    with pytest.raises(ValueError, match="is a folder"):
+        open_table(tmp_path)
+
+
+def test_header_and_nothing_below_it(tmp_path):
+    assert read(open_table(write(tmp_path / "t.tsv", "sequence\texpression\n"))) == []
+
+
+def test_value_is_optional(tmp_path):
+    table = open_table(write(tmp_path / "t.tsv", "ACGTACGT\nGGGG\n\nTTTT"))
+    assert table.columns.value is None
+    assert read(table) == [(1, "ACGTACGT"), (2, "GGGG"), (4, "TTTT")]
+
+
+def test_parquet_keeps_types_and_numbers(tmp_path):
+    content = pa.table({"n": range(10), "sequence": ["ACGT"] * 10, "activity": np.arange(10) / 3})
+    pq.write_table(content, tmp_path / "t.parquet", row_group_size=4)
+    table = open_table(tmp_path / "t.parquet", batch_rows=3)
+    assert table.num_rows == 10 and table.unit == "row"
+    assert pa.concat_tables(batch.table for batch in table).equals(content)
+    assert np.concatenate([batch.numbers for batch in table]).tolist() == list(range(1, 11))
+
+
+def test_malformed_lines_are_counted_when_they_are_no_longer_remembered(tmp_path):
+    table = open_table(write(tmp_path / "t.tsv", "ACGTACGT\t1\n" + "x\n" * 1500 + "ACGTAC\t2\n"))
+    assert [row[0] for row in read(table)] == [1, 1502]
+    assert table.num_malformed == 1500
+    assert len(table.malformed) == 1000
+    assert table.malformed[0] == (2, "1 column instead of 2: 'x'")
+
+
+@given(
+    texts=st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=12),
+    kind=st.sampled_from([pa.string(), pa.large_string(), "dictionary"]),
+    start=st.integers(0, 12),
+    length=st.integers(0, 12),
+)
+def test_string_buffers_of_any_slice(texts, kind, start, length):
+    array = pa.array(texts, pa.string())
+    array = array.dictionary_encode() if kind == "dictionary" else array.cast(kind)
+    for column in (array.slice(start, length), pa.chunked_array([array, array]).slice(start, length)):
+        letters, offsets = string_buffers(column)
+        got = [bytes(letters[a:b]).decode() for a, b in pairwise(offsets)]
+        assert got == [text or "" for text in column.to_pylist()]
+
+
+def test_challenge_sample(shared):
+    table = open_table(shared / "data/dream2022/train_sample.tsv", require_value=True)
+    rows = read(table)
+    assert table.columns == ("0", "1", None)
+    assert [number for number, *_ in rows] == list(range(1, 6371))
+    assert sum("N" in sequence for _, sequence, _ in rows) == 25
+    assert {min(len(row[1]) for row in rows), max(len(row[1]) for row in rows)} == {87, 135}
+
+
+def test_measured_library(shared):
+    table = open_table(shared / "data/dream2022/measured_library.parquet", split_column="split", require_value=True)
+    assert table.columns == ("sequence", "activity", "split")
+    assert sum(len(batch.numbers) for batch in table) == table.num_rows == 63_433

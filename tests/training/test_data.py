@@ -1,0 +1,441 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_macaron.tables import Columns, PromoterTable, TableBatch, open_table
+from modeling_macaron.training.data import prepare_dataset
+from modeling_macaron.training.report import format_report
+from modeling_macaron.training.rows import REASONS, hash_strands, parse_values
+from modeling_macaron.training.sources import GROUND_TRUTH, open_source
+from tokenization import KmerTokenizer
+
+FLANKED = "TGCATTTTTTTCACATC{}GGTTACGGCTGTT"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def random_dna(number, length=80, seed=0):
+    letters = np.frombuffer(b"ACGT", np.uint8)[np.random.default_rng(seed).integers(0, 4, (number, length))]
+    return [row.tobytes().decode() for row in letters]
+
+
+def write_tsv(folder, rows, name="table.tsv"):
+    path = folder / name
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+def memory_table(batches, **options):
+    """A table of (pa.Table, first number) pairs that never was a file."""
+
+    def read_batches(_):
+        for table, first in batches:
+            yield TableBatch(table, np.arange(first, first + table.num_rows))
+
+    return PromoterTable("memory", Columns("sequence", "expression"), "given", "row", read_batches, **options)
+
+
+def all_rows(folder):
+    """Rows of all splits as {row: (split, input_ids, label)}."""
+    loaded = datasets.load_from_disk(str(folder))
+    return {row["row"]: (split, row["input_ids"], row["labels"]) for split in loaded for row in loaded[split].to_list()}
+
+
+def test_challenge_sample(shared, tmp_path):
+    source = shared / "data/dream2022/train_sample.tsv"
+    report = prepare_dataset(open_table(source), tmp_path / "out")
+    lines = [line.split("\t") for line in source.read_text().split("\n")]
+    lengths = Counter(str(len(sequence) - 30) for sequence, _ in lines)
+    assert report["rows_read"] == 6370
+    assert report["rows_dropped_for_length"] == sum(len(sequence) > 130 for sequence, _ in lines)
+    assert report["rows_refused"] == 0
+    assert report["rows_trimmed"] == 6370
+    assert report["length_histogram"] == lengths
+    assert sum(report["value_histogram"]["counts"]) == report["rows_kept"]
+    assert json.loads((tmp_path / "out/report.json").read_text()) == report
+
+    tokenizer = KmerTokenizer()
+    rows = all_rows(tmp_path / "out")
+    assert len(rows) == report["rows_kept"]
+    assert sum(any(ids[i] == 4 for i in range(10, 90)) for _, ids, _ in rows.values()) >= 25
+    for number in [1, 2, 17, 6370, *range(3, 6000, 97)]:
+        sequence, value = lines[number - 1]
+        assert rows[number][1] == tokenizer(sequence)["input_ids"][:100]
+        assert rows[number][2] == np.float32(value)
+    train = np.array(
+        [np.float32(lines[number - 1][1]) for number, row in rows.items() if row[0] == "train"], np.float64
+    )
+    assert report["expression_mean"] == pytest.approx(train.mean(), rel=1e-12)
+    assert report["expression_std"] == pytest.approx(train.std(), rel=1e-12)
+    assert 0.035 < 1 - len(train) / len(rows) < 0.065
+
+
+def test_layout_is_memory_mapped_with_exact_features(tmp_path):
+    path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(300))])
+    report = prepare_dataset(open_table(path), tmp_path / "out", tokenizer=KmerTokenizer(strand_length=90))
+    loaded = datasets.load_from_disk(str(tmp_path / "out"))
+    assert list(loaded) == ["train", "validation"] == list(report["splits"])
+    for split, dataset in loaded.items():
+        assert dataset.features == {
+            "input_ids": datasets.List(datasets.Value("uint8"), length=90),
+            "labels": datasets.Value("float32"),
+            "row": datasets.Value("int64"),
+        }
+        assert len(dataset) == report["splits"][split]["rows"]
+        assert [Path(file["filename"]).parent.name for file in dataset.cache_files] == [split]
+    again = datasets.load_from_disk(str(tmp_path / "out"))
+    assert again["train"]._fingerprint == loaded["train"]._fingerprint != loaded["validation"]._fingerprint
+    batch = loaded["train"].with_format("numpy", columns=["input_ids"], dtype=np.uint8)[[3, 1, 200]]
+    assert batch["input_ids"].shape == (3, 90)
+    assert report["tokenizer"] == {
+        "kmer_size": 10,
+        "strand_length": 90,
+        "flank5": "TGCATTTTTTTCACATC",
+        "flank3": "GGTTACGGCTGTT",
+        "trimming": "auto",
+    }
+
+
+def test_same_table_gives_same_bytes_whatever_the_batches(tmp_path):
+    path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(400))])
+    for name, batch_rows in (("a", 65_536), ("b", 7)):
+        prepare_dataset(open_table(path, batch_rows=batch_rows), tmp_path / name, seed=3)
+    assert (tmp_path / "a/report.json").read_bytes() == (tmp_path / "b/report.json").read_bytes()
+    assert all_rows(tmp_path / "a") == all_rows(tmp_path / "b")
+    other = prepare_dataset(open_table(path), tmp_path / "c", seed=4)
+    assert other["splits"] != json.loads((tmp_path / "a/report.json").read_text())["splits"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.one_of(
+                st.text("ACGTN", min_size=1, max_size=14),
+                st.sampled_from(["", "ACGX", "AC GT", "AC-", "acgu", "ACGTRYK", "AÀG"]),
+            ),
+            st.sampled_from(
+                ["1", "-2.5", "1e3", "+4", ".5", "", " ", "nan", "-inf", "abc", "1,5", "1e39", "0x10", "1_0"]
+            ),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    batch_rows=st.integers(1, 9),
+)
+def test_every_row_is_kept_dropped_or_refused_as_a_slow_reader_says(tmp_path_factory, rows, batch_rows):
+    def slow_reason(sequence, value):
+        if not sequence:
+            return "empty sequence"
+        if set(sequence.upper()) - set("ACGTUNRYSWKMBDHV"):
+            return "letter that is not DNA"
+        reasons = {
+            "": "no value",
+            "nan": "value is NaN",
+            "-inf": "value is infinite",
+            "1e39": "value too large for float32",
+            **dict.fromkeys(("abc", "1,5", "0x10", "1_0"), "value is not a number"),
+        }
+        return reasons.get(value.strip(), "long" if len(sequence) > 10 else "kept")
+
+    folder = tmp_path_factory.mktemp("data")
+    anchors = [(dna, index) for index, dna in enumerate(random_dna(60, 8))]  # so that both splits have rows
+    lines = anchors + [
+        ("A\tB\tC" if broken and not value.strip() else f"{s}\t{value}").split("\t") for s, value, broken in rows
+    ]
+    path = write_tsv(folder, lines)
+    expected = {}
+    for number, line in enumerate(lines, start=1):
+        if any(map(str, line)):
+            expected[number] = slow_reason(*map(str, line)) if len(line) == 2 else "wrong number of columns"
+    table = open_table(path, sequence_column="0", value_column="1", batch_rows=batch_rows)
+    report = prepare_dataset(
+        table, folder / "out", tokenizer=KmerTokenizer(kmer_size=3, strand_length=10), validation_fraction=0.3
+    )
+    counts = Counter(expected.values())
+    refused = {number: reason for number, reason in expected.items() if reason not in ("kept", "long")}
+    assert report["rows_read"] == len(expected)
+    assert (report["rows_kept"], report["rows_dropped_for_length"]) == (counts["kept"], counts["long"])
+    assert report["refused"] == Counter(refused.values())
+    assert report["rows_refused"] == len(refused)
+    assert [(row["line"], row["reason"]) for row in report["first_refused"]] == list(refused.items())[:10]
+    stored = all_rows(folder / "out")
+    assert sorted(stored) == [number for number, reason in expected.items() if reason == "kept"]
+    for number, (_, _, label) in stored.items():
+        assert label == np.float32(lines[number - 1][1])
+    if refused:
+        number = next(iter(refused))
+        strict = open_table(path, sequence_column="0", value_column="1", batch_rows=batch_rows)
+        with pytest.raises(ValueError, match=rf"line {number}: .*nothing was written"):
+            prepare_dataset(strict, folder / "strict", tokenizer=KmerTokenizer(3, 10), strict=True)
+        assert not (folder / "strict").exists()
+
+
+@given(
+    values=st.lists(
+        st.one_of(
+            st.none(),
+            st.floats(width=32).map(repr),
+            st.floats().map(repr),
+            st.integers().map(str),
+            st.text("0123456789+-.eE nafi", max_size=6),
+        ),
+        max_size=20,
+    )
+)
+def test_values_are_read_as_python_reads_them(values):
+    numbers, reasons = parse_values(pa.array(values, pa.string()), "here")
+    for text, number, reason in zip(values, numbers, reasons, strict=True):
+        text = (text or "").strip()
+        try:
+            exact = float(text)
+        except ValueError:
+            assert REASONS[reason] == ("value is not a number" if text else "no value")
+            continue
+        if np.isnan(exact):
+            assert REASONS[reason] == "value is NaN"
+        elif abs(exact) > float(np.finfo(np.float32).max):
+            assert REASONS[reason] in ("value is infinite", "value too large for float32")
+        else:
+            assert reason == 0 and number == np.float32(exact)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.int64(), pa.decimal128(24, 2)])
+def test_numbers_need_no_text(kind):
+    array = pa.array([1, None, -3], pa.int64()).cast(kind)
+    values, reasons = parse_values(pa.chunked_array([array.slice(1), array]), "here")
+    assert values.tolist() == [0, -3, 1, 0, -3]
+    assert [REASONS[reason] for reason in reasons] == ["no value", "", "", "no value", ""]
+
+
+def test_values_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="here holds bool; expected numbers"):
+        parse_values(pa.array([True]), "here")
+
+
+def test_hash_tells_rows_and_seeds_apart():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 5, (1000, 37), dtype=np.uint8)
+    neighbours = np.concatenate(
+        [ids[:1]] + [np.where(np.arange(37) == i, (ids[:1] + d) % 5, ids[:1]) for i in range(37) for d in range(1, 5)]
+    )
+    everything = np.concatenate([ids, neighbours.astype(np.uint8)])
+    hashes = hash_strands(everything, 0)
+    assert len(np.unique(hashes)) == len(np.unique(everything, axis=0))
+    assert hashes.tolist() == [int(hash_strands(row[None], 0)[0]) for row in everything]
+    assert not (hashes == hash_strands(everything, 1)).any()
+    bits = (hashes[:1000, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+    assert (np.abs(bits.mean(axis=0) - 0.5) < 0.08).all()
+
+
+def test_hash_against_whole_numbers_of_python():
+    def mix(state):
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        return state ^ (state >> 31)
+
+    for length, seed in ((4, 0), (16, 7), (37, 2**63)):
+        ids = np.random.default_rng(length).integers(0, 5, (3, length), dtype=np.uint8)
+        for row, got in zip(ids, hash_strands(ids, seed).tolist(), strict=True):
+            state = mix((seed + 0x9E3779B97F4A7C15) % 2**64)
+            for start in range(0, length, 8):
+                state = mix(state ^ int.from_bytes(row[start : start + 8].tobytes(), "little"))
+            assert got == state
+
+
+def test_equal_sequences_stay_on_one_side_and_are_counted(tmp_path):
+    unique = random_dna(200)
+    order = np.random.default_rng(1).permutation(600)
+    rows = [((unique * 3)[index], index) for index in order]
+    rows[7] = (FLANKED.format(rows[7][0]), rows[7][1])  # the same variable part in its construct
+    report = prepare_dataset(open_table(write_tsv(tmp_path, rows)), tmp_path / "out", validation_fraction=0.2)
+    assert report["duplicates"] == {"rows_repeating_an_earlier_sequence": 400, "held_out_rows_seen_in_training": 0}
+    sides = {}
+    for split, ids, _ in all_rows(tmp_path / "out").values():
+        sides.setdefault(tuple(ids), set()).add(split)
+    assert len(sides) == 200
+    assert all(len(splits) == 1 for splits in sides.values())
+
+
+def test_split_column(tmp_path):
+    names = ["train", "Validation", "val", "valid", "dev", "test", " TRAIN "]
+    sequences = random_dna(len(names))
+    rows = [(s, index, name) for index, (s, name) in enumerate(zip(sequences, names, strict=True))]
+    rows.append((sequences[0], 9, "test"))
+    path = write_tsv(tmp_path, [("sequence", "expression", "fold"), *rows])
+    report = prepare_dataset(open_table(path, split_column="fold"), tmp_path / "out")
+    splits = {number: split for number, (split, *_) in all_rows(tmp_path / "out").items()}
+    expected = ["train", *["validation"] * 4, "test", "train", "test"]
+    assert splits == dict(enumerate(expected, start=2))
+    assert report["duplicates"]["held_out_rows_seen_in_training"] == 1
+    assert "trained on as well" in format_report(report)
+    assert report["validation_fraction"] is None
+    assert report["expression_mean"] == 3.0 and report["expression_std"] == 3.0
+
+    path = write_tsv(tmp_path, [("sequence", "expression", "fold"), *rows, (sequences[1], 3, "other")])
+    with pytest.raises(ValueError, match=r"line 10: split 'other' in column 'fold' is unknown"):
+        prepare_dataset(open_table(path, split_column="fold"), tmp_path / "out2")
+    path = write_tsv(
+        tmp_path, [("sequence", "expression", "fold"), (sequences[0], 1, "train"), (sequences[1], 2, "test")]
+    )
+    with pytest.raises(ValueError, match=r"in the validation split; look at its column 'fold'"):
+        prepare_dataset(open_table(path, split_column="fold"), tmp_path / "out2")
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([("ACGT" * 40, 1)], {}, r"no row is left of 1 \(1 longer than strand_length\)"),
+        (
+            [("ACGTACGTX", 1), ("ACGT", "nan")],
+            {},
+            r"no row is left of 2 .*first: line 1, 'ACGTACGTX', letter 'X' at position 8",
+        ),
+        ([("ACGT", 1)], {"validation_fraction": 1e-9}, "in the validation split; pass another --validation_fraction"),
+        ([("ACGT", 1)], {"validation_fraction": 1 - 1e-9}, "in the train split; pass another --validation_fraction"),
+        ([(dna, 3) for dna in random_dna(99)], {}, "all training rows have the same value, 3.0"),
+        ([("ACGT", 1)], {"validation_fraction": 0.0}, "validation_fraction must be between 0 and 1"),
+        ([("ACGT", 1)], {"seed": -1}, "seed must be 0 or more"),
+        (
+            [(dna, i) for i, dna in enumerate(random_dna(99))],
+            {"extra_columns": ["name"]},
+            "extra column 'name' is not there",
+        ),
+    ],
+)
+def test_nothing_to_train_on_is_one_clear_error(tmp_path, rows, options, message):
+    table = open_table(write_tsv(tmp_path, rows), sequence_column="0", value_column="1")
+    with pytest.raises(ValueError, match=message) as error:
+        prepare_dataset(table, tmp_path / "out", **options)
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == ["table.tsv"]
+
+
+def test_table_without_value_column(tmp_path):
+    with pytest.raises(ValueError, match="no value column"):
+        prepare_dataset(open_table(write_tsv(tmp_path, [("ACGTACGT",)])), tmp_path / "out")
+
+
+def test_simulation_keeps_its_ground_truth(tmp_path):
+    table = open_source("simulate", num_sequences=400, seed=5)
+    report = prepare_dataset(table, tmp_path / "out")
+    loaded = datasets.load_from_disk(str(tmp_path / "out"))
+    truth = next(iter(open_source("simulate", num_sequences=400, seed=5)))
+    assert report["rows_kept"] == report["rows_trimmed"] == 400
+    assert report["source"]["num_sequences"] == 400
+    for dataset in loaded.values():
+        for row in dataset:
+            expected = truth.table.slice(row["row"] - 1, 1).to_pylist()[0]
+            assert {name: row[name] for name in GROUND_TRUTH} == {name: expected[name] for name in GROUND_TRUTH}
+            assert row["labels"] == np.float32(expected["expression"])
+
+
+def test_sliced_and_large_string_batches(tmp_path):
+    sequences = random_dna(300)
+    content = pa.table({"sequence": sequences, "expression": np.arange(300.0)})
+    large = content.cast(pa.schema([("sequence", pa.large_string()), ("expression", pa.float64())]))
+    batches = [(content.slice(0, 90), 1), (large.slice(90, 110), 91), (content.slice(200), 201)]
+    prepare_dataset(memory_table(batches), tmp_path / "a", validation_fraction=0.2)
+    prepare_dataset(memory_table([(content, 1)]), tmp_path / "b", validation_fraction=0.2)
+    assert all_rows(tmp_path / "a") == all_rows(tmp_path / "b")
+    assert len(all_rows(tmp_path / "a")) == 300
+
+
+def test_existing_folder_is_replaced_only_when_asked_and_only_a_data_set(tmp_path):
+    path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(200))])
+    (tmp_path / "out").mkdir()  # an empty folder is fine
+    prepare_dataset(open_table(path), tmp_path / "out", seed=1)
+    with pytest.raises(FileExistsError, match="pass --overwrite"):
+        prepare_dataset(open_table(path), tmp_path / "out", seed=2)
+    assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 1
+    prepare_dataset(open_table(path), tmp_path / "out", seed=2, overwrite=True)
+    assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 2
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/letter.txt").write_text("dear")
+    with pytest.raises(FileExistsError, match="was not written by this program"):
+        prepare_dataset(open_table(path), tmp_path / "home", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["home", "out", "table.tsv"]
+
+
+def test_failed_overwrite_leaves_the_old_data_set(tmp_path):
+    path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(200))])
+    prepare_dataset(open_table(path), tmp_path / "out")
+    before = all_rows(tmp_path / "out")
+    path.write_text(path.read_text() + "ACGT\tnan\n")
+    with pytest.raises(ValueError, match="line 201: value is NaN: 'nan'"):
+        prepare_dataset(open_table(path), tmp_path / "out", overwrite=True, strict=True)
+    assert all_rows(tmp_path / "out") == before
+    assert sorted(os.listdir(tmp_path)) == ["out", "table.tsv"]
+
+
+SLOW = """
+import sys, time
+from modeling_macaron.training.data import prepare_dataset
+from modeling_macaron.training.sources import open_source
+
+table = open_source("simulate", num_sequences=500)
+batches = list(table)
+
+def slow(_):
+    yield from batches
+    print("reading", flush=True)
+    time.sleep(100)
+
+table.read_batches = slow
+prepare_dataset(table, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_run_leaves_no_data_set(tmp_path, kind):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", textwrap.dedent(SLOW), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+    try:
+        assert process.stdout.readline() == "reading\n"
+        time.sleep(0.1)
+        process.send_signal(kind)
+        assert process.wait(timeout=30) != 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert not (tmp_path / "out").exists()
+    if kind == signal.SIGINT:
+        assert os.listdir(tmp_path) == []
+    else:
+        assert len(os.listdir(tmp_path)) == 1
+    prepare_dataset(open_source("simulate", num_sequences=300), tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_report_is_told_in_full(tmp_path):
+    rows = [(FLANKED.format(sequence), index) for index, sequence in enumerate(random_dna(200))]
+    rows += [("ACGTX", 1), ("ACGT", "nan"), ("ACGT", 1, 2), ("A" * 120, 5)]
+    text = format_report(prepare_dataset(open_table(write_tsv(tmp_path, rows)), tmp_path / "out"))
+    for part in (
+        "rows read   204",
+        "kept        200 = train ",
+        "dropped     1 longer than 100 nt",
+        "refused     3\n",
+        "- line 201: letter that is not DNA: 'ACGTX', letter 'X' at position 4",
+        "- line 202: value is NaN: 'nan'",
+        "- line 203: wrong number of columns: 3 columns instead of 2: 'ACGT\\t1\\t2'",
+        "flanks cut  200 rows (trimming 'auto')",
+        "length      80 to 120 nt, most often 80",
+        "expression  0 to 199",
+    ):
+        assert part in text

@@ -1,0 +1,132 @@
+import datasets
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from modeling_macaron.training.data import prepare_dataset
+from modeling_macaron.training.sources import DEFAULT_CONFIG, DEFAULT_DATASET, GROUND_TRUTH, open_source
+
+
+@pytest.fixture
+def hub_folder(tmp_path, monkeypatch):
+    """A data set laid out as on the Hub: one Parquet file for each split."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "hub"
+    (folder / "data").mkdir(parents=True)
+    for split, rows in (("train", 70), ("validation", 20), ("test", 10)):
+        sequences = ["".join(rng.choice(list("ACGT"), 80)) for _ in range(rows)]
+        table = pa.table({"sequence": sequences, "activity": rng.normal(size=rows), "row_id": range(rows)})
+        pq.write_table(table, folder / f"data/{split}-00000-of-00001.parquet", row_group_size=16)
+    return folder
+
+
+def read_split(folder, split):
+    return pq.read_table(folder / f"data/{split}-00000-of-00001.parquet")
+
+
+def test_hub_splits_are_kept(hub_folder, tmp_path):
+    table = open_source(str(hub_folder))
+    assert table.columns[:2] == ("sequence", "activity")
+    report = prepare_dataset(table, tmp_path / "out", extra_columns=["row_id"])
+    loaded = datasets.load_from_disk(str(tmp_path / "out"))
+    for split in ("train", "validation", "test"):
+        source = read_split(hub_folder, split)
+        assert loaded[split]["row"][:] == list(range(1, len(source) + 1))
+        assert loaded[split]["row_id"][:] == source["row_id"].to_pylist()
+        np.testing.assert_array_equal(loaded[split]["labels"][:], source["activity"].to_numpy().astype(np.float32))
+    assert report["rows_read"] == 100
+    assert report["source"]["splits"] == ["train", "validation", "test"]
+
+
+def test_one_hub_split_is_split_anew(hub_folder, tmp_path):
+    table = open_source(str(hub_folder), hub_split="train")
+    assert table.columns.split is None
+    report = prepare_dataset(table, tmp_path / "out", validation_fraction=0.3)
+    assert list(report["splits"]) == ["train", "validation"]
+    assert report["rows_kept"] == 70
+
+
+def test_hub_splits_that_do_not_divide_for_training(hub_folder):
+    with pytest.raises(ValueError, match="no 'dev'"):
+        open_source(str(hub_folder), hub_split="dev")
+    with pytest.raises(ValueError, match="--split_column needs --hub_split"):
+        open_source(str(hub_folder), split_column="row_id")
+    (hub_folder / "data/validation-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match="pass --hub_split"):
+        open_source(str(hub_folder))
+
+
+def test_hub_columns_that_are_not_known(hub_folder):
+    with pytest.raises(ValueError, match=r"has no column 'tpm'.*'sequence', 'activity', 'row_id'"):
+        open_source(str(hub_folder), value_column="tpm")
+
+
+def test_default_is_the_challenge_on_the_hub(monkeypatch):
+    asked = []
+
+    def load_dataset(name, config, streaming):
+        asked.append((name, config, streaming))
+        raise ConnectionError("Couldn't reach it")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=rf"{DEFAULT_DATASET}: the Hub cannot be reached.*pass --source"):
+        open_source()
+    with pytest.raises(ValueError, match="cannot be reached"):
+        open_source("owner/name")
+    assert asked == [(DEFAULT_DATASET, DEFAULT_CONFIG, True), ("owner/name", None, True)]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (httpx.ConnectError("no route"), "cannot be reached"),
+        (
+            datasets.exceptions.DatasetNotFoundError("Dataset 'a/b'\ndoesn't exist"),
+            "cannot be opened: Dataset 'a/b' doesn't",
+        ),
+        (ValueError("BuilderConfig 'x' not found"), "cannot be opened: BuilderConfig"),
+    ],
+)
+def test_hub_errors_are_one_line(monkeypatch, error, message):
+    def load_dataset(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=message) as raised:
+        open_source("a/b")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "kind", "message"),
+    [
+        ("nonsense", {}, ValueError, "neither a file, nor 'simulate', nor a data set on the Hub"),
+        ("a/b/c", {}, ValueError, "neither a file"),
+        ("./owner/name", {}, ValueError, "neither a file"),
+        ("data/table.tsv.gz", {}, FileNotFoundError, "there is no file data/table.tsv.gz"),
+        ("simulate", {"sequence_column": "x"}, ValueError, "has columns of its own"),
+        ("simulate", {"config": "x"}, ValueError, "--config and --hub_split belong"),
+        ("owner/name", {"num_sequences": 5}, ValueError, "--num_sequences belongs"),
+    ],
+)
+def test_sources_that_make_no_sense(source, options, kind, message):
+    with pytest.raises(kind, match=message):
+        open_source(source, **options)
+
+
+def test_simulation():
+    table = open_source("simulate", num_sequences=10, seed=3)
+    assert table.num_rows == 10 and table.extra_columns == GROUND_TRUTH
+    assert [batch.table.num_rows for batch in table] == [10]
+    assert next(iter(table)).table.equals(next(iter(table)).table)
+    assert not next(iter(table)).table.equals(next(iter(open_source("simulate", num_sequences=10, seed=4))).table)
+
+
+def test_file_needs_a_value(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text("ACGTACGT\n")
+    with pytest.raises(ValueError, match="no column is known to be the value"):
+        open_source(str(path))
