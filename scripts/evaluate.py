@@ -25,10 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--predictions", type=Path, help="table with row_id and prediction (.parquet, .csv, .tsv)")
     parser.add_argument(
         "--table", type=Path, required=True,
-        help="measured table: row_id, sequence, activity; optional flags high, low, yeast, random, challenging, "
-        "leaderboard_public, and split",
+        help="measured table: sequence, activity (or expression ...), row_id; optional flags high, low, yeast, random, "
+        "challenging, leaderboard_public, and split",
     )  # fmt: skip
     parser.add_argument("--pairs", type=Path, help="pairs of its rows: kind, alt_row_id, ref_row_id, optionally public")
+    parser.add_argument("--value_column", help="column of the measured value, where its name is not one of the usual")
     parser.add_argument("--split", help="score only this split of the table; then no official score is claimed")
     parser.add_argument(
         "--baseline_train", type=Path,

@@ -5,6 +5,24 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from tokenization import KmerTokenizer
+
+TINY = {
+    "strand_length": 20,
+    "kmer_size": 5,
+    "hidden_size": 16,
+    "head_dim": 8,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "intermediate_size": 24,
+    "conv_kernel_size": 5,
+    "num_expression_positions": 3,
+    "expression_mean": 11.25,
+    "expression_std": 2.5,
+}
 
 
 def _missing(reason: str):
@@ -34,3 +52,45 @@ def tensorflow():
         return importlib.import_module("tensorflow")
     except ImportError:
         _missing("TensorFlow is not installed (the extra `tensorflow`)")
+
+
+@pytest.fixture(scope="session")
+def require_or_skip():
+    """Skip with a reason, but fail where CI=true."""
+    return _missing
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """Make the config of a tiny model; fields may be given."""
+    return lambda **fields: MacaronConfig(**{**TINY, **fields})
+
+
+@pytest.fixture(scope="session")
+def make_model(make_config):
+    """Make a tiny model in evaluation mode, in which every weight, bias and gain is random."""
+
+    def make(model_class=MacaronForExpressionPrediction, seed=0, **fields):
+        generator = torch.Generator().manual_seed(seed)
+        model = model_class(make_config(**fields))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """Tokenizer of the tiny model, with settings that are not the defaults."""
+    return KmerTokenizer(kmer_size=5, strand_length=20, flank5="ACCA", flank3="GGT", trimming="auto")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, make_model, tiny_tokenizer):
+    """Folder with a tiny model and its tokenizer, as `save_pretrained` writes it."""
+    folder = tmp_path_factory.mktemp("hub") / "tiny-macaron"
+    make_model().save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

@@ -266,6 +266,7 @@ def evaluate_files(
     predictions: str | Path | None = None,
     pairs: str | Path | None = None,
     split: str | None = None,
+    value_column: str | None = None,
     baseline_train: str | Path | None = None,
     plots: str | Path | None = None,
     batch_size: int = 256,
@@ -275,7 +276,7 @@ def evaluate_files(
 
     Parameters
     ----------
-    table, pairs, split
+    table, pairs, split, value_column
         See `load_measurements`.
     output : str or Path
         JSON file to be written.
@@ -306,7 +307,7 @@ def evaluate_files(
         raise ValueError(f"{output} is a folder: give the name of the JSON file to write")
     for folder in (Path(output).parent, *([] if plots is None else [Path(plots)])):
         folder.mkdir(parents=True, exist_ok=True)
-    measurements = load_measurements(table, pairs, split=split)
+    measurements = load_measurements(table, pairs, split=split, value_column=value_column)
     run = {"table": table, "pairs": pairs, "split": split, "rows": len(measurements.rows)}
     if model is not None:
         predicted = predict_rows(model, measurements, batch_size=batch_size, verbose=verbose)

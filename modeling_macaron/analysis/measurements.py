@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from modeling_macaron.tables import Columns, find_columns
+
 _SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 
 
@@ -123,26 +125,41 @@ def _restrict(measurements: Measurements, split: str, path: str | Path) -> Measu
     return Measurements(rows[inside].reset_index(drop=True), pairs, split)
 
 
-def load_measurements(table: str | Path, pairs: str | Path | None = None, *, split: str | None = None) -> Measurements:
+def load_measurements(
+    table: str | Path,
+    pairs: str | Path | None = None,
+    *,
+    split: str | None = None,
+    value_column: str | None = None,
+) -> Measurements:
     """Read a measured table and, optionally, pairs of its rows.
 
     Parameters
     ----------
     table : str or Path
-        Columns `row_id`, `sequence`, `activity`; optional flags `high`, `low`, `yeast`, `random`, `challenging`,
-        `leaderboard_public`, and `split`. For the kinds of files see `read_frame`.
+        Columns of the sequence and the measured value under one of the usual names (`sequence`; `activity`,
+        `expression` ...); `row_id`, needed for pairs and files of predictions (default: the row, counted from 0);
+        optional flags `high`, `low`, `yeast`, `random`, `challenging`, `leaderboard_public`, and `split`. For the kinds
+        of files see `read_frame`.
     pairs : str or Path, optional
         Columns `kind`, `alt_row_id`, `ref_row_id`, optionally `public`.
     split : str, optional
         Use only the rows of this split, and the pairs with both ends in it.
+    value_column : str, optional
+        Name of the column with the measured value.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        On files and columns that are missing, row_ids that are missing or repeated, activities that are not finite,
-        pairs that name unknown rows, and a split that is not there.
+        On files and columns that are missing or ambiguous, row_ids that are missing or repeated, activities that are
+        not finite, pairs that name unknown rows, and a split that is not there.
     """
-    rows = read_frame(table, ("row_id", "sequence", "activity"))
+    rows = read_frame(table, ())
+    given = Columns(None, value_column)
+    columns, _ = find_columns([str(name) for name in rows.columns], given, str(table), require_value=True)
+    rows = rows.rename(columns={columns.sequence: "sequence", columns.value: "activity"})
+    if "row_id" not in rows.columns:
+        rows["row_id"] = np.arange(len(rows))
     _check_row_ids(rows["row_id"], table)
     _check_numbers(rows["activity"], table)
     located = None if pairs is None else _locate_pairs(pairs, rows["row_id"])
@@ -156,7 +173,8 @@ def read_predictions(path: str | Path, row_ids: pd.Series) -> tuple[np.ndarray, 
     Parameters
     ----------
     path : str or Path
-        Table with the columns `row_id` and `prediction`; for the kinds of files see `read_frame`.
+        Table with the columns `row_id` and `prediction` (or `predicted_expression`, as scripts/predict.py writes it);
+        for the kinds of files see `read_frame`.
     row_ids : pandas.Series
         (rows,) rows to be predicted.
 
@@ -172,7 +190,10 @@ def read_predictions(path: str | Path, row_ids: pd.Series) -> tuple[np.ndarray, 
     FileNotFoundError, ValueError
         On a missing file or column, repeated row_ids, predictions that are not finite, and rows without a prediction.
     """
-    frame = read_frame(path, ("row_id", "prediction"))
+    frame = read_frame(path, ("row_id",))
+    names = [name for name in ("prediction", "predicted_expression") if name in frame.columns]
+    if len(names) != 1:
+        raise ValueError(f"{path}: one column prediction (or predicted_expression) is needed, it has {len(names)}")
     _check_row_ids(frame["row_id"], path)
     where = pd.Index(frame["row_id"]).get_indexer(row_ids)
     missing = row_ids[where < 0]
@@ -181,6 +202,6 @@ def read_predictions(path: str | Path, row_ids: pd.Series) -> tuple[np.ndarray, 
             f"{path}: {len(missing)} of {len(row_ids)} rows have no prediction (row_id {first_values(missing)}); "
             "every row of the table needs one"
         )
-    chosen = frame["prediction"].iloc[where]
+    chosen = frame[names[0]].iloc[where]
     _check_numbers(chosen, path)
     return pd.to_numeric(chosen).to_numpy(np.float64), len(frame) - len(row_ids)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import torch
 from tqdm.auto import tqdm
 
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.table_writer import check_output, write_table
 from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
 from tokenization import PROBLEMS, KmerTokenizer, reverse_complement
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
-_DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 
 
 class FilePrediction(NamedTuple):
@@ -192,14 +187,12 @@ def predict_file(
     OSError
         If a file cannot be read or written, or there is no such checkpoint.
     """
-    output = Path(output)
-    if output.suffix != ".parquet" and output.suffix not in _DELIMITERS:
-        raise ValueError(f"{output}: unknown kind of output; .parquet, .csv and .tsv are known")
+    check_output(output)
     table = open_table(source, sequence_column=sequence_column, batch_rows=16 * batch_size)
     model, tokenizer = load_model(model, tokenizer, device)
     num_rows = num_problems = 0
     with (
-        _writer(output) as write,
+        write_table(output) as write,
         tqdm(total=table.num_rows, unit=" sequences", unit_scale=True, disable=not verbose) as progress,
     ):
         for batch in table:
@@ -237,32 +230,3 @@ def _predict_batch(
     problems = pa.DictionaryArray.from_arrays(pa.array(strands.problem), pa.array(PROBLEMS)).cast(pa.string())
     predictions = pa.array(predicted, mask=strands.problem != 0)
     return batch.table.append_column(PREDICTION, predictions).append_column(PROBLEM, problems), num_problems
-
-
-@contextmanager
-def _writer(output: Path) -> Iterator:
-    """Give a function that writes tables to a hidden file, which takes the name `output` once all went well."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
-    os.close(handle)
-    writer = None
-
-    def write(table: pa.Table) -> None:
-        nonlocal writer
-        if writer is None and output.suffix == ".parquet":
-            writer = pyarrow.parquet.ParquetWriter(partial, table.schema)
-        elif writer is None:
-            options = pyarrow.csv.WriteOptions(delimiter=_DELIMITERS[output.suffix], quoting_style="needed")
-            writer = pyarrow.csv.CSVWriter(partial, table.schema, write_options=options)
-        writer.write_table(table)
-
-    try:
-        yield write
-        if writer is not None:
-            writer.close()
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, output)
-    finally:
-        Path(partial).unlink(missing_ok=True)

@@ -73,7 +73,9 @@ class MacaronTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         if self.global_batch_size is not None:
-            self._divide_global_batch()
+            self.per_device_train_batch_size = share_of_batch(
+                self.global_batch_size, int(os.environ.get("WORLD_SIZE", "1")), self.gradient_accumulation_steps
+            )
         if self.fp16 and (self.clip_grad_value or self.clip_tensor_norm):
             raise ValueError("clip_grad_value and clip_tensor_norm need bf16 or float32, not fp16's scaled gradients")
         self.remove_unused_columns = False
@@ -85,15 +87,32 @@ class MacaronTrainingArguments(TrainingArguments):
                 "or choose one GPU with CUDA_VISIBLE_DEVICES"
             )
 
-    def _divide_global_batch(self) -> None:
-        """Share the global batch among processes and accumulation steps."""
-        parts = int(os.environ.get("WORLD_SIZE", "1")) * self.gradient_accumulation_steps
-        if self.global_batch_size % parts:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} cannot be divided among {parts} parts "
-                f"(processes x gradient_accumulation_steps {self.gradient_accumulation_steps})"
-            )
-        self.per_device_train_batch_size = self.global_batch_size // parts
+
+def share_of_batch(global_batch_size: int, processes: int, accumulation_steps: int) -> int:
+    """Divide a global batch among processes and accumulation steps.
+
+    Parameters
+    ----------
+    global_batch_size, processes, accumulation_steps : int
+        Rows of an optimizer step, and what they are shared among.
+
+    Returns
+    -------
+    int
+        Rows that a process takes at once.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be shared equally.
+    """
+    parts = processes * accumulation_steps
+    if global_batch_size < parts or global_batch_size % parts:
+        raise ValueError(
+            f"global_batch_size {global_batch_size} cannot be divided among {processes} processes x "
+            f"gradient_accumulation_steps {accumulation_steps}"
+        )
+    return global_batch_size // parts
 
 
 def parse_recipe(argv: list[str], prog: str | None = None) -> tuple[ModelArguments, MacaronTrainingArguments]:

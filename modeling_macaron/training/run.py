@@ -117,13 +117,14 @@ def is_complete(checkpoint: Path) -> bool:
 
 def _check_same_data(output_dir: Path, data: PreparedData, resuming: bool, is_main: bool) -> None:
     """Refuse to resume on other data; remember the data of a new run."""
-    path, fingerprint = output_dir / _RUN_FILE, data.report.get("fingerprint")
+    path = output_dir / _RUN_FILE
+    fingerprints = {name: split["fingerprint"] for name, split in data.report["splits"].items()}
     if resuming and path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")).get("data_fingerprint") != fingerprint:
+        if json.loads(path.read_text(encoding="utf-8")).get("data") != fingerprints:
             raise ValueError(f"{output_dir} was trained on other data: resume with the data set of the first run")
     elif is_main:
         output_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"data_fingerprint": fingerprint}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"data": fingerprints}, indent=2) + "\n", encoding="utf-8")
 
 
 def make_trainer(

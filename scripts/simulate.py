@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Write a table of simulated promoters with planted yeast motifs, to try things out where the truth is known.
+
+    python scripts/simulate.py OUTPUT --num_sequences 1000 --seed 0
+
+OUTPUT is a .parquet, .csv or .tsv file with `sequence`, `expression` and `expression_noise_free`; Parquet also holds
+which motif was planted where.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from modeling_macaron.table_writer import write_table
+from modeling_macaron.training.simulation import simulate
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and simulate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
+    parser.add_argument("--num_sequences", type=int, default=1000, help="promoters (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
+    parser.add_argument("--noise", type=float, default=1.0, help="standard deviation of the measurement (%(default)s)")
+    args = parser.parse_args(argv)
+    columns = ["sequence", "expression", "expression_noise_free"]
+    if args.output.suffix == ".parquet":
+        columns += ["motif", "motif_start", "motif_strand"]
+    try:
+        with write_table(args.output) as write:
+            for batch in simulate(args.num_sequences, seed=args.seed, noise=args.noise):
+                write(batch.table.select(columns))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{args.num_sequences:,} simulated promoters written to {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Training runs as users start them: options, processes, interruption, and the folder that comes out."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
+
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.hub import check_hub_folder
+from modeling_macaron.training.arguments import parse_recipe, share_of_batch
+from modeling_macaron.training.dataset import PreparedData
+from modeling_macaron.training.run import find_checkpoint, is_complete, train
+
+ROOT = Path(__file__).parents[2]
+RECIPE = str(ROOT / "configs" / "cpu_tiny.yaml")
+TINY = [
+    *("--hidden_size", "16", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--head_dim", "8"),
+    *("--intermediate_size", "16", "--conv_kernel_size", "3", "--num_expression_positions", "4"),
+    *("--report_to", "none", "--disable_tqdm", "true", "--per_device_eval_batch_size", "64"),
+]
+SHORT = [
+    "--global_batch_size",
+    "16",
+    "--max_steps",
+    "12",
+    "--eval_steps",
+    "4",
+    "--save_steps",
+    "4",
+    "--logging_steps",
+    "2",
+]
+
+
+def launch(arguments, processes=1, **kwargs):
+    """Start `accelerate launch scripts/train.py`."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *(str(ROOT / "scripts" / "train.py"), RECIPE, *map(str, arguments)),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+
+
+def finish(process, timeout=300):
+    output, _ = process.communicate(timeout=timeout)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def run(prepared, output_dir, *options):
+    return train(*parse_recipe([RECIPE, "--dataset", str(prepared), "--output_dir", str(output_dir), *TINY, *options]))
+
+
+def weights_of(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def losses_of(output_dir):
+    state = json.loads(next(Path(output_dir).glob("checkpoint-12/trainer_state.json")).read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def finished(prepared, tmp_path_factory):
+    """An undisturbed run of 12 steps on one process, with dropout."""
+    output_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finish(launch(["--dataset", prepared, "--output_dir", output_dir, *TINY, *SHORT, "--hidden_dropout", "0.1"]))
+    return output_dir
+
+
+def test_final_folder_is_complete(finished, prepared):
+    final = finished / "final"
+    check_hub_folder(final)
+    model = MacaronForExpressionPrediction.from_pretrained(final)
+    data = PreparedData(prepared)
+    assert model.config.expression_mean == pytest.approx(data.expression_mean)
+    assert model.config.expression_std == pytest.approx(data.expression_std)
+    assert (model.config.strand_length, model.config.hidden_dropout) == (80, 0.1)
+    assert (final / "learning_curve.png").stat().st_size > 5000
+
+
+def test_model_card_has_the_figures_of_the_run(finished):
+    card = (finished / "final" / "README.md").read_text()
+    results = json.loads((finished / "all_results.json").read_text())
+    assert f"{results['eval_pearson_r']:.4f}" in card
+    assert f"{results['eval_expression_loss']:.4f}" in card
+    metadata = yaml.safe_load(card.split("---")[1])
+    measured = metadata["model-index"][0]["results"][0]["metrics"]
+    assert measured[0]["value"] == pytest.approx(results["eval_pearson_r"])
+    assert str(finished) not in card
+
+
+def test_final_model_is_the_best_on_validation(finished):
+    state = json.loads((finished / "checkpoint-12" / "trainer_state.json").read_text())
+    measured = {e["step"]: e["eval_pearson_r"] for e in state["log_history"] if "eval_pearson_r" in e}
+    best = max(measured, key=measured.get)
+    assert state["best_global_step"] == best
+    results = json.loads((finished / "all_results.json").read_text())
+    assert results["eval_pearson_r"] == pytest.approx(measured[best], abs=1e-6)
+
+
+def test_two_processes_train_as_one_does(prepared, tmp_path):
+    arguments = ["--dataset", prepared, *TINY, *SHORT, "--save_total_limit", "5"]
+    finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
+    finish(launch([*arguments, "--output_dir", tmp_path / "two"], processes=2))
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-3)
+    one, two = (weights_of(tmp_path / name / "checkpoint-4") for name in ("one", "two"))
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_resumed_run_ends_with_the_same_weights_after_sigkill(finished, prepared, tmp_path):
+    arguments = ["--dataset", prepared, "--output_dir", tmp_path, *TINY, *SHORT, "--hidden_dropout", "0.1"]
+    process = launch(arguments)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "checkpoint-4" / "trainer_state.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None, "no checkpoint was written"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    shutil.rmtree(tmp_path / "final", ignore_errors=True)
+    for later in tmp_path.glob("checkpoint-12"):
+        shutil.rmtree(later)  # where the run was quicker than the signal
+
+    finish(launch([*arguments, "--resume_from_checkpoint", "auto"]))
+    undisturbed, resumed = weights_of(finished / "checkpoint-12"), weights_of(tmp_path / "checkpoint-12")
+    assert undisturbed.keys() == resumed.keys()
+    for name, values in undisturbed.items():
+        assert torch.equal(resumed[name], values), name
+    assert losses_of(tmp_path)[-2:] == losses_of(finished)[-2:]
+
+
+def test_checkpoint_of_a_running_training_loads_as_a_strangers_model(finished, tmp_path):
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('modeling_macaron', 'tokenization'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from transformers import pipeline\n"
+        f"predict = pipeline('promoter-expression', model={str(finished / 'checkpoint-8')!r}, trust_remote_code=True)\n"
+        "print('expression', predict('ACGT' * 20)['expression'])\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "expression" in result.stdout
+
+
+def test_half_written_checkpoints_are_passed_over(finished, prepared, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    _, args = parse_recipe(
+        [RECIPE, "--dataset", str(prepared), "--output_dir", str(run_dir), "--resume_from_checkpoint", "auto"]
+    )
+    assert find_checkpoint(args) == str(run_dir / "checkpoint-12")
+    (run_dir / "checkpoint-12" / "trainer_state.json").write_text('{"global_step": 1')
+    assert find_checkpoint(args) == str(run_dir / "checkpoint-8")
+    weights = run_dir / "checkpoint-8" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert not is_complete(run_dir / "checkpoint-8")
+    assert find_checkpoint(args) is None
+
+
+def test_earlier_run_is_not_overwritten(finished, prepared):
+    with pytest.raises(FileExistsError, match="--resume_from_checkpoint auto"):
+        run(prepared, finished, *SHORT)
+
+
+def test_resuming_on_other_data_is_refused(finished, prepared, tmp_path):
+    other, run_dir = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(prepared, other)
+    shutil.copytree(finished, run_dir)
+    report = json.loads((other / "report.json").read_text())
+    report["splits"]["train"]["fingerprint"] = "another"
+    (other / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="other data"):
+        run(other, run_dir, *SHORT, "--resume_from_checkpoint", "auto")
+
+
+def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, prepared, tmp_path):
+    start = weights_of(finished / "final")
+    options = [
+        "--init_from",
+        str(finished / "final"),
+        "--max_steps",
+        "1",
+        "--learning_rate",
+        "1e-9",
+        "--warmup_steps",
+        "0",
+    ]
+    final = run(prepared, tmp_path / "tuned", *options, "--eval_steps", "1", "--save_steps", "1")
+    for name, values in weights_of(final).items():
+        torch.testing.assert_close(values, start[name], rtol=0, atol=1e-7)
+    with pytest.raises(ValueError, match="`hidden_size` is 16"):
+        run(prepared, tmp_path / "other", *options, "--hidden_size", "32")
+
+
+def test_early_stopping(prepared, tmp_path):
+    options = ["--max_steps", "200", "--eval_steps", "1", "--save_steps", "1", "--learning_rate", "1e-12"]
+    run(prepared, tmp_path / "run", *options, "--early_stopping_patience", "2")
+    steps = [int(path.name.split("-")[1]) for path in (tmp_path / "run").glob("checkpoint-*")]
+    assert max(steps) <= 10
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if "accelerate" not in path.name)
+)
+def test_recipes_are_valid(recipe, prepared, tmp_path):
+    model_arguments, args = parse_recipe(
+        [str(ROOT / "configs" / recipe), "--dataset", str(prepared), "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    )
+    assert MacaronConfig(**model_arguments.given())
+    assert args.per_device_train_batch_size == args.global_batch_size
+    assert (args.load_best_model_at_end, args.metric_for_best_model) == (True, "pearson_r")
+
+
+def test_paper_recipe_is_the_paper(prepared, tmp_path):
+    recipe = str(ROOT / "configs" / "paper_4gpu.yaml")
+    model_arguments, args = parse_recipe(
+        [recipe, "--dataset", str(prepared), "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    )
+    config = MacaronConfig(**model_arguments.given())
+    assert config.to_dict() == MacaronConfig().to_dict()
+    assert (args.global_batch_size, args.gradient_accumulation_steps) == (512, 1)
+    assert share_of_batch(args.global_batch_size, processes=4, accumulation_steps=1) == 128
+    assert args.learning_rate == pytest.approx(512**-0.5 * 12500**-0.5)
+    assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.weight_decay) == (0.9, 0.98, 1e-9, 0.0)
+    assert (args.clip_grad_value, args.clip_tensor_norm, args.bf16) == (0.5, 1.0, True)
+
+
+def test_launch_file_for_four_gpus_is_valid():
+    config = load_config_from_file(str(ROOT / "configs" / "accelerate_4gpu.yaml"))
+    assert (config.num_processes, config.distributed_type.value, config.mixed_precision) == (4, "MULTI_GPU", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([RECIPE], "--dataset"),
+        (["absent.yaml", "--dataset", "x"], "no such recipe"),
+        ([RECIPE, "--dataset", "absent"], "report.json is missing"),
+        ([RECIPE, "--dataset", "DATA", "--hidden_dropout", "1.5"], "`hidden_dropout`"),
+        (
+            [RECIPE, "--dataset", "DATA", "--global_batch_size", "7", "--gradient_accumulation_steps", "2"],
+            "cannot be divided",
+        ),
+        ([RECIPE, "--dataset", "DATA", "--mask_probability", "1.5"], "`mask_probability`"),
+        ([RECIPE, "--dataset", "DATA", "--resume_from_checkpoint", "absent"], "no complete checkpoint"),
+        (["BROKEN", "--dataset", "DATA"], "unknown options surprise"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(prepared, tmp_path, arguments, message):
+    (tmp_path / "broken.yaml").write_text("surprise: 1\n")
+    names = {"DATA": str(prepared), "BROKEN": str(tmp_path / "broken.yaml")}
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *(names.get(a, a) for a in arguments)]
+    result = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "out")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stderr[-1000:]
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,183 @@
+"""The Trainer's loss: exact under accumulation, and measured over whole splits."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import EvalPrediction, get_inverse_sqrt_schedule
+
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.training.arguments import MacaronTrainingArguments
+from modeling_macaron.training.collator import PromoterCollator
+from modeling_macaron.training.dataset import PreparedData
+from modeling_macaron.training.metrics import compute_metrics, correlation
+from modeling_macaron.training.trainer import ClipEachGradient, MacaronTrainer
+
+
+def tiny_model(**fields):
+    torch.manual_seed(0)
+    tiny = {
+        "strand_length": 80,
+        "hidden_size": 16,
+        "head_dim": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 16,
+        "conv_kernel_size": 3,
+        "num_expression_positions": 4,
+        "hidden_dropout": 0.0,
+    }
+    return MacaronForExpressionPrediction(MacaronConfig(**{**tiny, **fields}))
+
+
+def make_trainer(prepared, output_dir, model=None, **options):
+    data = PreparedData(prepared)
+    options = {
+        "max_steps": 1,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        **options,
+    }
+    return MacaronTrainer(
+        model=tiny_model() if model is None else model,
+        args=MacaronTrainingArguments(output_dir=str(output_dir), dataset=str(prepared), **options),
+        data_collator=PromoterCollator(data.expression_mean, data.expression_std, mask_probability=0.2),
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+    )
+
+
+def gradients_of_first_step(trainer):
+    """Gradients just before the first optimizer step, and the logged loss."""
+    seen = {}
+
+    class Catch(ClipEachGradient):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            seen.update({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+
+    trainer.add_callback(Catch(None, None))
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    return seen, logged
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation_gives_the_loss_and_gradients_of_the_whole_batch(prepared, tmp_path, accumulation):
+    options = {"per_device_train_batch_size": 8, "max_grad_norm": 0.0}
+    whole, logged_whole = gradients_of_first_step(make_trainer(prepared, tmp_path / "whole", **options))
+    options |= {"per_device_train_batch_size": 8 // accumulation, "gradient_accumulation_steps": accumulation}
+    parts, logged_parts = gradients_of_first_step(make_trainer(prepared, tmp_path / "parts", **options))
+    for name in ("loss", "expression_loss", "reconstruction_loss"):
+        assert logged_parts[name] == pytest.approx(logged_whole[name], rel=1e-5), name
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_logged_loss_is_its_two_terms(prepared, tmp_path):
+    trainer = make_trainer(
+        prepared, tmp_path, model=tiny_model(reconstruction_weight=0.5), max_steps=4, logging_steps=2
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 2
+    for entry in logged:
+        total = entry["expression_loss"] + 0.5 * entry["reconstruction_loss"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_evaluation_measures_the_whole_split_unmasked(prepared, tmp_path):
+    trainer = make_trainer(prepared, tmp_path, per_device_eval_batch_size=7)
+    measured = trainer.evaluate()
+    data = PreparedData(prepared)
+    collate = PromoterCollator(data.expression_mean, data.expression_std, mask_probability=0.2, evaluation=True)
+    batch = collate(data.validation.__getitems__(range(len(data.validation))))
+    model = trainer.model.eval()
+    with torch.no_grad():
+        clean = model(batch["input_ids"], labels=batch["labels"])
+        masked = model(batch["masked_input_ids"], nucleotide_labels=batch["nucleotide_labels"])
+    predicted, labels = clean.logits.flatten().numpy(), batch["labels"].numpy()
+    assert measured["eval_expression_loss"] == pytest.approx(clean.loss.item(), rel=1e-5)
+    assert measured["eval_reconstruction_loss"] == pytest.approx(masked.loss.item(), rel=1e-5)
+    assert measured["eval_loss"] == pytest.approx(clean.loss.item() + masked.loss.item(), rel=1e-5)
+    assert measured["eval_pearson_r"] == pytest.approx(stats.pearsonr(predicted, labels).statistic, abs=1e-5)
+    assert measured["eval_spearman_rho"] == pytest.approx(stats.spearmanr(predicted, labels).statistic, abs=1e-5)
+
+
+def test_measures_of_evaluation_do_not_depend_on_the_batch_size(prepared, tmp_path):
+    measured = [make_trainer(prepared, tmp_path, per_device_eval_batch_size=size).evaluate() for size in (3, 64)]
+    for name in ("eval_loss", "eval_pearson_r", "eval_spearman_rho", "eval_reconstruction_loss"):
+        assert measured[0][name] == pytest.approx(measured[1][name], rel=1e-4), name
+
+
+def test_training_learns(prepared, tmp_path):
+    trainer = make_trainer(
+        prepared, tmp_path, max_steps=60, per_device_train_batch_size=32, learning_rate=1e-2, logging_steps=10
+    )
+    before = trainer.evaluate()["eval_expression_loss"]
+    trainer.train()
+    losses = [entry["expression_loss"] for entry in trainer.state.log_history if "expression_loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
+    assert trainer.evaluate()["eval_expression_loss"] < before
+
+
+def test_batches_do_not_depend_on_worker_processes(prepared, tmp_path):
+    batches = []
+    for workers in (0, 2):
+        trainer = make_trainer(prepared, tmp_path, dataloader_num_workers=workers, per_device_train_batch_size=16)
+        loader = trainer.get_train_dataloader()
+        loader.set_epoch(3)
+        batches.append(list(loader))
+    assert len(batches[0]) == len(batches[1]) > 10
+    for one, other in zip(*batches, strict=True):
+        assert one.keys() == other.keys()
+        for name, values in one.items():
+            torch.testing.assert_close(other[name], values)
+
+
+def test_clipping_each_gradient():
+    parameters = torch.nn.ParameterDict({"large": torch.ones(100), "small": torch.ones(2)})
+    parameters["large"].grad = torch.full((100,), 3.0)
+    parameters["small"].grad = torch.tensor([0.1, -0.2])
+    ClipEachGradient(0.5, 1.0).on_pre_optimizer_step(None, None, None, model=parameters)
+    # 100 values clipped to 0.5 have the norm 5, which is then brought to 1: 0.1 each.
+    torch.testing.assert_close(parameters["large"].grad, torch.full((100,), 0.1), rtol=1e-4, atol=0)
+    torch.testing.assert_close(parameters["small"].grad, torch.tensor([0.1, -0.2]))
+
+
+def test_schedule_is_that_of_the_original():
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=512**-0.5 * 12500**-0.5)
+    schedule = get_inverse_sqrt_schedule(optimizer, num_warmup_steps=12500)
+    factor = schedule.lr_lambdas[0]
+    base = schedule.base_lrs[0]
+    for step, expected in (
+        (0, 0.0),
+        (1, 3.16e-8),
+        (100, 3.16e-6),
+        (12500, 3.953e-4),
+        (50000, 1.976e-4),
+        (250000, 8.84e-5),
+    ):
+        assert base * factor(step) == pytest.approx(expected, rel=2e-3)
+
+
+def test_correlations_are_those_of_scipy_and_zero_where_undefined():
+    rng = np.random.default_rng(0)
+    predicted, measured = rng.normal(size=50), rng.normal(size=50)
+    assert correlation(predicted, measured) == pytest.approx(stats.pearsonr(predicted, measured).statistic)
+    assert correlation(predicted, measured, "spearman") == pytest.approx(stats.spearmanr(predicted, measured).statistic)
+    assert correlation(np.ones(50), measured) == 0.0
+
+
+def test_reconstruction_measure_is_a_sum_over_a_count():
+    predictions = (np.array([0.0, 1.0]), np.array([2.0, 4.0]), np.array([1, 2]))
+    metrics = partial(compute_metrics, reconstruction_weight=2.0)(EvalPrediction(predictions, np.array([0.0, 0.0])))
+    assert metrics["reconstruction_loss"] == pytest.approx(6 / 4)
+    assert metrics["expression_loss"] == pytest.approx(0.5)
+    assert metrics["loss"] == pytest.approx(0.5 + 2 * 1.5)
+    assert math.isfinite(metrics["pearson_r"])
