@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi, RepoUrl, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
@@ -110,16 +110,9 @@ def push_folder(
         If the Hub cannot be reached, or answers with another error.
     """
     check_hub_folder(folder)
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise ValueError(f"{repo_id!r} is no repository name (NAME or OWNER/NAME): {error}") from error
-    token = token or get_token()
-    if not token:
-        raise PermissionError("there is no Hugging Face token: run `hf auth login`, set HF_TOKEN, or pass --token")
+    url = ensure_repository(repo_id, private=private, token=token)
     api = HfApi(token=token)
     with _clear_errors(repo_id, api.endpoint):
-        url = api.create_repo(repo_id, private=private or None, exist_ok=True)
         if revision is not None:
             api.create_branch(url.repo_id, branch=revision, exist_ok=True)
         api.upload_folder(
@@ -130,6 +123,36 @@ def push_folder(
             ignore_patterns=list(NOT_UPLOADED),
         )
     return str(url) if revision is None else f"{url}/tree/{revision}"
+
+
+def ensure_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> RepoUrl:
+    """Create a model repository when it is not there; a training that is to be pushed asks for it before it starts.
+
+    Parameters
+    ----------
+    repo_id, private, token
+        See `push_folder`.
+
+    Returns
+    -------
+    RepoUrl
+        Its address, a str, with the full name as `repo_id`.
+
+    Raises
+    ------
+    ValueError, PermissionError, ConnectionError
+        See `push_folder`.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except ValueError as error:
+        raise ValueError(f"{repo_id!r} is no repository name (NAME or OWNER/NAME): {error}") from error
+    token = token or get_token()
+    if not token:
+        raise PermissionError("there is no Hugging Face token: run `hf auth login`, set HF_TOKEN, or pass --token")
+    api = HfApi(token=token)
+    with _clear_errors(repo_id, api.endpoint):
+        return api.create_repo(repo_id, private=private or None, exist_ok=True)
 
 
 def _read_json(path: Path) -> dict:

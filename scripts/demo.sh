@@ -34,9 +34,10 @@ echo "4. Load it as a stranger would: the folder's own code, another working dir
 from transformers import pipeline
 
 predict = pipeline("promoter-expression", model="../run/final", trust_remote_code=True)
-for name, site in (("no site", "CCTGCTGCAC"), ("a TATA box", "TATAAAAAGC")):
-    result = predict("ACGGTCAGCTTGCAGTCCTA" * 3 + site + "CAGTCAGTAC")
-    print(f"{name:12s}{result['expression']:6.2f}")
+plain = "ACGGTCAGCTTGCAGTCCTA" * 4
+sites = plain[:20] + "CCGGGTAA" + plain[28:62] + "TGACTCA" + plain[69:]
+for name, sequence in (("no site", plain), ("Reb1 and Gcn4 sites", sites)):
+    print(f"{name:20s}{predict(sequence)['expression']:6.2f}")
 PYTHON
 )
 

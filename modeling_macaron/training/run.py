@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.hub import ensure_repository, push_folder
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 
@@ -156,7 +157,7 @@ def make_trainer(
 
 
 def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Path | None:
-    """Train, choose the checkpoint with the best validation Pearson r and write the folder for the Hub.
+    """Train, choose the checkpoint with the best validation Pearson r, and write (and push) the folder for the Hub.
 
     Parameters
     ----------
@@ -173,10 +174,17 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     Raises
     ------
     ValueError, OSError
-        On data, options or checkpoints that do not fit; see the functions above.
+        On data, options or checkpoints that do not fit, see the functions above; with `push_to_hub`, where the Hub does
+        not let the repository be made (before training) or the folder be pushed (it is then in `OUTPUT/final`).
     """
+    push = args.push_to_hub
+    args.push_to_hub = False  # the Trainer would push every checkpoint; the final folder is what people load
+    if push and not args.hub_model_id:
+        raise ValueError("--push_to_hub needs the repository's name: --hub_model_id OWNER/NAME")
     data = PreparedData(args.dataset)
     checkpoint = find_checkpoint(args)
+    if push and args.should_save:
+        ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     _check_same_data(Path(args.output_dir), data, checkpoint is not None, args.should_save)
     set_seed(args.seed)
     trainer = make_trainer(build_model(model_arguments, data, args.init_from), args, data)
@@ -191,4 +199,6 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         write_model_card(folder, trainer, data, metrics)
+    if push:
+        push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     return final

@@ -263,6 +263,8 @@ def test_launch_file_for_four_gpus_is_valid():
         ),
         ([RECIPE, "--dataset", "DATA", "--mask_probability", "1.5"], "`mask_probability`"),
         ([RECIPE, "--dataset", "DATA", "--resume_from_checkpoint", "absent"], "no complete checkpoint"),
+        ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true"], "--hub_model_id OWNER/NAME"),
+        ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true", "--hub_model_id", "a/b"], "no Hugging Face token"),
         (["BROKEN", "--dataset", "DATA"], "unknown options surprise"),
     ],
 )

@@ -1,0 +1,133 @@
+"""Prediction of sequences and of files."""
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.analysis.predict import load_model, predict, predict_file
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
+SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG"]
+
+
+def explicit(folder, tokenizer, sequences):
+    """One forward pass a sequence, written out."""
+    model = MacaronForExpressionPrediction.from_pretrained(folder).eval()
+    values = []
+    for sequence in sequences:
+        with torch.no_grad():
+            logits = model(**tokenizer(sequence, return_tensors="pt")).logits.double().item()
+        values.append(logits * model.config.expression_std + model.config.expression_mean)
+    return np.array(values)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_predictions_equal_explicit_forward_passes(tiny_folder, tiny_tokenizer, batch_size):
+    expected = explicit(tiny_folder, tiny_tokenizer, SEQUENCES)
+    assert expected.std() > 1e-3, "the model tells sequences apart"
+    np.testing.assert_allclose(predict(tiny_folder, SEQUENCES, batch_size=batch_size), expected, rtol=1e-5)
+
+
+def test_loaded_model_predicts_like_its_folder(tiny_folder, tiny_tokenizer):
+    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder)
+    expected = predict(tiny_folder, SEQUENCES)
+    np.testing.assert_array_equal(predict(model, SEQUENCES), expected)
+    np.testing.assert_array_equal(predict(model, SEQUENCES, tokenizer=tiny_tokenizer), expected)
+    assert not model.training
+
+
+def test_no_sequence_gives_no_prediction(tiny_folder):
+    assert predict(tiny_folder, []).shape == (0,)
+
+
+def test_tokenizer_of_a_model_that_was_never_saved(make_model):
+    _, tokenizer = load_model(make_model())
+    assert (tokenizer.strand_length, tokenizer.kmer_size) == (20, 5)
+
+
+def test_bad_sequence_is_named(tiny_folder):
+    with pytest.raises(ValueError, match=r"sequence 1 of the batch: letter 'X' at position 2"):
+        predict(tiny_folder, ["ACGT", "ACX"])
+
+
+def frame_of(sequences):
+    return pd.DataFrame({"name": [f"p{i}" for i in range(len(sequences))], "sequence": sequences})
+
+
+@pytest.mark.parametrize("output", ["out.parquet", "out.csv", "out.tsv"])
+@pytest.mark.parametrize("source", ["in.tsv", "in.csv", "in.tsv.gz", "in.parquet", "in.fa"])
+def test_files_keep_their_order_and_columns(tiny_folder, tmp_path, source, output):
+    frame = frame_of(SEQUENCES)
+    path = tmp_path / source
+    if source.endswith(".fa"):
+        path.write_text("".join(f">{row['name']}\n{row['sequence']}\n" for row in frame.to_dict("records")))
+    elif source.endswith(".parquet"):
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, sep="," if ".csv" in source else "\t", index=False)
+    result = predict_file(tiny_folder, path, tmp_path / output, batch_size=2)
+    assert result == (len(SEQUENCES), 0, 0)
+    written = tmp_path / output
+    separator = "\t" if output.endswith(".tsv") else ","
+    got = pd.read_parquet(written) if output.endswith(".parquet") else pd.read_csv(written, sep=separator)
+    assert got["name"].tolist() == frame["name"].tolist()
+    assert got["sequence"].tolist() == SEQUENCES
+    np.testing.assert_allclose(got["predicted_expression"], predict(tiny_folder, SEQUENCES), rtol=1e-6)
+
+
+def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
+    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG"]
+    frame_of(sequences).to_parquet(tmp_path / "in.parquet")
+    result = predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert result == (5, 3, 0)
+    got = pd.read_parquet(tmp_path / "out.parquet")
+    assert got["sequence"].tolist() == sequences
+    assert got["predicted_expression"].isna().tolist() == [False, True, True, True, False]
+    assert got["problem"].tolist() == ["", "letter that is not DNA", "longer than strand_length", "empty sequence", ""]
+    expected = predict(tiny_folder, ["ACGT", "GGGG"])
+    np.testing.assert_allclose(got["predicted_expression"].dropna(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("absent.tsv", "out.tsv", "there is no file"),
+        ("in.xyz", "out.tsv", "unknown kind of file"),
+        ("in.tsv", "out.xyz", "unknown kind of output"),
+        ("empty.tsv", "out.tsv", "empty"),
+        ("broken.tsv.gz", "out.tsv", "cannot be read"),
+        ("done.tsv", "out.tsv", "already has the column"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing(tiny_folder, tmp_path, source, output, message):
+    frame = frame_of(SEQUENCES)
+    frame.to_csv(tmp_path / "in.tsv", sep="\t", index=False)
+    frame.to_csv(tmp_path / "in.xyz", sep="\t", index=False)
+    frame.assign(predicted_expression=1.0).to_csv(tmp_path / "done.tsv", sep="\t", index=False)
+    (tmp_path / "empty.tsv").write_text("")
+    compressed = gzip.compress("".join(f"{s}\t1\n" for s in np.random.default_rng(0).choice(SEQUENCES, 5000)).encode())
+    (tmp_path / "broken.tsv.gz").write_bytes(compressed[: len(compressed) // 2])
+    before = {path.name for path in tmp_path.iterdir()}
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tiny_folder), source, output], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stderr
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_script_reports_rows_without_a_prediction(tiny_folder, tmp_path):
+    frame_of(["ACGT", "XXXX"]).to_csv(tmp_path / "in.csv", index=False)
+    command = [sys.executable, str(SCRIPT), str(tiny_folder), "in.csv", "out.tsv"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "2 rows written to out.tsv" in result.stdout
+    assert "1 of them could not be predicted" in result.stdout

@@ -1,0 +1,576 @@
+"""Model: its size, initial weights, equal ways to the same numbers, and training steps."""
+
+import copy
+import doctest
+import logging
+import math
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
+
+from modeling_macaron import (
+    MacaronConfig,
+    MacaronForExpressionPrediction,
+    MacaronForMaskedLM,
+    MacaronModel,
+    modeling_macaron,
+)
+from modeling_macaron.modeling_macaron import reconstruction_loss
+
+LENGTH = 40
+ALL_CLASSES = [MacaronForExpressionPrediction, MacaronForMaskedLM, MacaronModel]
+
+
+def random_ids(rows, length=LENGTH, seed=0):
+    return torch.randint(0, 6, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def random_batch(rows=4, seed=0):
+    """Inputs with both kinds of labels."""
+    generator = torch.Generator().manual_seed(seed)
+    true_ids = torch.randint(0, 4, (rows, LENGTH), generator=generator)
+    masked = torch.rand(rows, LENGTH, generator=generator) < 0.2
+    return {
+        "input_ids": true_ids.masked_fill(masked, 5),
+        "labels": torch.randn(rows, generator=generator),
+        "nucleotide_labels": true_ids.masked_fill(~masked, -100),
+    }
+
+
+def gradients(model, batch):
+    model.zero_grad()
+    loss = model(**batch).loss
+    loss.backward()
+    return loss.item(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+# Size and initial weights ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameters"),
+    [({}, 47_425_543), ({"pooling": "mean"}, 47_425_543 - 2 * 512), ({"gate_activation": "sigmoid"}, 47_425_543)],
+)
+def test_number_of_parameters(fields, parameters):
+    with torch.device("meta"):
+        model = MacaronForExpressionPrediction(MacaronConfig(**fields))
+    assert model.num_parameters() == parameters
+    assert not list(model.buffers())
+
+
+LIMITS_OF_THE_PAPER = {
+    "embeddings.kmer_projection.weight": math.sqrt(6 / (60 + 512)),
+    "embeddings.position_embeddings.weight": 0.05,
+    "embeddings.strand_embeddings.weight": 0.05,
+    "embeddings.expression_projection.weight": math.sqrt(6 / (1 + 512)),
+    "up_proj.weight": math.sqrt(6 / (512 + 2048)),
+    "down_proj.weight": math.sqrt(6 / (1024 + 512)),
+    "convolution.depthwise_conv.weight": 0.0279,
+    "convolution.pointwise_conv.weight": math.sqrt(6 / (512 + 512)),
+    "self_attn.q_proj.weight": 0.00475,
+    "self_attn.k_proj.weight": 0.00475,
+    "self_attn.v_proj.weight": 0.00475,
+    "self_attn.o_proj.weight": 0.0271,
+    "expression_head.weight": math.sqrt(6 / (512 + 1)),
+    "nucleotide_head.weight": math.sqrt(6 / (512 + 6)),
+}
+
+
+def test_initial_weights_are_those_of_the_original():
+    torch.manual_seed(0)
+    model = MacaronForExpressionPrediction(MacaronConfig(num_hidden_layers=1))
+    seen = set()
+    for name, parameter in model.named_parameters():
+        values = parameter.detach()
+        if name.endswith("bias"):
+            assert (values == 0).all(), name
+        elif "layer_norm" in name:
+            assert (values == 1).all(), name
+        else:
+            (kind,) = [kind for kind in LIMITS_OF_THE_PAPER if name.endswith(kind)]
+            seen.add(kind)
+            limit, margin = LIMITS_OF_THE_PAPER[kind], 6 / values.numel() + 0.004
+            assert limit * (1 - margin) < values.abs().max() < limit * 1.004, name
+            assert abs(values.mean()) < 5 * limit / math.sqrt(3 * values.numel()), name
+            assert values.std() == pytest.approx(limit / math.sqrt(3), rel=4 / math.sqrt(values.numel()) + 0.01), name
+    assert seen == set(LIMITS_OF_THE_PAPER)
+
+
+# Saving and loading ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
+@pytest.mark.parametrize("model_class", ALL_CLASSES)
+def test_saved_model_comes_back(tmp_path, make_model, model_class, pooling):
+    model = make_model(model_class, pooling=pooling)
+    # If any weight were initialized anew while loading, another state of the generator would show it.
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(1234)
+    loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert not loaded.training
+    state = loaded.state_dict()
+    assert list(state) == list(model.state_dict())
+    for name, values in model.state_dict().items():
+        assert torch.equal(state[name], values), name
+    for (name, buffer), (_, expected) in zip(loaded.named_buffers(), model.named_buffers(), strict=True):
+        assert torch.equal(buffer, expected), name
+    with torch.no_grad():
+        expected, got = model(random_ids(3)), loaded(random_ids(3))
+    for name, values in expected.items():
+        assert torch.equal(got[name], values), name
+    assert {path.name for path in tmp_path.glob("*.py")} >= {"configuration_macaron.py", "modeling_macaron.py"}
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_loading_keeps_the_global_random_state(tiny_folder):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    MacaronForExpressionPrediction.from_pretrained(tiny_folder)
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForSequenceClassification])
+def test_auto_classes_give_the_whole_model(tiny_folder, make_model, auto_class):
+    loaded = auto_class.from_pretrained(tiny_folder, trust_remote_code=True)
+    assert type(loaded).__name__ == "MacaronForExpressionPrediction"
+    assert type(loaded).__module__.startswith("transformers_modules.")
+    with torch.no_grad():
+        assert torch.equal(loaded(random_ids(2)).logits, make_model()(random_ids(2)).logits)
+
+
+def test_masked_language_model_loads_the_same_checkpoint(tiny_folder, make_model):
+    loaded, info = AutoModelForMaskedLM.from_pretrained(tiny_folder, trust_remote_code=True, output_loading_info=True)
+    assert type(loaded).__name__ == "MacaronForMaskedLM"
+    assert not any(info.values()), info
+    batch = random_batch()
+    with torch.no_grad():
+        expected = make_model()(**batch)
+        got = loaded(batch["input_ids"], labels=batch["nucleotide_labels"])
+    assert torch.equal(got.logits, expected.nucleotide_logits)
+    assert torch.equal(got.loss, expected.reconstruction_loss)
+
+
+def test_encoder_loads_the_same_checkpoint(tiny_folder, make_model):
+    encoder, info = MacaronModel.from_pretrained(tiny_folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    with torch.no_grad():
+        expected = make_model().macaron(random_ids(2)).last_hidden_state
+        assert torch.equal(encoder(random_ids(2)).last_hidden_state, expected)
+
+
+def test_saved_encoder_loads_as_encoder(tmp_path, make_model):
+    make_model(MacaronModel).save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert type(loaded).__name__ == "MacaronModel"
+    with torch.no_grad():
+        expected = make_model(MacaronModel)(random_ids(2)).last_hidden_state
+        assert torch.equal(loaded(random_ids(2)).last_hidden_state, expected)
+
+
+def test_encoder_lends_its_weights_and_the_heads_are_new(tmp_path, make_model):
+    make_model(MacaronModel).save_pretrained(tmp_path)
+    model, info = MacaronForExpressionPrediction.from_pretrained(tmp_path, output_loading_info=True)
+    heads = [model.expression_head, model.nucleotide_head]
+    assert len(info["missing_keys"]) == sum(len(head.state_dict()) for head in heads)
+    assert all("_head." in name for name in info["missing_keys"])
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert (model.expression_head.bias == 0).all()
+    assert 0 < model.expression_head.weight.abs().max() <= math.sqrt(6 / 17)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights(tiny_folder, make_model, dtype):
+    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder, dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    with torch.no_grad():
+        outputs, exact = model(**random_batch()), make_model()(**random_batch())
+    assert outputs.loss.dtype == torch.float32
+    torch.testing.assert_close(outputs.logits.float(), exact.logits, rtol=0.1, atol=0.1)
+
+
+def test_device_map_auto(tiny_folder, make_model):
+    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder, device_map="auto")
+    with torch.no_grad():
+        device = next(model.parameters()).device
+        logits = model(random_ids(2).to(device)).logits.cpu()
+        torch.testing.assert_close(logits, make_model()(random_ids(2)).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_may_lie_on_disk(tiny_folder, make_model, tmp_path):
+    device_map = {"macaron.embeddings": "cpu", "macaron.layers.0": "cpu", "macaron.layers.1": "disk"}
+    device_map |= {"dropout": "cpu", "expression_head": "cpu", "nucleotide_head": "cpu"}
+    model = MacaronForExpressionPrediction.from_pretrained(
+        tiny_folder, device_map=device_map, offload_folder=tmp_path / "offload"
+    )
+    with torch.no_grad():
+        assert torch.equal(model(random_ids(2)).logits, make_model()(random_ids(2)).logits)
+
+
+# Equal ways to the same numbers ---------------------------------------------------------------------------------------
+
+
+def test_eager_equals_sdpa(make_model):
+    batch = random_batch()
+    losses, all_gradients = {}, {}
+    for implementation in ("eager", "sdpa"):
+        model = make_model(attn_implementation=implementation).double()
+        assert model.config._attn_implementation == implementation
+        losses[implementation], all_gradients[implementation] = gradients(model, batch)
+    assert losses["eager"] == pytest.approx(losses["sdpa"], rel=1e-12)
+    torch.testing.assert_close(all_gradients["eager"], all_gradients["sdpa"], rtol=1e-8, atol=1e-11)
+
+
+def test_attention_can_be_switched(make_model):
+    model = make_model(attn_implementation="sdpa")
+    with torch.no_grad():
+        expected = model(random_ids(2)).logits
+        model.set_attn_implementation("eager")
+        torch.testing.assert_close(model(random_ids(2)).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(make_model, use_reentrant):
+    batch = random_batch()
+    model = make_model(hidden_dropout=0.0).double().train()
+    loss, expected = gradients(model, batch)
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    assert model.is_gradient_checkpointing
+    calls = []
+    handle = model.macaron.layers[1].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    if use_reentrant:
+        model.enable_input_require_grads()
+    checkpointed_loss, got = gradients(model, batch)
+    handle.remove()
+    assert len(calls) == 2, "the block was not computed again in the backward pass"
+    assert checkpointed_loss == pytest.approx(loss, rel=1e-12)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_checkpointing_repeats_dropout(make_model):
+    model = make_model(hidden_dropout=0.3).double().train()
+    torch.manual_seed(5)
+    loss, expected = gradients(model, random_batch())
+    model.gradient_checkpointing_enable()
+    torch.manual_seed(5)
+    checkpointed_loss, got = gradients(model, random_batch())
+    assert checkpointed_loss == pytest.approx(loss, rel=1e-12)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_dropout_is_active_in_training_only(make_model):
+    model, ids = make_model(hidden_dropout=0.3), random_ids(2)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, model(ids).logits)
+        model.train()
+        assert not torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
+def test_row_does_not_depend_on_its_batch(make_model, pooling):
+    model, ids = make_model(pooling=pooling).double(), random_ids(5)
+    with torch.no_grad():
+        together = model(ids)
+        for row in range(5):
+            alone = model(ids[row : row + 1])
+            torch.testing.assert_close(alone.logits[0], together.logits[row], rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(
+                alone.nucleotide_logits[0], together.nucleotide_logits[row], rtol=1e-10, atol=1e-12
+            )
+
+
+def test_integer_types_of_the_input_are_equal(make_model):
+    model, ids = make_model(), random_ids(2)
+    with torch.no_grad():
+        for dtype in (torch.uint8, torch.int32):
+            assert torch.equal(model(ids.to(dtype)).logits, model(ids).logits)
+
+
+def test_padding_is_attended_like_any_letter(make_model):
+    model = make_model(attn_implementation="eager")
+    ids = random_ids(1) % 4
+    ids[:, :10] = ids[:, 30:] = 4
+    with torch.no_grad():
+        attentions = model(ids, output_attentions=True).attentions
+        assert all((attention > 0).all() for attention in attentions)
+
+
+def test_model_is_not_causal(make_model):
+    model, ids = make_model(), random_ids(1)
+    changed = ids.clone()
+    changed[0, -1] = (changed[0, -1] + 1) % 6
+    with torch.no_grad():
+        difference = (model(ids).nucleotide_logits - model(changed).nucleotide_logits).abs().amax(dim=-1)
+    assert (difference > 0).all(), "every position sees every other"
+
+
+# Variants -------------------------------------------------------------------------------------------------------------
+
+
+def test_mean_pooling_has_no_expression_parameters(make_model):
+    model = make_model(pooling="mean")
+    assert not [name for name, _ in model.named_parameters() if "expression_projection" in name]
+    with torch.no_grad():
+        outputs = model(random_ids(2))
+        hidden_states = model.macaron(random_ids(2)).last_hidden_state
+    assert hidden_states.shape == (2, LENGTH, 16)
+    expected = hidden_states.mean(dim=1) @ model.expression_head.weight.T + model.expression_head.bias
+    torch.testing.assert_close(outputs.logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_expression_is_the_mean_over_its_positions(make_model):
+    model = make_model(num_expression_positions=3)
+    with torch.no_grad():
+        hidden_states = model.macaron(random_ids(2)).last_hidden_state
+        outputs = model(random_ids(2))
+        assert hidden_states.shape == (2, 3 + LENGTH, 16)
+        per_position = model.expression_head(hidden_states[:, :3])
+        torch.testing.assert_close(outputs.logits, per_position.mean(dim=1), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(outputs.nucleotide_logits, model.nucleotide_head(hidden_states[:, 3:]))
+
+
+@pytest.mark.parametrize(
+    ("gate_activation", "function"),
+    [("silu", lambda gate: gate / (1 + torch.exp(-gate))), ("sigmoid", lambda gate: 1 / (1 + torch.exp(-gate)))],
+)
+def test_gate(make_model, gate_activation, function):
+    layer = make_model(gate_activation=gate_activation).macaron.layers[0].feed_forward1
+    hidden_states = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        both = layer.layer_norm(hidden_states) @ layer.up_proj.weight.T
+        expected = (both[..., :24] * function(both[..., 24:])) @ layer.down_proj.weight.T
+        torch.testing.assert_close(layer(hidden_states), expected, rtol=1e-4, atol=1e-5)
+
+
+# Outputs --------------------------------------------------------------------------------------------------------------
+
+
+def test_hidden_states_and_attentions(make_model):
+    model = make_model(attn_implementation="eager")
+    with torch.no_grad():
+        outputs = model(random_ids(2), output_hidden_states=True, output_attentions=True)
+        last = model.macaron(random_ids(2)).last_hidden_state
+    assert [tuple(states.shape) for states in outputs.hidden_states] == [(2, 3 + LENGTH, 16)] * 3
+    assert [tuple(weights.shape) for weights in outputs.attentions] == [(2, 2, 3 + LENGTH, 3 + LENGTH)] * 2
+    assert torch.equal(outputs.hidden_states[-1], last)
+    with torch.no_grad():
+        assert torch.equal(outputs.hidden_states[0], model.macaron.embeddings(random_ids(2)))
+    for weights in outputs.attentions:
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 3 + LENGTH))
+    plain = model(random_ids(2))
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+
+
+@pytest.mark.parametrize("model_class", ALL_CLASSES)
+def test_tuples(make_model, model_class):
+    model, ids = make_model(model_class), random_ids(2)
+    with torch.no_grad():
+        expected = model(ids)
+        got = model(ids, return_dict=False)
+        assert isinstance(got, tuple)
+        for values, name in zip(got, expected, strict=True):
+            assert torch.equal(values, expected[name]), name
+        model.config.return_dict = False
+        got = model(ids)
+        assert isinstance(got, tuple)
+        assert torch.equal(got[0], next(iter(expected.values())))
+        assert torch.equal(next(iter(model(ids, return_dict=True).values())), got[0])
+
+
+def test_losses(make_model):
+    model, batch = make_model(reconstruction_weight=0.25), random_batch()
+    with torch.no_grad():
+        both = model(**batch)
+        expression = model(batch["input_ids"], labels=batch["labels"])
+        nucleotides = model(batch["input_ids"], nucleotide_labels=batch["nucleotide_labels"])
+        neither = model(batch["input_ids"])
+    mean_squared_error = ((both.logits[:, 0] - batch["labels"]) ** 2).mean()
+    torch.testing.assert_close(both.expression_loss, mean_squared_error)
+    total, count = 0.0, 0
+    log_probabilities = both.nucleotide_logits.double().log_softmax(dim=-1)
+    for row, labels in enumerate(batch["nucleotide_labels"].tolist()):
+        for position, letter in enumerate(labels):
+            if letter != -100:
+                total, count = total - log_probabilities[row, position, letter].item(), count + 1
+    assert count > 10
+    assert both.reconstruction_loss.item() == pytest.approx(total / (count + 1), rel=1e-5)
+    torch.testing.assert_close(both.loss, both.expression_loss + 0.25 * both.reconstruction_loss)
+    assert torch.equal(expression.loss, both.expression_loss)
+    assert expression.reconstruction_loss is None
+    torch.testing.assert_close(nucleotides.loss, 0.25 * both.reconstruction_loss)
+    assert nucleotides.expression_loss is None
+    assert neither.loss is None
+    assert neither.logits.shape == (4, 1)
+    assert neither.nucleotide_logits.shape == (4, LENGTH, 6)
+
+
+def test_nothing_masked_is_no_loss():
+    logits = torch.randn(2, 5, 6, requires_grad=True)
+    loss = reconstruction_loss(logits, torch.full((2, 5), -100))
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad == 0).all()
+
+
+def test_labels_of_shape_batch_and_batch_one_are_equal(make_model):
+    model, batch = make_model(), random_batch()
+    with torch.no_grad():
+        loss = model(batch["input_ids"], labels=batch["labels"]).loss
+        assert torch.equal(model(batch["input_ids"], labels=batch["labels"][:, None]).loss, loss)
+        assert torch.equal(model(batch["input_ids"], labels=batch["labels"].double()).loss, loss)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"input_ids": torch.zeros(2, LENGTH - 1, dtype=torch.long)}, r"\(batch, 40\).*got \(2, 39\)"),
+        ({"input_ids": torch.zeros(2, 2 * LENGTH, dtype=torch.long)}, r"\(batch, 40\).*got \(2, 80\)"),
+        ({"input_ids": torch.zeros(LENGTH, dtype=torch.long)}, r"\(batch, 40\).*got \(40,\)"),
+        ({"input_ids": random_ids(2), "labels": torch.zeros(3)}, r"labels .*\(2\), got 3"),
+        ({"input_ids": random_ids(2), "labels": torch.zeros(2, 2)}, r"labels .*\(2\), got 4"),
+    ],
+)
+def test_wrong_shapes_are_refused(make_model, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        make_model()(**inputs)
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
+def test_every_parameter_gets_a_gradient(make_model, pooling):
+    model = make_model(pooling=pooling).train()
+    model(**random_batch()).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        if name.endswith("expression_projection.weight"):
+            assert (parameter.grad == 0).all()
+        elif not name.endswith("k_proj.bias"):  # the softmax does not see a constant
+            assert (parameter.grad != 0).any(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_autocast_step_is_finite(make_model, dtype, attn_implementation):
+    model, batch = make_model(attn_implementation=attn_implementation).train(), random_batch(8)
+    exact = copy.deepcopy(model).eval()(**batch)
+    with torch.autocast("cpu", dtype=dtype):
+        outputs = model(**batch)
+    assert outputs.logits.dtype == dtype
+    assert outputs.loss.dtype == torch.float32
+    assert outputs.loss.item() == pytest.approx(exact.loss.item(), rel=0.1)
+    outputs.loss.backward()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    torch.optim.Adam(model.parameters(), lr=1e-3).step()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.isfinite().all(), name
+    assert any(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_loss_of_large_values_is_finite_in_half_precision(make_model):
+    model, batch = make_model().half(), random_batch(2)
+    with torch.no_grad():
+        loss = model(batch["input_ids"], labels=torch.tensor([400.0, -400.0])).loss
+    assert loss.item() == pytest.approx(160_000, rel=0.05)
+
+
+@pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
+def test_loss_falls_on_eight_examples(make_config, pooling):
+    torch.manual_seed(0)
+    model = MacaronForExpressionPrediction(make_config(pooling=pooling, hidden_dropout=0.0)).train()
+    batch = random_batch(8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(150):
+        outputs = model(**batch)
+        optimizer.zero_grad()
+        outputs.loss.backward()
+        optimizer.step()
+        losses.append((outputs.expression_loss.item(), outputs.reconstruction_loss.item()))
+    assert losses[-1][0] < 0.1 * losses[0][0]
+    assert losses[-1][1] < 0.8 * losses[0][1]
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, number):
+        self.ids, self.labels = random_ids(number), torch.randn(number, generator=torch.Generator().manual_seed(7))
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        return {"input_ids": self.ids[index].tolist(), "labels": self.labels[index].item()}
+
+
+def plain_trainer(folder, model, tokenizer=None, **options):
+    options = {"per_device_train_batch_size": 8, "max_steps": 6, "learning_rate": 1e-2, **options}
+    arguments = TrainingArguments(folder, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, **options)
+    return Trainer(model, arguments, train_dataset=Rows(8), eval_dataset=Rows(11), processing_class=tokenizer)
+
+
+def test_plain_trainer_does_regression(tmp_path, make_model, tiny_tokenizer):
+    trainer = plain_trainer(tmp_path, make_model(hidden_dropout=0.0), tiny_tokenizer)
+    trainer.model.eval()
+    before = trainer.evaluate()["eval_loss"]
+    prediction = trainer.predict(Rows(11))
+    assert prediction.predictions.shape == (11, 1)
+    assert prediction.label_ids.shape == (11,)
+    expected = ((prediction.predictions[:, 0] - prediction.label_ids) ** 2).mean()
+    assert before == pytest.approx(float(expected), rel=1e-4)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    trainer.save_model(tmp_path / "final")
+    files = {path.name for path in (tmp_path / "final").glob("*.py")}
+    assert files == {"configuration_macaron.py", "modeling_macaron.py", "pipeline_macaron.py", "tokenization_kmer.py"}
+
+
+def test_plain_trainer_does_not_inflate_the_loss_under_accumulation(tmp_path, make_model):
+    weights = []
+    for batch_size, steps in ((8, 1), (2, 4)):
+        model = make_model(hidden_dropout=0.0)
+        trainer = plain_trainer(
+            tmp_path,
+            model,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=steps,
+            max_steps=1,
+            optim="sgd",
+            max_grad_norm=0.0,
+            learning_rate=0.1,
+            lr_scheduler_type="constant",
+            logging_steps=1,
+        )
+        trainer.train()
+        weights.append((trainer.state.log_history[0]["loss"], model.state_dict()))
+    assert weights[0][0] == pytest.approx(weights[1][0], rel=1e-3)
+    torch.testing.assert_close(weights[0][1], weights[1][1], rtol=1e-4, atol=1e-6)
+
+
+def test_loading_says_nothing(tiny_folder, caplog):
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.WARNING):
+            MacaronForExpressionPrediction.from_pretrained(tiny_folder)
+            MacaronForMaskedLM.from_pretrained(tiny_folder)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
+def test_examples_of_the_documentation_run():
+    result = doctest.testmod(modeling_macaron)
+    assert result.attempted >= 8
+    assert result.failed == 0
