@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from tokenization import KmerTokenizer
 
+from .atomic import new_folder
 from .configuration_macaron import MacaronConfig
 from .modeling_macaron import MacaronForExpressionPrediction
 
@@ -252,7 +253,7 @@ def convert_checkpoint(source: str | Path, output_dir: str | Path, **overrides) 
     source : str or Path
         See `read_original_weights`.
     output_dir : str or Path
-        Folder to write; created if needed.
+        Folder to write; a model folder that stands there is replaced.
     **overrides
         See `config_from_shapes`.
 
@@ -265,6 +266,7 @@ def convert_checkpoint(source: str | Path, output_dir: str | Path, **overrides) 
     config = config_from_shapes(weights, **overrides)
     model = MacaronForExpressionPrediction(config)
     model.load_state_dict(convert_weights(weights, config))
-    model.save_pretrained(output_dir)
-    KmerTokenizer(kmer_size=config.kmer_size, strand_length=config.strand_length).save_pretrained(output_dir)
+    with new_folder(output_dir, overwrite=True, marker="config.json") as folder:
+        model.save_pretrained(folder)
+        KmerTokenizer(kmer_size=config.kmer_size, strand_length=config.strand_length).save_pretrained(folder)
     return model

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from modeling_macaron.atomic import new_file
+
 _DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 
 
 def check_output(output: str | Path) -> None:
-    """Refuse an output that cannot be written, before any work is done for it.
+    """Refuse an output of unknown kind, before any work is done for it.
 
     Parameters
     ----------
@@ -27,13 +27,9 @@ def check_output(output: str | Path) -> None:
     ------
     ValueError
         If its suffix is not `.parquet`, `.csv`, `.tsv` or `.txt`.
-    IsADirectoryError
-        If it is a folder.
     """
     if Path(output).suffix not in (".parquet", *_DELIMITERS):
         raise ValueError(f"{output}: unknown kind of output; .parquet, .csv and .tsv are known")
-    if Path(output).is_dir():
-        raise IsADirectoryError(f"{output} is a folder: name the file to write")
 
 
 @contextmanager
@@ -56,33 +52,17 @@ def write_table(output: str | Path) -> Iterator[Callable[[pa.Table], None]]:
         If the file cannot be written; see `check_output`.
     """
     check_output(output)
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
-    os.close(handle)
-    writer = None
+    suffix = Path(output).suffix
+    with new_file(output) as partial, ExitStack() as stack:
+        writer = None
 
-    def write(table: pa.Table) -> None:
-        nonlocal writer
-        if writer is None and output.suffix == ".parquet":
-            writer = pyarrow.parquet.ParquetWriter(partial, table.schema)
-        elif writer is None:
-            options = pyarrow.csv.WriteOptions(delimiter=_DELIMITERS[output.suffix], quoting_style="needed")
-            writer = pyarrow.csv.CSVWriter(partial, table.schema, write_options=options)
-        writer.write_table(table)
+        def write(table: pa.Table) -> None:
+            nonlocal writer
+            if writer is None and suffix == ".parquet":
+                writer = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, table.schema))
+            elif writer is None:
+                options = pyarrow.csv.WriteOptions(delimiter=_DELIMITERS[suffix], quoting_style="needed")
+                writer = stack.enter_context(pyarrow.csv.CSVWriter(partial, table.schema, write_options=options))
+            writer.write_table(table)
 
-    try:
         yield write
-        if writer is not None:
-            writer.close()
-        _give_usual_permissions(partial)
-        os.replace(partial, output)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
-def _give_usual_permissions(path: str) -> None:
-    """Undo the privacy of a temporary file."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, 0o666 & ~umask)

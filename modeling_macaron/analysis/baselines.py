@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from modeling_macaron.tables import open_table
+from modeling_macaron.tables import open_table, string_buffers
 from tokenization import KmerTokenizer
 
 KMER_SIZES = (1, 2, 3, 4, 5)
@@ -60,12 +60,8 @@ def encode_constructs(sequences: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray
     usable : numpy.ndarray
         (rows,) bool: False for what is empty, no DNA or longer than 200 nt.
     """
-    if isinstance(sequences, pa.ChunkedArray):
-        sequences = sequences.combine_chunks()
-    text = sequences.cast(pa.large_string()).fill_null("")
-    offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
-    letters = np.frombuffer(text.buffers()[2] or b"", np.uint8)
-    strands = KmerTokenizer(strand_length=_MAX_LENGTH, trimming="never").encode_strands(letters, offsets)
+    tokenizer = KmerTokenizer(strand_length=_MAX_LENGTH, trimming="never")
+    strands = tokenizer.encode_strands(*string_buffers(sequences))
     return strands.ids, strands.problem == 0
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import os
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
+
+from modeling_macaron.atomic import new_file
 
 from .measurements import Measurements, first_values, load_measurements, read_predictions
 
@@ -249,13 +250,8 @@ def _without_nan(value):
 
 def write_result(result: dict, path: str | Path) -> None:
     """Write a result as JSON, NaN as null; nothing half is left."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(json.dumps(_without_nan(result), indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(_without_nan(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def evaluate_files(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter
+
+from modeling_macaron.atomic import new_file
 
 COLUMN_WIDTH = 3.35  # inches: one column of a journal page
 
@@ -214,11 +215,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise ValueError(f"{path}: a figure is saved as .png, .pdf or .svg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=200)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=200)
     return path

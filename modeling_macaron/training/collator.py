@@ -11,6 +11,8 @@ import torch
 from tokenization import reverse_complement
 from tokenization.tokenization_kmer import MASK_ID, N_ID
 
+from .hashing import mix64
+
 STRANDS = ("independent", "paired")
 _IGNORE = -100
 _EVALUATION_EPOCH = -1
@@ -19,20 +21,13 @@ _EVALUATION_EPOCH = -1
 def _uniform(seed: int, epoch: int, rows: np.ndarray, positions: int) -> np.ndarray:
     """Uniform numbers (batch, positions) in [0, 1) that depend on nothing but seed, epoch, row and position.
 
-    Each is the SplitMix64 hash (Steele et al., OOPSLA 2014) of its coordinates, so a row is masked alike whatever
+    Each is the hash of its coordinates, so a row is masked alike whatever
     batch, process or worker it falls to, and after training was interrupted.
     """
-    with np.errstate(over="ignore"):
-        state = _mix(np.uint64(seed) ^ _mix(np.uint64(epoch % 2**64)))
-        state = _mix(state ^ _mix(rows.astype(np.uint64)))
-        bits = _mix(state[:, None] + np.arange(1, positions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    state = mix64(np.uint64(seed) ^ mix64(np.uint64(epoch % 2**64)))
+    state = mix64(state ^ mix64(rows.astype(np.uint64)))
+    bits = mix64(state[:, None] + np.arange(1, positions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return (bits >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(state: np.ndarray) -> np.ndarray:
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
 
 
 @dataclass(frozen=True)

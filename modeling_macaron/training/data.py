@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from datasets import DatasetInfo, Features, List, Value
 from tqdm import tqdm
 
+from modeling_macaron.atomic import new_folder
 from modeling_macaron.tables import PromoterTable, TableBatch
-from modeling_macaron.training.folders import new_folder
 from modeling_macaron.training.report import SPLITS, Tally, build_report
 from modeling_macaron.training.rows import EncodedRows, describe_refused, encode_rows, hash_strands
 from tokenization import KmerTokenizer

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modeling_macaron.tables import PromoterTable, string_buffers
+from modeling_macaron.training.hashing import mix64
 from tokenization import PROBLEMS, KmerTokenizer
 
 REASONS = (
@@ -182,14 +183,7 @@ def hash_strands(ids: np.ndarray, seed: int) -> np.ndarray:
     """
     padded = np.pad(ids, ((0, 0), (0, -ids.shape[1] % 8)))
     words = np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
-    state = _mix(np.full(len(ids), seed % 2**64, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    state = mix64(np.full(len(ids), seed % 2**64, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
     for word in words:
-        state = _mix(state ^ word)
+        state = mix64(state ^ word)
     return state
-
-
-def _mix(state: np.ndarray) -> np.ndarray:
-    """Apply the finalizer of SplitMix64 (Steele et al. 2014): a bijection, every bit depends on every other."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import EarlyStoppingCallback, set_seed
 
+from modeling_macaron.atomic import new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
@@ -18,7 +19,6 @@ from tokenization import KmerTokenizer
 from .arguments import MacaronTrainingArguments, ModelArguments
 from .collator import PromoterCollator
 from .dataset import PreparedData
-from .folders import new_folder
 from .model_card import write_model_card
 from .trainer import ClipEachGradient, MacaronTrainer
 

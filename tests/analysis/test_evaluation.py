@@ -133,7 +133,7 @@ def test_split_keeps_its_rows_and_pairs_and_claims_no_score(shared):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("table", lambda t: t.drop(columns="activity"), "no column activity; it has row_id"),
+        ("table", lambda t: t.drop(columns="activity"), "no column is known to be the value"),
         ("table", lambda t: pd.concat([t, t[:2]]), r"2 row_ids occur more than once \(0, 10\)"),
         ("table", lambda t: t.assign(activity=[np.nan, np.inf, *t["activity"][2:]]), "2 of 60 rows have no finite"),
         ("table", lambda t: t[:0], "no row"),
@@ -145,7 +145,7 @@ def test_split_keeps_its_rows_and_pairs_and_claims_no_score(shared):
         ("predictions", lambda p: pd.concat([p, p[:1]]), "1 row_ids occur more than once"),
         ("predictions", lambda p: p.assign(prediction=[np.nan, *p["prediction"][1:]]), "1 of 60 rows have no finite"),
         ("predictions", lambda p: p.assign(prediction="high"), "60 of 60 rows have no finite number"),
-        ("predictions", lambda p: p.rename(columns={"prediction": "value"}), "no column prediction"),
+        ("predictions", lambda p: p.rename(columns={"prediction": "value"}), "one column prediction"),
     ],
 )
 def test_refuses(tmp_path, name, change, message):
@@ -153,6 +153,22 @@ def test_refuses(tmp_path, name, change, message):
     change(frames[name]).to_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(ValueError, match=message):
         score(*load(tmp_path))
+
+
+def test_usual_and_given_names_of_the_columns(tmp_path):
+    table, _, predictions = make_table(tmp_path)
+    expected = score(*load(tmp_path))["all"]
+    table.rename(columns={"activity": "log2_ratio"}).to_parquet(tmp_path / "table.parquet")
+    predictions.rename(columns={"prediction": "predicted_expression"}).to_parquet(tmp_path / "predictions.parquet")
+    measurements = load_measurements(tmp_path / "table.parquet", tmp_path / "pairs.parquet", value_column="log2_ratio")
+    values, _ = read_predictions(tmp_path / "predictions.parquet", measurements.rows["row_id"])
+    assert score(values, measurements)["all"] == expected
+
+
+def test_rows_without_an_id_are_numbered(tmp_path):
+    table, *_ = make_table(tmp_path)
+    table.drop(columns="row_id").to_parquet(tmp_path / "table.parquet")
+    assert load_measurements(tmp_path / "table.parquet").rows["row_id"].tolist() == list(range(len(table)))
 
 
 def test_refuses_files_that_cannot_be_read(tmp_path):

@@ -1,4 +1,4 @@
-"""Write a folder completely or not at all."""
+"""Write a file or a folder completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Give the name of a hidden file beside `path` to write to, which takes that name once the block has ended well.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to be written, in a folder that is made if need be; one that stands there is replaced.
+
+    Yields
+    ------
+    Path
+        The file to write to.
+
+    Raises
+    ------
+    IsADirectoryError
+        If `path` is a folder.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _sibling(path, "partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -75,7 +106,7 @@ def _check_free(output_dir: Path, overwrite: bool, marker: str) -> None:
 
 
 def _sibling(output_dir: Path, kind: str) -> Path:
-    """Hidden folder beside `output_dir` that tells which process of which machine it belongs to."""
+    """Name hidden beside `output_dir` that tells which process of which machine it belongs to."""
     return output_dir.with_name(f".{output_dir.name}.{kind}-{platform.node()}-{os.getpid()}")
 
 
