@@ -2,6 +2,7 @@
 # The whole way on simulated promoters, offline: prepare, train, score, load as a stranger would, predict.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONWARNINGS=ignore
 started=$SECONDS
 rm -rf demo

@@ -7,11 +7,11 @@ from pathlib import Path
 # Tiny models gain nothing from threads, and threads that wait for a busy core make them a hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction  # noqa: E402
-from tokenization import KmerTokenizer  # noqa: E402
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from tokenization import KmerTokenizer
 
 TINY = {
     "strand_length": 20,

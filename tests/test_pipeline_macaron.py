@@ -79,7 +79,7 @@ def test_one_sequence_gives_one_dict(predict, expected, inputs):
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_nothing_gives_nothing(predict, batch_size):
     assert predict([], batch_size=batch_size) == []
-    assert list(predict((sequence for sequence in []), batch_size=batch_size)) == []
+    assert predict((), batch_size=batch_size) == []
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

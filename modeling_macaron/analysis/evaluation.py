@@ -86,6 +86,8 @@ def score(predictions: np.ndarray, measurements: Measurements) -> dict:
         the challenge's test set.
     """
     result = load_metric().dream_score(predictions, **_metric_inputs(measurements))
+    if "note" in result and set(result["all"]) == {"all"}:
+        result["note"] = "the table has no subsets or pairs of the challenge: no official score."
     if measurements.split is None:
         return result
     return _without_scores(
@@ -236,7 +238,7 @@ def format_table(result: dict) -> str:
     rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     lines = [f"| {' | '.join(cells)} |" for cells in [aligned[0], rule, *aligned[1:]]]
     notes = [f"note: {result['note']}"] if "note" in result else []
-    if "note" in result.get("baseline", {}):
+    if result.get("baseline", {}).get("note") not in (None, result.get("note")):
         notes.append(f"note on the baseline: {result['baseline']['note']}")
     return "\n".join(lines + (["", *notes] if notes else []))
 

@@ -35,8 +35,8 @@ predict("{{ example }}")
 ```
 
 `trust_remote_code=True` runs the Python files of this folder: read them first. `expression` is in the units of the
-training table. The tokenizer cuts the constant flanks of the construct ({{ flanks }}; `trimming="{{ trimming }}"`), and
-the rest may be up to {{ strand_length }} nt long.
+training table. The tokenizer cuts the constant flanks of the construct ({{ flanks }}; `trimming="{{ trimming }}"`),
+and the rest may be up to {{ strand_length }} nt long.
 
 ## Results
 
