@@ -193,8 +193,14 @@ def test_travelling_files_import_only_what_a_stranger_has(name):
             assert node.module.split(".")[0] in allowed, node.module
 
 
-def test_saving_a_loaded_strangers_model_keeps_only_fresh_entries(tiny_folder, tmp_path):
-    AutoModel.from_pretrained(tiny_folder, trust_remote_code=True).save_pretrained(tmp_path)
+def test_saving_a_loaded_model_names_its_own_code(tiny_folder, tmp_path):
+    model = AutoModel.from_pretrained(tiny_folder, trust_remote_code=True)
+    original = json.loads((tiny_folder / "config.json").read_text())
+    # A model from the Hub refers to the repository that it came from.
+    model.config.auto_map = {
+        name: f"someone/model--{entry}" for name, entry in original["auto_map"].items() if isinstance(entry, str)
+    }
+    model.save_pretrained(tmp_path)
     text = (tmp_path / "config.json").read_text()
-    assert "--" not in text
+    assert json.loads(text)["auto_map"] == original["auto_map"]
     assert str(tiny_folder) not in text

@@ -1,12 +1,14 @@
 """Model: its size, initial weights, equal ways to the same numbers, and training steps."""
 
 import copy
+import dataclasses
 import doctest
 import logging
 import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -20,6 +22,7 @@ from modeling_macaron import (
     MacaronForExpressionPrediction,
     MacaronForMaskedLM,
     MacaronModel,
+    MacaronOutput,
     modeling_macaron,
 )
 from modeling_macaron.modeling_macaron import reconstruction_loss
@@ -130,6 +133,17 @@ def test_saved_model_comes_back(tmp_path, make_model, model_class, pooling):
     assert_same(dict(got), dict(expected))
     assert {path.name for path in tmp_path.glob("*.py")} >= {"configuration_macaron.py", "modeling_macaron.py"}
     assert not list(tmp_path.glob("*.bin"))
+
+
+def test_only_what_a_checkpoint_lacks_is_initialized(tmp_path, make_model):
+    make_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lacking = ["expression_head.bias", "macaron.layers.0.self_attn.q_proj.bias", "macaron.layers.1.layer_norm.bias"]
+    save_file({name: w for name, w in weights.items() if name not in lacking}, tmp_path / "model.safetensors")
+    loaded, info = MacaronForExpressionPrediction.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(info["missing_keys"]) == set(lacking)
+    for name, values in loaded.state_dict().items():
+        assert torch.equal(values, torch.zeros_like(values) if name in lacking else weights[name]), name
 
 
 def test_loading_keeps_the_global_random_state(tiny_folder):
@@ -412,6 +426,11 @@ def test_losses(make_model):
     assert neither.loss is None
     assert neither.logits.shape == (4, 1)
     assert neither.nucleotide_logits.shape == (4, LENGTH, 6)
+
+
+def test_evaluation_gathers_logits_only():
+    names = {field.name for field in dataclasses.fields(MacaronOutput)}
+    assert set(MacaronConfig().keys_to_ignore_at_inference) == names - {"loss", "logits"}
 
 
 def test_nothing_masked_is_no_loss():
