@@ -1,5 +1,6 @@
 """Configuration of the Macaron promoter model."""
 
+import copy
 import math
 from typing import ClassVar, Literal
 
@@ -111,8 +112,8 @@ class MacaronConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.id2label is None and kwargs.get("num_labels", 1) == 1:
             self.id2label, self.label2id = {0: "expression"}, {"expression": 0}
-        kwargs.setdefault("auto_map", dict(_AUTO_MAP))
-        kwargs.setdefault("custom_pipelines", _CUSTOM_PIPELINES)
+        kwargs.setdefault("auto_map", copy.deepcopy(_AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", copy.deepcopy(_CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
 
     @property
@@ -154,8 +155,8 @@ class MacaronConfig(PreTrainedConfig):
             )
         if not 0 <= self.hidden_dropout < 1:
             raise ValueError(f"`hidden_dropout` must be in [0, 1), got {self.hidden_dropout}")
-        if not self.layer_norm_eps > 0:
-            raise ValueError(f"`layer_norm_eps` must be positive, got {self.layer_norm_eps}")
+        if not 0 < self.layer_norm_eps < math.inf:
+            raise ValueError(f"`layer_norm_eps` must be a finite number > 0, got {self.layer_norm_eps}")
         if not 0 <= self.reconstruction_weight < math.inf:
             raise ValueError(f"`reconstruction_weight` must be a finite number >= 0, got {self.reconstruction_weight}")
         if not 0 < self.expression_std < math.inf:

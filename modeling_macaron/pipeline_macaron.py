@@ -1,7 +1,9 @@
 """Pipeline from promoter DNA to expression in assay units."""
 
+from collections.abc import Generator, Iterable
 from typing import Any
 
+from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
 
@@ -31,10 +33,20 @@ class PromoterExpressionPipeline(Pipeline):
     def _sanitize_parameters(self, truncation: bool | None = None) -> tuple[dict, dict, dict]:
         return ({} if truncation is None else {"truncation": truncation}), {}, {}
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model.eval()
+
     def __call__(self, inputs, **kwargs) -> Any:
-        """Predict one or many sequences; `batch_size` says how many go through the model at once."""
+        """Predict one or many sequences; `batch_size` says how many go through the model at once.
+
+        A list gives a list; a generator, a data set or a column of one gives an iterator.
+        """
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
+        known = (str, dict, list, tuple, Generator, Dataset)
+        if isinstance(inputs, Iterable) and not isinstance(inputs, known):
+            inputs = (row for row in inputs)
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: str | dict, truncation: bool = False) -> dict:

@@ -1,6 +1,5 @@
-"""Model: its size, initial weights, equal ways to the same numbers, and training steps."""
+"""Model: its size, initial weights, and equal ways to the same numbers."""
 
-import copy
 import dataclasses
 import doctest
 import logging
@@ -13,8 +12,6 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    Trainer,
-    TrainingArguments,
 )
 
 from modeling_macaron import (
@@ -26,25 +23,9 @@ from modeling_macaron import (
     modeling_macaron,
 )
 from modeling_macaron.modeling_macaron import reconstruction_loss
+from tests.batches import LENGTH, random_batch, random_ids
 
-LENGTH = 40
 ALL_CLASSES = [MacaronForExpressionPrediction, MacaronForMaskedLM, MacaronModel]
-
-
-def random_ids(rows, length=LENGTH, seed=0):
-    return torch.randint(0, 6, (rows, length), generator=torch.Generator().manual_seed(seed))
-
-
-def random_batch(rows=4, seed=0):
-    """Inputs with both kinds of labels."""
-    generator = torch.Generator().manual_seed(seed)
-    true_ids = torch.randint(0, 4, (rows, LENGTH), generator=generator)
-    masked = torch.rand(rows, LENGTH, generator=generator) < 0.2
-    return {
-        "input_ids": true_ids.masked_fill(masked, 5),
-        "labels": torch.randn(rows, generator=generator),
-        "nucleotide_labels": true_ids.masked_fill(~masked, -100),
-    }
 
 
 def assert_same(got, expected):
@@ -462,120 +443,6 @@ def test_labels_of_shape_batch_and_batch_one_are_equal(make_model):
 def test_wrong_shapes_are_refused(make_model, inputs, message):
     with pytest.raises(ValueError, match=message):
         make_model()(**inputs)
-
-
-# Training -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
-def test_every_parameter_gets_a_gradient(make_model, pooling):
-    model = make_model(pooling=pooling).train()
-    model(**random_batch()).loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        if name.endswith("expression_projection.weight"):
-            assert (parameter.grad == 0).all()
-        elif not name.endswith("k_proj.bias"):  # the softmax does not see a constant
-            assert (parameter.grad != 0).any(), name
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-def test_autocast_step_is_finite(make_model, dtype, attn_implementation):
-    model, batch = make_model(attn_implementation=attn_implementation).train(), random_batch(8)
-    exact = copy.deepcopy(model).eval()(**batch)
-    with torch.autocast("cpu", dtype=dtype):
-        outputs = model(**batch)
-    assert outputs.logits.dtype == dtype
-    assert outputs.loss.dtype == torch.float32
-    assert outputs.loss.item() == pytest.approx(exact.loss.item(), rel=0.1)
-    outputs.loss.backward()
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    torch.optim.Adam(model.parameters(), lr=1e-3).step()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad.dtype == torch.float32
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.isfinite().all(), name
-    assert any(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
-
-
-def test_loss_of_large_values_is_finite_in_half_precision(make_model):
-    model, batch = make_model().half(), random_batch(2)
-    with torch.no_grad():
-        loss = model(batch["input_ids"], labels=torch.tensor([400.0, -400.0])).loss
-    assert loss.item() == pytest.approx(160_000, rel=0.05)
-
-
-@pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
-def test_loss_falls_on_eight_examples(make_config, pooling):
-    torch.manual_seed(0)
-    model = MacaronForExpressionPrediction(make_config(pooling=pooling, hidden_dropout=0.0)).train()
-    batch = random_batch(8)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(150):
-        outputs = model(**batch)
-        optimizer.zero_grad()
-        outputs.loss.backward()
-        optimizer.step()
-        losses.append((outputs.expression_loss.item(), outputs.reconstruction_loss.item()))
-    assert losses[-1][0] < 0.1 * losses[0][0]
-    assert losses[-1][1] < 0.8 * losses[0][1]
-
-
-class Rows(torch.utils.data.Dataset):
-    def __init__(self, number):
-        self.ids, self.labels = random_ids(number), torch.randn(number, generator=torch.Generator().manual_seed(7))
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, index):
-        return {"input_ids": self.ids[index].tolist(), "labels": self.labels[index].item()}
-
-
-def plain_trainer(folder, model, tokenizer=None, **options):
-    options = {"per_device_train_batch_size": 8, "max_steps": 6, "learning_rate": 1e-2, **options}
-    arguments = TrainingArguments(folder, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, **options)
-    return Trainer(model, arguments, train_dataset=Rows(8), eval_dataset=Rows(11), processing_class=tokenizer)
-
-
-@pytest.mark.parametrize("options", [{}, {"label_names": ["labels"]}], ids=["default", "label_names"])
-def test_plain_trainer_does_regression(tmp_path, make_model, tiny_tokenizer, options):
-    trainer = plain_trainer(tmp_path, make_model(hidden_dropout=0.0), tiny_tokenizer, **options)
-    prediction = trainer.predict(Rows(11))
-    assert prediction.predictions.shape == (11, 1)
-    before = trainer.evaluate()["eval_loss"]
-    assert prediction.label_ids.shape == (11,)
-    expected = ((prediction.predictions[:, 0] - prediction.label_ids) ** 2).mean()
-    assert before == pytest.approx(float(expected), rel=1e-4)
-    trainer.train()
-    assert trainer.evaluate()["eval_loss"] < before
-    trainer.save_model(tmp_path / "final")
-    files = {path.name for path in (tmp_path / "final").glob("*.py")}
-    assert files == {"configuration_macaron.py", "modeling_macaron.py", "pipeline_macaron.py", "tokenization_kmer.py"}
-
-
-def test_plain_trainer_does_not_inflate_the_loss_under_accumulation(tmp_path, make_model):
-    weights = []
-    for batch_size, steps in ((8, 1), (2, 4)):
-        model = make_model(hidden_dropout=0.0)
-        trainer = plain_trainer(
-            tmp_path,
-            model,
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=steps,
-            max_steps=1,
-            optim="sgd",
-            max_grad_norm=0.0,
-            learning_rate=0.1,
-            lr_scheduler_type="constant",
-            logging_steps=1,
-        )
-        trainer.train()
-        weights.append((trainer.state.log_history[0]["loss"], model.state_dict()))
-    assert weights[0][0] == pytest.approx(weights[1][0], rel=1e-3)
-    torch.testing.assert_close(weights[0][1], weights[1][1], rtol=1e-4, atol=1e-6)
 
 
 def test_loading_says_nothing(tiny_folder, caplog):

@@ -185,7 +185,7 @@ class KmerTokenizer(PreTrainedTokenizer):
         if truncation:
             starts = starts + np.maximum(lengths - self.strand_length, 0) // 2
             lengths = np.minimum(lengths, self.strand_length)
-        problem[lengths > self.strand_length] = TOO_LONG
+        problem[(lengths > self.strand_length) & (problem == 0)] = TOO_LONG
         invalid = np.flatnonzero(codes == _INVALID)
         if invalid.size:
             problem[np.searchsorted(offsets, invalid, side="right") - 1] = BAD_LETTER
@@ -305,7 +305,7 @@ class KmerTokenizer(PreTrainedTokenizer):
             )
         if problem == TOO_SHORT:
             return (
-                f"{len(text)} nt are fewer than the flanks that trimming='always' cuts "
+                f"{length} nt are fewer than the flanks that trimming='always' cuts "
                 f"({len(self.flank5)} + {len(self.flank3)} nt)"
             )
         if problem == EMPTY:
