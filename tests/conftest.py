@@ -76,8 +76,6 @@ def make_model(make_config):
     def make(model_class=MacaronForExpressionPrediction, seed=0, **fields):
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            with torch.random.fork_rng():
-            torch.manual_seed(seed)
             model = model_class(make_config(**fields))
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn(parameter.shape))
