@@ -69,9 +69,9 @@ def weights_of(folder):
     return load_file(Path(folder) / "model.safetensors")
 
 
-def losses_of(output_dir):
-    state = json.loads(next(Path(output_dir).glob("checkpoint-12/trainer_state.json")).read_text())
-    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+def logged(output_dir, name):
+    state = json.loads((Path(output_dir) / "checkpoint-12" / "trainer_state.json").read_text())
+    return [entry[name] for entry in state["log_history"] if name in entry]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,8 @@ def test_two_processes_train_as_one_does(prepared, tmp_path):
     arguments = ["--dataset", prepared, *TINY, *SHORT, "--save_total_limit", "5"]
     finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
     finish(launch([*arguments, "--output_dir", tmp_path / "two"], processes=2))
-    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-3)
+    for name in ("loss", "expression_loss", "reconstruction_loss", "eval_loss", "eval_expression_loss"):
+        assert logged(tmp_path / "two", name) == pytest.approx(logged(tmp_path / "one", name), rel=1e-3), name
     one, two = (weights_of(tmp_path / name / "checkpoint-4") for name in ("one", "two"))
     for name, values in one.items():
         torch.testing.assert_close(two[name], values, rtol=1e-3, atol=1e-4, msg=name)
@@ -141,7 +142,7 @@ def test_resumed_run_ends_with_the_same_weights_after_sigkill(finished, prepared
     assert undisturbed.keys() == resumed.keys()
     for name, values in undisturbed.items():
         assert torch.equal(resumed[name], values), name
-    assert losses_of(tmp_path)[-2:] == losses_of(finished)[-2:]
+    assert logged(tmp_path, "loss")[-2:] == logged(finished, "loss")[-2:]
 
 
 def test_checkpoint_of_a_running_training_loads_as_a_strangers_model(finished, tmp_path):
