@@ -36,6 +36,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
     partial = _sibling(path, "partial")
     try:
         yield partial
@@ -120,5 +121,7 @@ def _remove_stale(output_dir: Path) -> None:
             if process == os.getpid() or not psutil.pid_exists(process):
                 if match[1] == "replaced" and not output_dir.exists():
                     path.rename(output_dir)  # killed between the two renamings
-                else:
+                elif path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)

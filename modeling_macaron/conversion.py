@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,21 @@ from .modeling_macaron import MacaronForExpressionPrediction
 
 _TF_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TF_BOOKKEEPING = re.compile(r"\.OPTIMIZER_SLOT/|^optimizer/|^_CHECKPOINTABLE_OBJECT_GRAPH$|^save_counter|^metrics/")
+
+
+_CARD = """---
+license: apache-2.0
+library_name: transformers
+tags:
+- promoter
+- gene-expression
+- macaron
+---
+
+# Macaron promoter model
+
+Weights of the original TensorFlow implementation of team Unlock_DNA (Proformer), converted: {parameters:,} parameters.
+"""
 
 
 class _Rule(NamedTuple):
@@ -209,6 +225,9 @@ def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> Macaro
         }
     except KeyError as error:
         raise ValueError(f"no weights of the original model: the variable {error} is missing") from error
+    unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(MacaronConfig)})
+    if unknown:
+        raise ValueError(f"MacaronConfig has no field {', '.join(unknown)}")
     for name, value in overrides.items():
         if fields.get(name, value) != value:
             raise ValueError(f"`{name}` is {fields[name]!r} by the shapes of the weights, not {value!r}")
@@ -253,7 +272,7 @@ def convert_checkpoint(source: str | Path, output_dir: str | Path, **overrides) 
     source : str or Path
         See `read_original_weights`.
     output_dir : str or Path
-        Folder to write; a model folder that stands there is replaced.
+        Folder to write; it must be new or empty.
     **overrides
         See `config_from_shapes`.
 
@@ -261,12 +280,19 @@ def convert_checkpoint(source: str | Path, output_dir: str | Path, **overrides) 
     -------
     MacaronForExpressionPrediction
         The model as it was saved, float32.
+
+    Raises
+    ------
+    ValueError, ImportError, FileNotFoundError, FileExistsError
+        On weights that cannot be read or do not fit, fields that are unknown or contradict them, and a folder that is
+        not empty.
     """
     weights = read_original_weights(source)
     config = config_from_shapes(weights, **overrides)
     model = MacaronForExpressionPrediction(config)
     model.load_state_dict(convert_weights(weights, config))
-    with new_folder(output_dir, overwrite=True, marker="config.json") as folder:
+    with new_folder(output_dir) as folder:
+        (folder / "README.md").write_text(_CARD.format(parameters=model.num_parameters()), encoding="utf-8")
         model.save_pretrained(folder)
         KmerTokenizer(kmer_size=config.kmer_size, strand_length=config.strand_length).save_pretrained(folder)
     return model

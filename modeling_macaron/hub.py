@@ -149,7 +149,7 @@ def ensure_repository(repo_id: str, *, private: bool = False, token: str | None 
         raise ValueError(f"{repo_id!r} is no repository name (NAME or OWNER/NAME): {error}") from error
     token = token or get_token()
     if not token:
-        raise PermissionError("there is no Hugging Face token: run `hf auth login`, set HF_TOKEN, or pass --token")
+        raise PermissionError("there is no Hugging Face token: run `hf auth login` or set HF_TOKEN")
     api = HfApi(token=token)
     with _clear_errors(repo_id, api.endpoint):
         return api.create_repo(repo_id, private=private or None, exist_ok=True)

@@ -268,13 +268,15 @@ class MacaronModel(MacaronPreTrainedModel):
         self.embeddings.kmer_projection = value
 
     @capture_outputs
-    def forward(self, input_ids: torch.Tensor, **kwargs) -> BaseModelOutput:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> BaseModelOutput:
         """Encode letters of both strands.
 
         Parameters
         ----------
         input_ids : torch.Tensor
             (batch, 2 * strand_length) integer letter ids.
+        attention_mask : torch.Tensor, optional
+            Accepted because general tooling makes one, and not read: N is attended like any letter.
         **kwargs
             `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
 

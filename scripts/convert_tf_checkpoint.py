@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
     print(f"{model.num_parameters():,} parameters written to {args.output_dir}")
+    for name in ("num_expression_positions", "gate_activation", "expression_mean", "expression_std"):
+        print(f"  {name} = {getattr(model.config, name)} (not told by the weights; set it with --config)")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ echo "4. Load it as a stranger would: the folder's own code, another working dir
 (
     cd demo/stranger
     run python - <<'PYTHON'
+import sys
+
+sys.modules["modeling_macaron"] = sys.modules["tokenization"] = None  # as where this package is not installed
+
 from transformers import pipeline
 
 predict = pipeline("promoter-expression", model="../run/final", trust_remote_code=True)

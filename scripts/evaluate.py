@@ -4,8 +4,7 @@
 Prints the categories of the Random Promoter DREAM Challenge 2022 with Pearson and Spearman correlations as a Markdown
 table, with the official scores where all nine categories are there, and writes the figures as JSON.
 
-    scripts/evaluate.py --model outputs/final --table measured_library.parquet --pairs pairs.parquet \
-        --baseline_train train_sample.tsv --output outputs/score.json --plots outputs/plots
+    python scripts/evaluate.py --model runs/mine/final --table data/promoters --split validation --output score.json
 """
 
 from __future__ import annotations
@@ -26,9 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--table", type=Path, required=True,
         help="measured table: sequence, activity (or expression ...), row_id; optional flags high, low, yeast, random, "
-        "challenging, leaderboard_public, and split",
+        "challenging, leaderboard_public, and split; or a data set folder of prepare_data.py",
     )  # fmt: skip
     parser.add_argument("--pairs", type=Path, help="pairs of its rows: kind, alt_row_id, ref_row_id, optionally public")
+    parser.add_argument("--sequence_column", help="column of the sequence, where its name is not one of the usual")
     parser.add_argument("--value_column", help="column of the measured value, where its name is not one of the usual")
     parser.add_argument("--split", help="score only this split of the table; then no official score is claimed")
     parser.add_argument(

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("input", type=Path, help="file with sequences")
     parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
     parser.add_argument("--sequence_column", help="column of the DNA; its position, from 0, where there is no header")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
     parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
     args = parser.parse_args(argv)
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
             args.input,
             args.output,
             sequence_column=args.sequence_column,
+            overwrite=args.overwrite,
             batch_size=args.batch_size,
             device=args.device,
             verbose=True,

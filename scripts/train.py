@@ -20,6 +20,8 @@ def main(argv: list[str] | None = None) -> None:
         final = train(*parse_recipe(sys.argv[1:] if argv is None else argv))
     except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
     if final is not None:
         print(f"the model is in {final}")
 

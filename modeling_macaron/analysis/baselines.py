@@ -151,15 +151,41 @@ def fit_ridge(ids: np.ndarray, values: np.ndarray) -> Pipeline:
     return make_pipeline(FunctionTransformer(kmer_counts), ridge)
 
 
-def _batches_of_folder(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give ids and values of split `train` of a data set folder made by scripts/prepare_data.py."""
+def read_folder(folder: str | Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read one split of a data set folder of scripts/prepare_data.py; flanks are put back where most rows had them.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder.
+    split : str
+        `train`, `validation` or `test`.
+
+    Yields
+    ------
+    ids : numpy.ndarray
+        (rows, length) uint8 letter ids of the forward strand with its flanks, N where there is no letter.
+    values : numpy.ndarray
+        (rows,) float64 expression in assay units.
+
+    Raises
+    ------
+    ValueError
+        If the data set has no such split.
+    FileNotFoundError
+        If it is no such folder.
+    """
+    folder = Path(folder)
+    if not (folder / "report.json").is_file():
+        raise FileNotFoundError(f"{folder}: no data set of scripts/prepare_data.py (report.json is missing)")
     data = load_from_disk(str(folder))
-    if not isinstance(data, DatasetDict) or TRAIN_SPLIT not in data:
-        raise ValueError(f"{folder}: no split `{TRAIN_SPLIT}` in this data set; make it with scripts/prepare_data.py")
-    report = json.loads((folder / "report.json").read_text())
+    if not isinstance(data, DatasetDict) or split not in data:
+        raise ValueError(f"{folder}: no split `{split}` in this data set; it has {', '.join(data)}")
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     tokenizer = report["tokenizer"]
-    flanks = ("", "") if tokenizer["trimming"] == "never" else (tokenizer["flank5"], tokenizer["flank3"])
-    for table in data[TRAIN_SPLIT].with_format("arrow").iter(65_536):
+    was_trimmed = 2 * report["rows_trimmed"] > report["rows_read"]
+    flanks = (tokenizer["flank5"], tokenizer["flank3"]) if was_trimmed else ("", "")
+    for table in data[split].with_format("arrow").iter(65_536):
         strands = table["input_ids"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         yield _attach_flanks(strands, *flanks), table["labels"].to_numpy().astype(np.float64)
 
@@ -214,7 +240,7 @@ def read_training_rows(source: str | Path, *, max_rows: int = MAX_TRAINING_ROWS)
         Where there is nothing to read, or fewer than ten usable rows in it.
     """
     path = Path(source)
-    rows = _draw(_batches_of_folder(path) if path.is_dir() else _batches_of_table(path), max_rows)
+    rows = _draw(read_folder(path, TRAIN_SPLIT) if path.is_dir() else _batches_of_table(path), max_rows)
     if rows is None or rows.available < 10:
         found = 0 if rows is None else rows.available
         raise ValueError(f"{path}: {found} usable training rows for the baseline, at least 10 are needed")

@@ -264,6 +264,7 @@ def evaluate_files(
     predictions: str | Path | None = None,
     pairs: str | Path | None = None,
     split: str | None = None,
+    sequence_column: str | None = None,
     value_column: str | None = None,
     baseline_train: str | Path | None = None,
     plots: str | Path | None = None,
@@ -274,7 +275,7 @@ def evaluate_files(
 
     Parameters
     ----------
-    table, pairs, split, value_column
+    table, pairs, split, sequence_column, value_column
         See `load_measurements`.
     output : str or Path
         JSON file to be written.
@@ -303,9 +304,11 @@ def evaluate_files(
         raise ValueError("give either a model or a file of predictions")
     if Path(output).is_dir():
         raise ValueError(f"{output} is a folder: give the name of the JSON file to write")
-    for folder in (Path(output).parent, *([] if plots is None else [Path(plots)])):
-        folder.mkdir(parents=True, exist_ok=True)
-    measurements = load_measurements(table, pairs, split=split, value_column=value_column)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    measurements = load_measurements(
+        table, pairs, split=split, sequence_column=sequence_column, value_column=value_column
+    )
     run = {"table": table, "pairs": pairs, "split": split, "rows": len(measurements.rows)}
     if model is not None:
         predicted = predict_rows(model, measurements, batch_size=batch_size, verbose=verbose)

@@ -74,6 +74,19 @@ def first_values(values: pd.Series | np.ndarray) -> str:
     return shown + (", ..." if len(values) > 5 else "")
 
 
+def _read_prepared(folder: str | Path) -> pd.DataFrame:
+    """Rows of a data set folder as sequences with their flanks, values and splits."""
+    from .baselines import read_folder
+
+    letters = np.frombuffer(b"ACGTN", np.uint8)
+    frames = []
+    for split in ("train", "validation"):
+        for ids, values in read_folder(folder, split):
+            sequences = [row.tobytes().decode().strip("N") for row in letters[ids]]
+            frames.append(pd.DataFrame({"sequence": sequences, "activity": values, "split": split}))
+    return pd.concat(frames, ignore_index=True)
+
+
 def _check_row_ids(row_ids: pd.Series, path: str | Path) -> None:
     if row_ids.isna().any():
         raise ValueError(f"{path}: {int(row_ids.isna().sum())} rows have no row_id")
@@ -90,7 +103,7 @@ def _check_numbers(values: pd.Series, path: str | Path) -> None:
     if bad.size:
         raise ValueError(
             f"{path}: {bad.size} of {len(values)} rows have no finite number in column {values.name} (the first is row "
-            f"{bad[0] + 1}: {values.iloc[bad[0]]!r})"
+            f"{bad[0] + 1}, counted from 1 without a header: {values.iloc[bad[0]]}); remove these rows first"
         )
 
 
@@ -130,6 +143,7 @@ def load_measurements(
     pairs: str | Path | None = None,
     *,
     split: str | None = None,
+    sequence_column: str | None = None,
     value_column: str | None = None,
 ) -> Measurements:
     """Read a measured table and, optionally, pairs of its rows.
@@ -140,13 +154,13 @@ def load_measurements(
         Columns of the sequence and the measured value under one of the usual names (`sequence`; `activity`,
         `expression` ...); `row_id`, needed for pairs and files of predictions (default: the row, counted from 0);
         optional flags `high`, `low`, `yeast`, `random`, `challenging`, `leaderboard_public`, and `split`. For the kinds
-        of files see `read_frame`.
+        of files see `read_frame`. Or a data set folder of scripts/prepare_data.py, whose rows all have a split.
     pairs : str or Path, optional
         Columns `kind`, `alt_row_id`, `ref_row_id`, optionally `public`.
     split : str, optional
         Use only the rows of this split, and the pairs with both ends in it.
-    value_column : str, optional
-        Name of the column with the measured value.
+    sequence_column, value_column : str, optional
+        Names of the columns with the sequence and the measured value.
 
     Raises
     ------
@@ -154,14 +168,14 @@ def load_measurements(
         On files and columns that are missing or ambiguous, row_ids that are missing or repeated, activities that are
         not finite, pairs that name unknown rows, and a split that is not there.
     """
-    rows = read_frame(table, ())
-    given = Columns(None, value_column)
+    rows = _read_prepared(table) if Path(table).is_dir() else read_frame(table, ())
+    given = Columns(sequence_column, value_column)
     columns, _ = find_columns([str(name) for name in rows.columns], given, str(table), require_value=True)
+    _check_numbers(rows[columns.value], table)
     rows = rows.rename(columns={columns.sequence: "sequence", columns.value: "activity"})
     if "row_id" not in rows.columns:
         rows["row_id"] = np.arange(len(rows))
     _check_row_ids(rows["row_id"], table)
-    _check_numbers(rows["activity"], table)
     located = None if pairs is None else _locate_pairs(pairs, rows["row_id"])
     measurements = Measurements(rows, located, None)
     return measurements if split is None else _restrict(measurements, split, table)

@@ -64,6 +64,7 @@ def load_model(
         If there is no such checkpoint.
     """
     if isinstance(model, (str, Path)):
+        check_checkpoint_name(model)
         tokenizer = KmerTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
         model = MacaronForExpressionPrediction.from_pretrained(model)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
@@ -72,6 +73,27 @@ def load_model(
     elif tokenizer is None:
         tokenizer = KmerTokenizer(kmer_size=model.config.kmer_size, strand_length=model.config.strand_length)
     return (model if device is None else model.to(device)).eval(), tokenizer
+
+
+def check_checkpoint_name(name: str | Path) -> None:
+    """Refuse a checkpoint that is plainly no folder and no name on the Hub, before the Hub is asked for it.
+
+    Parameters
+    ----------
+    name : str or Path
+        Folder, or `OWNER/NAME`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it can only be a folder, and there is none or it holds no model.
+    """
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        hint = f": did you mean {path / 'final'}?" if (path / "final").is_dir() else " (config.json is missing)"
+        raise FileNotFoundError(f"{name} is no checkpoint folder{hint}")
+    if not path.is_dir() and (str(name).count("/") != 1 or path.is_absolute() or path.parent.is_dir()):
+        raise FileNotFoundError(f"there is no checkpoint folder {name}, and a name on the Hub is OWNER/NAME")
 
 
 @torch.inference_mode()
@@ -154,6 +176,7 @@ def predict_file(
     *,
     tokenizer: KmerTokenizer | None = None,
     sequence_column: str | None = None,
+    overwrite: bool = False,
     batch_size: int = 256,
     device: str | torch.device | None = None,
     verbose: bool = False,
@@ -171,6 +194,8 @@ def predict_file(
         `problem`, which says why a row has no prediction. It appears under its name when it is complete.
     sequence_column : str, optional
         Name of the column with the DNA, or its position in a file without header.
+    overwrite : bool
+        Replace an output that is there.
     batch_size : int
         Sequences that go through the model at once.
     verbose : bool
@@ -187,7 +212,11 @@ def predict_file(
     OSError
         If a file cannot be read or written, or there is no such checkpoint.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     check_output(output)
+    if Path(output).exists() and not overwrite:
+        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
     table = open_table(source, sequence_column=sequence_column, batch_rows=16 * batch_size)
     model, tokenizer = load_model(model, tokenizer, device)
     num_rows = num_problems = 0

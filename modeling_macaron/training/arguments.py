@@ -50,6 +50,9 @@ class MacaronTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with what this model's training adds."""
 
     dataset: str | None = field(default=None, metadata={"help": "folder that scripts/prepare_data.py wrote"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "checkpoint folder, or auto: the latest complete one of output_dir"}
+    )
     init_from: str | None = field(
         default=None, metadata={"help": "checkpoint folder or Hub model to fine-tune, instead of new weights"}
     )
@@ -72,12 +75,17 @@ class MacaronTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        for name in ("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.global_batch_size is not None:
             self.per_device_train_batch_size = share_of_batch(
                 self.global_batch_size, int(os.environ.get("WORLD_SIZE", "1")), self.gradient_accumulation_steps
             )
         if self.fp16 and (self.clip_grad_value or self.clip_tensor_norm):
             raise ValueError("clip_grad_value and clip_tensor_norm need bf16 or float32, not fp16's scaled gradients")
+        if self.early_stopping_patience is not None:
+            self.restore_callback_states_from_checkpoint = True
         self.remove_unused_columns = False
         self.label_names = ["labels"]
         super().__post_init__()
@@ -143,6 +151,8 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> tuple[ModelArgumen
         known = {action.dest for action in parser._actions} - {"config", "help"}
         parser.set_defaults(**_read_recipe(recipe_name, known))
     model_arguments, training_arguments, _ = parser.parse_args_into_dataclasses(argv)
+    if "--output_dir" not in " ".join(argv) and not parser.get_default("output_dir"):
+        raise ValueError("no place for the results: name a folder with --output_dir OUTPUT")
     if not training_arguments.dataset:
         raise ValueError("no data: name a folder that scripts/prepare_data.py wrote with --dataset DIR")
     return model_arguments, training_arguments

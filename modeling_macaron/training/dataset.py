@@ -31,7 +31,7 @@ class PromoterDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._split)
 
-    def set_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """Tell which pass over the data begins; the masks are drawn anew in each."""
         self._epoch.fill_(epoch)
 

@@ -29,7 +29,7 @@ DREAM Challenge 2022 (published as Proformer): a Macaron Transformer over the k-
 ```python
 from transformers import pipeline
 
-predict = pipeline("promoter-expression", model="{{ name }}", trust_remote_code=True)
+predict = pipeline("promoter-expression", model="{{ location }}", trust_remote_code=True)
 predict("{{ example }}")
 # {"sequence": ..., "expression": ..., "standardized_expression": ...}
 ```
@@ -72,19 +72,26 @@ def _rows(pairs: dict) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in pairs.items())
 
 
+def _source_name(data: PreparedData) -> str:
+    """Name of the table without its folder: cards are public."""
+    name = str(data.report["source"]["name"])
+    return Path(name).name if Path(name).is_absolute() or Path(name).suffix else name
+
+
 def _hardware(trainer: MacaronTrainer) -> str:
     processes = trainer.accelerator.num_processes
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    device = trainer.args.device
+    device = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
     return f"{processes} x {device}"
 
 
 def _training_table(trainer: MacaronTrainer, data: PreparedData, metrics: dict) -> dict:
     """Tell what a reader must know to judge or repeat the run."""
-    args, source = trainer.args, data.report.get("source", {})
+    args = trainer.args
     batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * trainer.accelerator.num_processes
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     return {
-        "Table": source.get("name", "unknown"),
+        "Table": _source_name(data),
         "Training rows": f"{len(data.train):,}",
         "Mean and standard deviation": f"{data.expression_mean:.4g}, {data.expression_std:.4g}",
         "Optimizer steps": f"{trainer.state.global_step:,} (best at {trainer.state.best_global_step or 'the end'})",
@@ -100,7 +107,9 @@ def _training_table(trainer: MacaronTrainer, data: PreparedData, metrics: dict) 
     }
 
 
-def write_model_card(folder: Path, trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float]) -> None:
+def write_model_card(
+    folder: Path, trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float], history: list[dict]
+) -> None:
     """Write README.md with the run's own figures, and its learning curve.
 
     Parameters
@@ -113,9 +122,11 @@ def write_model_card(folder: Path, trainer: MacaronTrainer, data: PreparedData, 
         What it was trained on.
     metrics : dict[str, float]
         Measures of the validation split with the prefix `eval_`, and `run_seconds`.
+    history : list of dict
+        What was logged during training, for the learning curve.
     """
-    name = trainer.args.hub_model_id or "macaron-promoter"
-    dataset_name = data.report.get("source", {}).get("name", "promoter table")
+    name = trainer.args.hub_model_id or Path(trainer.args.output_dir).name
+    dataset_name = _source_name(data)
     measures = {"Pearson r": "eval_pearson_r", "Spearman rho": "eval_spearman_rho"}
     results = [
         EvalResult(
@@ -140,12 +151,14 @@ def write_model_card(folder: Path, trainer: MacaronTrainer, data: PreparedData, 
         eval_results=results,
     )
     tokenizer = trainer.processing_class
+    flanks = ("", "") if tokenizer.trimming == "never" else (tokenizer.flank5, tokenizer.flank3)
     card = ModelCard.from_template(
         card_data,
         template_str=_TEMPLATE,
         name=name,
         parameters=f"{trainer.model.num_parameters():,}",
-        example="TGCATTTTTTTCACATC" + "ACGTTGCA" * 10 + "GGTTACGGCTGTT",
+        location=trainer.args.hub_model_id or "PATH/OF/THIS/FOLDER",
+        example=flanks[0] + ("ACGTTGCATC" * tokenizer.strand_length)[: min(tokenizer.strand_length, 80)] + flanks[1],
         flanks=f"{tokenizer.flank5 or 'none'} ... {tokenizer.flank3 or 'none'}",
         trimming=tokenizer.trimming,
         strand_length=tokenizer.strand_length,
@@ -161,4 +174,4 @@ def write_model_card(folder: Path, trainer: MacaronTrainer, data: PreparedData, 
         training=_rows(_training_table(trainer, data, metrics)),
     )
     card.save(folder / "README.md")
-    save_figure(learning_curves(trainer.state.log_history), folder / LEARNING_CURVE)
+    save_figure(learning_curves(history), folder / LEARNING_CURVE)

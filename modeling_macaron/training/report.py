@@ -136,7 +136,8 @@ def _describe_source(table: PromoterTable) -> dict:
 def _check_split_sizes(report: dict, table: PromoterTable, tally: Tally) -> None:
     """Refuse a data set that nothing can be trained on."""
     if not report["rows_kept"]:
-        reasons = {"longer than strand_length": report["rows_dropped_for_length"]} | report["refused"]
+        limit = report["tokenizer"]["strand_length"]
+        reasons = {f"longer than strand_length {limit}": report["rows_dropped_for_length"]} | report["refused"]
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
         first = report["first_refused"][:1]
         example = f"; first: {table.unit} {first[0][table.unit]}, {first[0]['detail']}" if first else ""

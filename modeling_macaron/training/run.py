@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers import EarlyStoppingCallback, set_seed
 
+from modeling_macaron.analysis.predict import check_checkpoint_name
 from modeling_macaron.atomic import new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
@@ -19,7 +22,7 @@ from tokenization import KmerTokenizer
 from .arguments import MacaronTrainingArguments, ModelArguments
 from .collator import PromoterCollator
 from .dataset import PreparedData
-from .model_card import write_model_card
+from .model_card import LEARNING_CURVE, write_model_card
 from .trainer import ClipEachGradient, MacaronTrainer
 
 _RUN_FILE = "run.json"
@@ -54,6 +57,7 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
         fields = {"kmer_size": data.tokenizer.kmer_size, **arguments.given()}
         config = MacaronConfig(strand_length=strand_length, **fields, **statistics)
         return MacaronForExpressionPrediction(config)
+    check_checkpoint_name(init_from)
     free = {"hidden_dropout", "reconstruction_weight"}
     changes = {name: value for name, value in arguments.given().items() if name in free}
     model = MacaronForExpressionPrediction.from_pretrained(init_from, dtype="float32", **changes)
@@ -111,9 +115,29 @@ def is_complete(checkpoint: Path) -> bool:
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         with safe_open(checkpoint / "model.safetensors", "np"):
-            return all((checkpoint / name).is_file() for name in ("config.json", "optimizer.pt", "scheduler.pt"))
+            processes = int(os.environ.get("WORLD_SIZE", "1"))
+            states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+            if not (checkpoint / states[0]).is_file():
+                states = ["rng_state.pth", "rng_state_0.pth"]  # of another number of processes
+                return any((checkpoint / name).is_file() for name in states) and _has_parts(checkpoint)
+            return all((checkpoint / name).is_file() for name in states) and _has_parts(checkpoint)
     except (OSError, ValueError, SafetensorError):
         return False
+
+
+def _has_parts(checkpoint: Path) -> bool:
+    return all((checkpoint / name).is_file() for name in ("config.json", "optimizer.pt", "scheduler.pt"))
+
+
+def _check_final_is_ours(final: Path) -> None:
+    """Refuse, before any training, to replace files that this program did not write."""
+    if not final.exists():
+        return
+    ours = ("config.json", "model*.safetensors*", "tokenizer_config.json", "README.md", LEARNING_CURVE, "*.py")
+    names = [final.name] if final.is_file() else [path.name for path in final.iterdir()]
+    foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
+    if foreign:
+        raise FileExistsError(f"{final} would be replaced, and holds {', '.join(sorted(foreign))}: move it first")
 
 
 def _check_same_data(output_dir: Path, data: PreparedData, resuming: bool, is_main: bool) -> None:
@@ -183,22 +207,25 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         raise ValueError("--push_to_hub needs the repository's name: --hub_model_id OWNER/NAME")
     data = PreparedData(args.dataset)
     checkpoint = find_checkpoint(args)
+    final = Path(args.output_dir) / "final"
+    _check_final_is_ours(final)
     if push and args.should_save:
         ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
-    _check_same_data(Path(args.output_dir), data, checkpoint is not None, args.should_save)
     set_seed(args.seed)
-    trainer = make_trainer(build_model(model_arguments, data, args.init_from), args, data)
+    model = build_model(model_arguments, data, args.init_from)
+    _check_same_data(Path(args.output_dir), data, checkpoint is not None, args.should_save)
+    trainer = make_trainer(model, args, data)
     started = time.monotonic()
     result = trainer.train(resume_from_checkpoint=checkpoint)
+    history = list(trainer.state.log_history)  # without the evaluation of the best checkpoint, below
     metrics = {**result.metrics, **trainer.evaluate(), "run_seconds": time.monotonic() - started}
     trainer.save_metrics("all", metrics, combined=False)
     if not trainer.is_world_process_zero():
         return None
-    final = Path(args.output_dir) / "final"
     with new_folder(final, overwrite=True, marker="config.json") as folder:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        write_model_card(folder, trainer, data, metrics)
+        write_model_card(folder, trainer, data, metrics, history)
     if push:
         push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     return final

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from transformers import Trainer, TrainerCallback
 
+from .dataset import PromoterDataset
 from .metrics import compute_metrics
 
 
@@ -36,6 +39,23 @@ class ClipEachGradient(TrainerCallback):
                 torch.nn.utils.clip_grad_norm_(parameter, self.tensor_norm)
 
 
+class BeginEpoch(TrainerCallback):
+    """Tell the training data which epoch begins, on every process and after a resume, so that masks are drawn anew.
+
+    Parameters
+    ----------
+    dataset : PromoterDataset
+        The training rows.
+    """
+
+    def __init__(self, dataset: PromoterDataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        """Set the epoch; where a run is resumed, `state.epoch` lies inside it."""
+        self.dataset.begin_epoch(int(state.epoch + 1e-6))
+
+
 class MacaronTrainer(Trainer):
     """Trainer with the model's own loss.
 
@@ -50,7 +70,8 @@ class MacaronTrainer(Trainer):
     Parameters
     ----------
     *args, **kwargs
-        As for `transformers.Trainer`. `data_collator` must be a `PromoterCollator`.
+        As for `transformers.Trainer`. `data_collator` must be a `PromoterCollator`, `train_dataset` a
+        `PromoterDataset`.
     """
 
     def __init__(self, *args, **kwargs):
@@ -63,27 +84,34 @@ class MacaronTrainer(Trainer):
                 compute_metrics, reconstruction_weight=self.model.config.reconstruction_weight
             )
         self._logged_losses = torch.zeros(2, device=self.args.device)
-        self._logged_losses_step = 0
+        self._steps_since_log = 0
+        if self.train_dataset is not None:
+            self.add_callback(BeginEpoch(self.train_dataset))
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Return the loader of a split for evaluation: unmasked and masked sequences, the same masks each time."""
-        train_collator, self.data_collator = self.data_collator, self.data_collator.for_evaluation()
-        try:
+        with self._evaluation_settings():
             return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = train_collator
 
     def get_test_dataloader(self, test_dataset):
         """Return the loader of a split for prediction, as `get_eval_dataloader` does."""
-        train_collator, self.data_collator = self.data_collator, self.data_collator.for_evaluation()
-        try:
+        with self._evaluation_settings():
             return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _evaluation_settings(self) -> Iterator[None]:
+        """Collate for evaluation, and keep the last batch, which training may drop."""
+        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        self.data_collator, self.args.dataloader_drop_last = collator.for_evaluation(), False
+        try:
+            yield
         finally:
-            self.data_collator = train_collator
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Collect the batches of one optimizer step with the numbers (2,) of its rows and masked letters, globally."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._steps_since_log += 1
         counts = torch.zeros(2, dtype=torch.int64, device=device)
         for batch in batch_samples:
             counts[0] += batch["labels"].numel()
@@ -124,11 +152,10 @@ class MacaronTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with both terms of the training loss where the loss is logged."""
         if "loss" in logs:
-            steps = max(self.state.global_step - self._logged_losses_step, 1)
-            losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / steps
+            losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / max(self._steps_since_log, 1)
             logs["expression_loss"], logs["reconstruction_loss"] = losses.tolist()
             self._logged_losses.zero_()
-            self._logged_losses_step = self.state.global_step
+            self._steps_since_log = 0
         super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -287,7 +287,9 @@ def test_impossible_names_are_refused(hub, folder, name):
 
 def test_no_token(hub, folder, script, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    assert_one_line_error(script, [folder, "me/promoters"], "no Hugging Face token: run `hf auth login`, set HF_TOKEN")
+    assert_one_line_error(
+        script, [folder, "me/promoters"], "no Hugging Face token: run `hf auth login` or set HF_TOKEN"
+    )
     assert hub.calls == []
 
 

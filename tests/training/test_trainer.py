@@ -91,8 +91,10 @@ def test_logged_loss_is_its_two_terms(prepared, tmp_path):
         assert entry["loss"] == pytest.approx(total, rel=1e-4)
 
 
-def test_evaluation_measures_the_whole_split_unmasked(prepared, tmp_path):
-    trainer = make_trainer(prepared, tmp_path, per_device_eval_batch_size=7)
+@pytest.mark.parametrize(("batch_size", "drop_last"), [(7, True), (7, False), (1000, True)])
+def test_evaluation_measures_the_whole_split_unmasked(prepared, tmp_path, batch_size, drop_last):
+    options = {"per_device_eval_batch_size": batch_size, "dataloader_drop_last": drop_last}
+    trainer = make_trainer(prepared, tmp_path, **options)
     measured = trainer.evaluate()
     data = PreparedData(prepared)
     collate = PromoterCollator(data.expression_mean, data.expression_std, mask_probability=0.2, evaluation=True)
