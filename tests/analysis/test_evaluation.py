@@ -30,6 +30,8 @@ from modeling_macaron.analysis.evaluation import (
 )
 from modeling_macaron.analysis.measurements import load_measurements, read_predictions
 from modeling_macaron.analysis.plots import learning_curves, point_density, save_figure, scatter_with_density
+from modeling_macaron.training.data import prepare_dataset
+from modeling_macaron.training.sources import open_source
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
@@ -171,6 +173,24 @@ def test_rows_without_an_id_are_numbered(tmp_path):
     assert load_measurements(tmp_path / "table.parquet").rows["row_id"].tolist() == list(range(len(table)))
 
 
+@pytest.mark.parametrize("flanks", [("TGCATTTTTTTCACATC", "GGTTACGGCTGTT"), ("", "")])
+def test_rows_of_a_prepared_folder_are_those_of_its_table(tmp_path, flanks):
+    random = np.random.default_rng(0)
+    cores = ["".join(random.choice(list("ACGT"), 50)) for _ in range(80)]
+    frame = pd.DataFrame({"sequence": [flanks[0] + core + flanks[1] for core in cores], "value": np.arange(80.0)})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    prepare_dataset(open_source(tmp_path / "table.csv"), tmp_path / "data", validation_fraction=0.3)
+    rows = load_measurements(tmp_path / "data").rows
+    assert dict(zip(rows["sequence"], rows["activity"], strict=True)) == dict(
+        zip(frame["sequence"], frame["value"], strict=True)
+    )
+    held_out = load_measurements(tmp_path / "data", split="validation")
+    assert 0 < len(held_out.rows) < 80
+    assert set(held_out.rows["sequence"]) == set(rows["sequence"][rows["split"] == "validation"])
+    assert score_baseline(tmp_path / "data", held_out)["scored_rows_in_training"] == 0
+    assert score_baseline(tmp_path / "table.csv", held_out)["scored_rows_in_training"] == len(held_out.rows)
+
+
 def test_refuses_files_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_measurements(tmp_path / "nothing.parquet")
@@ -248,7 +268,8 @@ def test_baseline_reads_a_prepared_folder(tmp_path):
     data = Dataset.from_dict({"input_ids": list(ids), "labels": np.arange(14.0)}, features=features)
     DatasetDict(train=data).save_to_disk(tmp_path / "data")
     settings_ = {"flank5": FLANK5, "flank3": FLANK3, "strand_length": 100, "kmer_size": 10, "trimming": "auto"}
-    (tmp_path / "data" / "report.json").write_text(json.dumps({"tokenizer": settings_}))
+    report = {"tokenizer": settings_, "rows_read": 14, "rows_trimmed": 14}
+    (tmp_path / "data" / "report.json").write_text(json.dumps(report))
     rows = read_training_rows(tmp_path / "data")
     whole, _ = encode_constructs(pa.array([FLANK5 + sequence + FLANK3 for sequence in variable]))
     assert shared_sequences(rows.ids, whole) == 14

@@ -131,3 +131,33 @@ def test_script_reports_rows_without_a_prediction(tiny_folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "2 rows written to out.tsv" in result.stdout
     assert "1 of them could not be predicted" in result.stdout
+
+
+def test_existing_output_is_replaced_only_when_asked(tiny_folder, tmp_path):
+    frame_of(SEQUENCES).to_csv(tmp_path / "in.csv", index=False)
+    (tmp_path / "out.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "mine"
+    predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", overwrite=True)
+    assert len(pd.read_csv(tmp_path / "out.csv")) == len(SEQUENCES)
+
+
+@pytest.mark.parametrize("name", ["absent", "absent/", "./absent", "tests/absent", "a/b/c"])
+def test_checkpoint_that_can_only_be_a_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
+        load_model(name)
+
+
+def test_folder_of_a_run_leads_to_its_model(tiny_folder, tmp_path):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*final"):
+        load_model(tmp_path / "run")
+
+
+def test_batch_size_of_zero_is_refused(tiny_folder, tmp_path):
+    frame_of(SEQUENCES).to_csv(tmp_path / "in.csv", index=False)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", batch_size=0)
