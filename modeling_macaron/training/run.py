@@ -111,22 +111,29 @@ def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Tell whether a checkpoint was written to its end: the Trainer writes its state last."""
+    """Tell whether a checkpoint was written to its end: the main process writes the Trainer's state last.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        Folder `checkpoint-STEP`.
+
+    Returns
+    -------
+    bool
+        Whether its weights can be read, and the states of the optimizer, the schedule and every process's random
+        numbers are there. (Of a run with another number of processes, any random state will do.)
+    """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         with safe_open(checkpoint / "model.safetensors", "np"):
-            processes = int(os.environ.get("WORLD_SIZE", "1"))
-            states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-            if not (checkpoint / states[0]).is_file():
-                states = ["rng_state.pth", "rng_state_0.pth"]  # of another number of processes
-                return any((checkpoint / name).is_file() for name in states) and _has_parts(checkpoint)
-            return all((checkpoint / name).is_file() for name in states) and _has_parts(checkpoint)
+            names = {path.name for path in checkpoint.iterdir()}
     except (OSError, ValueError, SafetensorError):
         return False
-
-
-def _has_parts(checkpoint: Path) -> bool:
-    return all((checkpoint / name).is_file() for name in ("config.json", "optimizer.pt", "scheduler.pt"))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    own = {"rng_state.pth"} if processes == 1 else {f"rng_state_{rank}.pth" for rank in range(processes)}
+    of_others = not own & names and any(name.startswith("rng_state") for name in names)
+    return {"config.json", "optimizer.pt", "scheduler.pt"} <= names and (own <= names or of_others)
 
 
 def _check_final_is_ours(final: Path) -> None:

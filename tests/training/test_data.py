@@ -298,7 +298,7 @@ def test_split_column(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ([("ACGT" * 40, 1)], {}, r"no row is left of 1 \(1 longer than strand_length\)"),
+        ([("ACGT" * 40, 1)], {}, r"no row is left of 1 \(1 longer than strand_length 100\)"),
         (
             [("ACGTACGTX", 1), ("ACGT", "nan")],
             {},
@@ -382,7 +382,8 @@ def test_failed_overwrite_leaves_the_old_data_set(tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background may ignore it
 from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.sources import open_source
 

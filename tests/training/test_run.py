@@ -31,6 +31,7 @@ TINY = [
 SHORT = [
     *("--global_batch_size", "64", "--max_steps", "12"),
     *("--eval_steps", "4", "--save_steps", "4", "--logging_steps", "2"),
+    *("--save_total_limit", "5"),
 ]
 
 
@@ -108,7 +109,7 @@ def test_final_model_is_the_best_on_validation(finished):
 
 
 def test_two_processes_train_as_one_does(prepared, tmp_path):
-    arguments = ["--dataset", prepared, *TINY, *SHORT, "--save_total_limit", "5"]
+    arguments = ["--dataset", prepared, *TINY, *SHORT]
     finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
     finish(launch([*arguments, "--output_dir", tmp_path / "two"], processes=2))
     states = {path.name for path in (tmp_path / "two" / "checkpoint-12").glob("rng_state*")}
@@ -172,7 +173,28 @@ def test_half_written_checkpoints_are_passed_over(finished, prepared, tmp_path):
     weights = run_dir / "checkpoint-8" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert not is_complete(run_dir / "checkpoint-8")
+    assert find_checkpoint(args) == str(run_dir / "checkpoint-4")
+    (run_dir / "checkpoint-4" / "rng_state.pth").unlink()
     assert find_checkpoint(args) is None
+
+
+def test_checkpoint_needs_the_random_state_of_every_process(finished, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint-12"
+    shutil.copytree(finished / "checkpoint-12", checkpoint)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert is_complete(checkpoint), "of a run with one process"
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    assert not is_complete(checkpoint)
+    shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    assert is_complete(checkpoint)
+
+
+def test_foreign_files_in_the_final_folder_are_not_replaced(prepared, tmp_path):
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notes\.txt"):
+        run(prepared, tmp_path, *SHORT)
+    assert (tmp_path / "final" / "notes.txt").read_text() == "mine"
 
 
 def test_earlier_run_is_not_overwritten(finished, prepared):
