@@ -11,8 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from modeling_macaron.atomic import new_file
-
-_DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+from modeling_macaron.tables import DELIMITERS
 
 
 def check_output(output: str | Path) -> None:
@@ -28,7 +27,7 @@ def check_output(output: str | Path) -> None:
     ValueError
         If its suffix is not `.parquet`, `.csv`, `.tsv` or `.txt`.
     """
-    if Path(output).suffix not in (".parquet", *_DELIMITERS):
+    if Path(output).suffix not in (".parquet", *DELIMITERS):
         raise ValueError(f"{output}: unknown kind of output; .parquet, .csv and .tsv are known")
 
 
@@ -61,7 +60,7 @@ def write_table(output: str | Path) -> Iterator[Callable[[pa.Table], None]]:
             if writer is None and suffix == ".parquet":
                 writer = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, table.schema))
             elif writer is None:
-                options = pyarrow.csv.WriteOptions(delimiter=_DELIMITERS[suffix], quoting_style="needed")
+                options = pyarrow.csv.WriteOptions(delimiter=DELIMITERS[suffix], quoting_style="needed")
                 writer = stack.enter_context(pyarrow.csv.CSVWriter(partial, table.schema, write_options=options))
             writer.write_table(table)
 

@@ -29,12 +29,12 @@ VALUE_NAMES = (
     "measurement",
 )
 
-_DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 _FASTA = (".fa", ".fasta", ".fna")
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 TABLE_SUFFIXES = (
     ".parquet",
-    *(suffix + compression for suffix in (*_DELIMITERS, *_FASTA) for compression in ("", *_COMPRESSIONS)),
+    *(suffix + compression for suffix in (*DELIMITERS, *_FASTA) for compression in ("", *_COMPRESSIONS)),
 )
 _MAX_MALFORMED = 1000  # remembered one by one; all are counted
 
@@ -170,8 +170,8 @@ def open_table(
     compression = _COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     suffix = (suffixes[:-1] if compression else suffixes)[-1:] or [""]
     given = Columns(sequence_column, value_column, split_column)
-    if suffix[0] in _DELIMITERS:
-        return _open_text(path, compression, _DELIMITERS[suffix[0]], given, batch_rows, require_value)
+    if suffix[0] in DELIMITERS:
+        return _open_text(path, compression, DELIMITERS[suffix[0]], given, batch_rows, require_value)
     if suffix[0] in _FASTA:
         return _open_fasta(path, compression, given, batch_rows)
     if suffix[0] == ".parquet" and compression is None:

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from modeling_macaron.tables import Columns, find_columns
-
-_SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+from modeling_macaron.tables import DELIMITERS, Columns, find_columns
 
 
 class Measurements(NamedTuple):
@@ -54,8 +52,8 @@ def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
-        elif suffix in _SEPARATORS:
-            frame = pd.read_csv(path, sep=_SEPARATORS[suffix])
+        elif suffix in DELIMITERS:
+            frame = pd.read_csv(path, sep=DELIMITERS[suffix])
         else:
             raise ValueError("unknown kind of table; .parquet, .csv, .tsv and .txt are known, also .csv.gz and so on")
     except (ValueError, pa.ArrowException) as error:

@@ -123,15 +123,13 @@ def share_of_batch(global_batch_size: int, processes: int, accumulation_steps: i
     return global_batch_size // parts
 
 
-def parse_recipe(argv: list[str], prog: str | None = None) -> tuple[ModelArguments, MacaronTrainingArguments]:
+def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArguments]:
     """Read a recipe and the options after it: `RECIPE.yaml [--option value ...]`.
 
     Parameters
     ----------
     argv : list of str
         Command line without the program's name. Options override the recipe.
-    prog : str, optional
-        Name of the program in the help.
 
     Returns
     -------
@@ -144,7 +142,7 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> tuple[ModelArgumen
     FileNotFoundError
         If there is no such recipe.
     """
-    parser = HfArgumentParser((ModelArguments, MacaronTrainingArguments), prog=prog)
+    parser = HfArgumentParser((ModelArguments, MacaronTrainingArguments))
     parser.add_argument("config", help="YAML recipe, for example configs/cpu_tiny.yaml")
     recipe_name = next((argument for argument in argv if argument.endswith((".yaml", ".yml"))), None)
     if recipe_name is not None:

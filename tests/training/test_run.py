@@ -251,6 +251,11 @@ def test_recipes_are_valid(recipe, prepared, tmp_path):
     assert (args.load_best_model_at_end, args.metric_for_best_model) == (True, "pearson_r")
 
 
+def test_place_for_the_results_must_be_named(prepared):
+    with pytest.raises(ValueError, match="--output_dir OUTPUT"):
+        parse_recipe([RECIPE, "--dataset", str(prepared)])
+
+
 def test_paper_recipe_is_the_paper(prepared, tmp_path):
     recipe = str(ROOT / "configs" / "paper_4gpu.yaml")
     model_arguments, args = parse_recipe(
