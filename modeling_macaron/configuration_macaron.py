@@ -39,6 +39,10 @@ class MacaronConfig(PreTrainedConfig):
         Width of the stream, Macaron blocks, and heads of a block.
     head_dim : int
         Size of ONE head. In the original it is the width of the stream, not a share of it.
+    attention_projections : str
+        `"separate"`: query, key, value and output, as in the original. `"merged"`: the same functions with two
+        projections, which is worth it where `head_dim` is more than about half of `hidden_size`; `to_merged()` of a
+        model turns one into the other. (`head_dim` then tells the scale of the scores.)
     intermediate_size : int
         Width of the feed-forward layers after the gate.
     conv_kernel_size : int
@@ -95,6 +99,7 @@ class MacaronConfig(PreTrainedConfig):
     num_hidden_layers: int = 4
     num_attention_heads: int = 8
     head_dim: int = 512
+    attention_projections: Literal["separate", "merged"] = "separate"
     intermediate_size: int = 1024
     conv_kernel_size: int = 15
     num_expression_positions: int = 32

@@ -1,5 +1,6 @@
 """Macaron Transformer that predicts expression from promoter DNA (team Unlock_DNA, Proformer)."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -11,13 +12,16 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_macaron import ATTENTION_CLASSES, MacaronAttention, MacaronAttentionBase
 from .configuration_macaron import MacaronConfig
 from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -30,14 +34,15 @@ class MacaronOutput(ModelOutput):
         () expression loss plus `reconstruction_weight` times reconstruction loss, of the labels that were given.
     logits : torch.Tensor
         (batch, 1) standardized expression; `logits * config.expression_std + config.expression_mean` are assay units.
-    nucleotide_logits : torch.Tensor
-        (batch, 2 * strand_length, vocab_size) logits of the letter at each position.
+    nucleotide_logits : torch.Tensor, optional
+        (batch, 2 * strand_length, vocab_size) logits of the letter at each position, unless they were not wanted.
     expression_loss : torch.Tensor, optional
         () mean squared error of the standardized expression.
     reconstruction_loss : torch.Tensor, optional
         () sum of the cross-entropies (nats) of the masked letters / (their number + 1).
     hidden_states, attentions : tuple[torch.Tensor, ...], optional
-        (batch, positions, hidden) before the first and after each block; (batch, heads, positions, positions).
+        (batch, positions, hidden) before the first and after each block; (batch, heads, positions, positions). Without
+        nucleotide logits the last block's have its expression positions only (attentions: those as queries).
     """
 
     loss: torch.FloatTensor | None = None
@@ -125,59 +130,6 @@ class MacaronConvolution(nn.Module):
         return self.dropout(F.relu(self.pointwise_conv(hidden_states)))
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out: (batch, heads, positions, head_dim) in, (batch, positions, heads, head_dim) out."""
-    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    attn_weights = F.softmax(attn_weights, dim=-1)
-    attn_output = torch.matmul(attn_weights, value).transpose(1, 2)
-    return attn_output, attn_weights
-
-
-class MacaronAttention(nn.Module):
-    """Unmasked multi-head self-attention on (batch, positions, hidden); N positions are attended like any other."""
-
-    def __init__(self, config: MacaronConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.head_dim
-        self.scaling = config.head_dim**-0.5
-        self.is_causal = False
-        projection_size = config.num_attention_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, projection_size)
-        self.k_proj = nn.Linear(config.hidden_size, projection_size)
-        self.v_proj = nn.Linear(config.hidden_size, projection_size)
-        self.o_proj = nn.Linear(projection_size, config.hidden_size)
-        for projection in (self.q_proj, self.k_proj, self.v_proj):
-            projection.glorot_fans = (
-                config.num_attention_heads * config.hidden_size,
-                config.head_dim * config.hidden_size,
-            )
-        self.o_proj.glorot_fans = (projection_size, config.num_attention_heads * config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        input_shape = hidden_states.shape[:-1]
-        hidden_shape = (*input_shape, -1, self.head_dim)
-        query_states = self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2)
-        key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
-        value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        attn_output, attn_weights = attention_interface(
-            self, query_states, key_states, value_states, None, scaling=self.scaling, dropout=0.0, **kwargs
-        )
-        return self.o_proj(attn_output.reshape(*input_shape, -1)), attn_weights
-
-
 class MacaronLayer(GradientCheckpointingLayer):
     """Macaron block: convolution and attention between two half-step feed-forward layers."""
 
@@ -186,15 +138,17 @@ class MacaronLayer(GradientCheckpointingLayer):
         self.feed_forward1 = MacaronFeedForward(config)
         self.convolution = MacaronConvolution(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = MacaronAttention(config)
+        self.self_attn = ATTENTION_CLASSES[config.attention_projections](config)
         self.feed_forward2 = MacaronFeedForward(config)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs) -> torch.Tensor:
+        """Give (batch, positions, hidden) at the first `num_queries` positions, by default at all of them."""
         hidden_states = hidden_states + 0.5 * self.feed_forward1(hidden_states)
         hidden_states = hidden_states + self.convolution(hidden_states)
         hidden_states = self.layer_norm(hidden_states)
-        attn_output, _ = self.self_attn(hidden_states, **kwargs)
-        hidden_states = hidden_states + attn_output
+        query_states = hidden_states[:, :num_queries]
+        attn_output, _ = self.self_attn(query_states, hidden_states, **kwargs)
+        hidden_states = query_states + attn_output
         return hidden_states + 0.5 * self.feed_forward2(hidden_states)
 
 
@@ -210,13 +164,17 @@ class MacaronPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ["MacaronLayer"]  # noqa: RUF012
-    _can_record_outputs = {"hidden_states": MacaronLayer, "attentions": MacaronAttention}  # noqa: RUF012
+    _can_record_outputs = {"hidden_states": MacaronLayer, "attentions": MacaronAttentionBase}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize as Keras does: Glorot-uniform kernels with its own way of counting fans, +-0.05 embeddings."""
         if isinstance(module, nn.Linear):
-            _glorot_uniform_(module.weight, *getattr(module, "glorot_fans", (module.in_features, module.out_features)))
+            if hasattr(module, "initial_std"):
+                init.normal_(module.weight, std=module.initial_std)
+            else:
+                fans = getattr(module, "glorot_fans", (module.in_features, module.out_features))
+                _glorot_uniform_(module.weight, *fans)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
@@ -232,6 +190,49 @@ class MacaronPreTrainedModel(PreTrainedModel):
         """Save weights, config and the code that loads them; see `PreTrainedModel.save_pretrained`."""
         self.config.auto_map = dict(type(self.config)().auto_map)
         super().save_pretrained(save_directory, **kwargs)
+
+    @torch.no_grad()
+    def to_merged(self) -> "MacaronPreTrainedModel":
+        """Return a model with the same outputs whose attention has two projections instead of four.
+
+        The query and key projections of a head act as one matrix, and so do those of its values and its output; as a
+        head is as wide as the stream, each product has no more weights than one of its factors. At the default size
+        30,615,559 parameters do what 47,425,543 did. It pays where `head_dim` is more than about half of `hidden_size`;
+        elsewhere the model is merged all the same, with a warning. Merge float32 weights and convert the result to a
+        lower precision, not the other way round. There is no way back.
+
+        Returns
+        -------
+        MacaronPreTrainedModel
+            Of the same class, dtype, device and mode, with weights of its own and `attention_projections="merged"`.
+
+        Examples
+        --------
+        >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+        >>> model = MacaronForExpressionPrediction(config).eval()
+        >>> merged = model.to_merged()
+        >>> ids = torch.zeros(2, 200, dtype=torch.long)
+        >>> torch.testing.assert_close(merged(ids).logits, model(ids).logits)
+        """
+        if self.config.attention_projections == "merged":
+            return copy.deepcopy(self)
+        config = copy.deepcopy(self.config)
+        config.attention_projections = "merged"
+        with init.no_init_weights():
+            merged = type(self)(config)
+        state = self.state_dict()
+        for name, module in self.named_modules():
+            if isinstance(module, MacaronAttention):
+                for own in module.state_dict():
+                    del state[f"{name}.{own}"]
+                state |= {f"{name}.{own}": weights for own, weights in module.merged_state().items()}
+        merged.to(self.device, self.dtype).load_state_dict(state)
+        if 2 * config.head_dim <= config.hidden_size:
+            logger.warning(
+                f"merging does not pay at head_dim {config.head_dim} and hidden_size {config.hidden_size}: "
+                f"{merged.num_parameters():,} parameters instead of {self.num_parameters():,}, and more arithmetic"
+            )
+        return merged.train(self.training)
 
 
 def _glorot_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int) -> None:
@@ -268,7 +269,13 @@ class MacaronModel(MacaronPreTrainedModel):
         self.embeddings.kmer_projection = value
 
     @capture_outputs
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> BaseModelOutput:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        expression_positions_only: bool = False,
+        **kwargs,
+    ) -> BaseModelOutput:
         """Encode letters of both strands.
 
         Parameters
@@ -277,13 +284,16 @@ class MacaronModel(MacaronPreTrainedModel):
             (batch, 2 * strand_length) integer letter ids.
         attention_mask : torch.Tensor, optional
             Accepted because general tooling makes one, and not read: N is attended like any letter.
+        expression_positions_only : bool
+            Give the expression positions only, and let the last block compute its queries, attention output and second
+            feed-forward layer there alone. Without such positions (`pooling="mean"`) nothing changes.
         **kwargs
             `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
 
         Returns
         -------
         BaseModelOutput
-            `last_hidden_state` (batch, expression positions + 2 * strand_length, hidden).
+            `last_hidden_state` (batch, expression positions + 2 * strand_length, hidden), or the first of these.
 
         Raises
         ------
@@ -296,8 +306,10 @@ class MacaronModel(MacaronPreTrainedModel):
                 f"{self.config.strand_length} nt as KmerTokenizer gives them; got {tuple(input_ids.shape)}"
             )
         hidden_states = self.embeddings(input_ids)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
+        num_queries = self.config.num_pooled_positions if expression_positions_only else 0
+        hidden_states = self.layers[-1](hidden_states, num_queries or None, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 
@@ -368,6 +380,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         input_ids: torch.Tensor,
         labels: torch.Tensor | None = None,
         nucleotide_labels: torch.Tensor | None = None,
+        output_nucleotide_logits: bool = True,
         **kwargs,
     ) -> MacaronOutput:
         """Predict the standardized expression and the letter at each position.
@@ -380,6 +393,9 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             (batch,) or (batch, 1) standardized expression.
         nucleotide_labels : torch.Tensor, optional
             (batch, 2 * strand_length) letters to reconstruct, -100 where there is nothing to predict.
+        output_nucleotide_logits : bool
+            False where only the expression is wanted: the last block then computes the expression positions alone, with
+            the same numbers.
         **kwargs
             `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
 
@@ -390,15 +406,18 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         Raises
         ------
         ValueError
-            If `input_ids` or `labels` have the wrong shape.
+            If `input_ids` or `labels` have the wrong shape, or there are `nucleotide_labels` and their logits are not
+            wanted.
         """
-        outputs = self.macaron(input_ids, return_dict=True, **kwargs)
+        if nucleotide_labels is not None and not output_nucleotide_logits:
+            raise ValueError("nucleotide_labels need the nucleotide logits: leave output_nucleotide_logits=True")
+        outputs = self.macaron(
+            input_ids, expression_positions_only=not output_nucleotide_logits, return_dict=True, **kwargs
+        )
         hidden_states = self.dropout(outputs.last_hidden_state)
         num_pooled = self.config.num_pooled_positions
-        sequence_states = hidden_states[:, num_pooled:]
-        pooled_states = hidden_states[:, :num_pooled] if num_pooled else sequence_states
-        logits = self.expression_head(pooled_states).mean(dim=1)
-        nucleotide_logits = self.nucleotide_head(sequence_states)
+        logits = self.expression_head(hidden_states[:, : num_pooled or None]).mean(dim=1)
+        nucleotide_logits = self.nucleotide_head(hidden_states[:, num_pooled:]) if output_nucleotide_logits else None
 
         loss = expression_loss = nucleotide_loss = None
         if labels is not None:

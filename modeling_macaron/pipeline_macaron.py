@@ -63,7 +63,8 @@ class PromoterExpressionPipeline(Pipeline):
         return {"input_ids": encoded["input_ids"], "sequence": inputs}
 
     def _forward(self, model_inputs: dict) -> dict:
-        return {"logits": self.model(model_inputs["input_ids"]).logits, "sequence": model_inputs["sequence"]}
+        outputs = self.model(model_inputs["input_ids"], output_nucleotide_logits=False)
+        return {"logits": outputs.logits, "sequence": model_inputs["sequence"]}
 
     def postprocess(self, model_outputs: dict) -> dict:
         """Go back from standardized logits to assay units."""

@@ -16,6 +16,7 @@ from modeling_macaron import PromoterExpressionPipeline
 
 ROOT = Path(__file__).parents[1]
 TRAVELLING = {
+    "attention_macaron": ROOT / "modeling_macaron" / "attention_macaron.py",
     "configuration_macaron": ROOT / "modeling_macaron" / "configuration_macaron.py",
     "modeling_macaron": ROOT / "modeling_macaron" / "modeling_macaron.py",
     "pipeline_macaron": ROOT / "modeling_macaron" / "pipeline_macaron.py",
@@ -69,8 +70,11 @@ with torch.no_grad():
         numbers[auto_class.__name__] = [type(model).__name__, outputs.logits.flatten().tolist()]
 predict = pipeline("promoter-expression", model=folder, **options)
 numbers["pipeline"] = predict(sequences, batch_size=2)
-AutoModelForSequenceClassification.from_pretrained(folder, **options).save_pretrained(saved)
-tokenizer.save_pretrained(saved)
+model = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+model.save_pretrained(saved)
+model.to_merged().save_pretrained(saved + "-merged")
+for tokenizer_folder in (saved, saved + "-merged"):
+    tokenizer.save_pretrained(tokenizer_folder)
 predict.save_pretrained(saved + "-pipeline")
 for module in list(sys.modules):
     assert module.split(".")[0] not in ("modeling_macaron", "tokenization"), module
@@ -135,7 +139,7 @@ def test_stranger_gets_the_same_numbers(stranger, make_model, tiny_tokenizer):
         assert got["expression"] == pytest.approx(wanted["expression"], abs=1e-5)
 
 
-@pytest.mark.parametrize("suffix", ["", "-pipeline"])
+@pytest.mark.parametrize("suffix", ["", "-merged", "-pipeline"])
 def test_what_a_stranger_saves_is_complete(stranger, tiny_folder, suffix):
     saved = Path(f"{stranger[1]}{suffix}")
     names = {path.name for path in tiny_folder.iterdir()}
@@ -150,8 +154,10 @@ def test_what_a_stranger_saves_is_complete(stranger, tiny_folder, suffix):
     assert tokenizer_config["auto_map"] == {"AutoTokenizer": ["tokenization_kmer.KmerTokenizer", None]}
 
 
-def test_what_a_stranger_saves_loads_again(stranger, tiny_folder, tmp_path):
-    numbers, saved = stranger
+@pytest.mark.parametrize("suffix", ["", "-merged"])
+def test_what_a_stranger_saves_loads_again(stranger, tiny_folder, tmp_path, suffix):
+    numbers, saved = stranger[0], Path(f"{stranger[1]}{suffix}")
+    assert json.loads((saved / "config.json").read_text())["attention_projections"] == (suffix[1:] or "separate")
     # The first folder is hidden meanwhile, so that nothing can come from there.
     hidden = tiny_folder.with_name("hidden")
     tiny_folder.rename(hidden)

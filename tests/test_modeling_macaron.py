@@ -45,7 +45,12 @@ def gradients(model, batch):
 
 @pytest.mark.parametrize(
     ("fields", "parameters"),
-    [({}, 47_425_543), ({"pooling": "mean"}, 47_425_543 - 2 * 512), ({"gate_activation": "sigmoid"}, 47_425_543)],
+    [
+        ({}, 47_425_543),
+        ({"attention_projections": "merged"}, 30_615_559),
+        ({"pooling": "mean"}, 47_425_543 - 2 * 512),
+        ({"gate_activation": "sigmoid"}, 47_425_543),
+    ],
 )
 def test_number_of_parameters(fields, parameters):
     with torch.device("meta"):

@@ -15,9 +15,10 @@ from modeling_macaron import (
 from tests.batches import random_batch, random_ids
 
 
+@pytest.mark.parametrize("attention_projections", ["separate", "merged"])
 @pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
-def test_every_parameter_gets_a_gradient(make_model, pooling):
-    model = make_model(pooling=pooling).train()
+def test_every_parameter_gets_a_gradient(make_model, pooling, attention_projections):
+    model = make_model(pooling=pooling, attention_projections=attention_projections).train()
     model(**random_batch()).loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -27,10 +28,12 @@ def test_every_parameter_gets_a_gradient(make_model, pooling):
             assert (parameter.grad != 0).any(), name
 
 
+@pytest.mark.parametrize("attention_projections", ["separate", "merged"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-def test_autocast_step_is_finite(make_model, dtype, attn_implementation):
-    model, batch = make_model(attn_implementation=attn_implementation, hidden_dropout=0.0).train(), random_batch(8)
+def test_autocast_step_is_finite(make_model, dtype, attn_implementation, attention_projections):
+    fields = {"attn_implementation": attn_implementation, "attention_projections": attention_projections}
+    model, batch = make_model(hidden_dropout=0.0, **fields).train(), random_batch(8)
     exact = copy.deepcopy(model).eval()(**batch)
     with torch.autocast("cpu", dtype=dtype):
         outputs = model(**batch)
@@ -54,10 +57,12 @@ def test_loss_of_large_values_is_finite_in_half_precision(make_model):
     assert loss.item() == pytest.approx(160_000, rel=0.05)
 
 
+@pytest.mark.parametrize("attention_projections", ["separate", "merged"])
 @pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
-def test_loss_falls_on_eight_examples(make_config, pooling):
+def test_loss_falls_on_eight_examples(make_config, pooling, attention_projections):
     torch.manual_seed(0)
-    model = MacaronForExpressionPrediction(make_config(pooling=pooling, hidden_dropout=0.0)).train()
+    config = make_config(pooling=pooling, hidden_dropout=0.0, attention_projections=attention_projections)
+    model = MacaronForExpressionPrediction(config).train()
     batch = random_batch(8)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
@@ -100,8 +105,9 @@ def test_plain_trainer_does_regression(tmp_path, make_model, tiny_tokenizer, opt
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < before
     trainer.save_model(tmp_path / "final")
-    files = {path.name for path in (tmp_path / "final").glob("*.py")}
-    assert files == {"configuration_macaron.py", "modeling_macaron.py", "pipeline_macaron.py", "tokenization_kmer.py"}
+    files = {path.stem for path in (tmp_path / "final").glob("*.py")}
+    modules = {"attention_macaron", "configuration_macaron", "modeling_macaron", "pipeline_macaron"}
+    assert files == modules | {"tokenization_kmer"}
 
 
 def test_plain_trainer_does_not_inflate_the_loss_under_accumulation(tmp_path, make_model):

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 TESTS = [
+    "tests/test_attention_macaron.py",
     "tests/test_configuration_macaron.py",
     "tests/test_modeling_macaron.py",
     "tests/test_modeling_training.py",

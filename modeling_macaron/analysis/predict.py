@@ -119,7 +119,7 @@ def predict_strands(
     for start in range(0, len(strands), batch_size):
         forward = strands[start : start + batch_size]
         both = np.concatenate([forward, reverse_complement(forward)], axis=1)
-        logits = model(torch.from_numpy(both).to(model.device)).logits
+        logits = model(torch.from_numpy(both).to(model.device), output_nucleotide_logits=False).logits
         standardized = logits.double().flatten().cpu().numpy()
         yield standardized * model.config.expression_std + model.config.expression_mean
 

@@ -38,7 +38,7 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
     data : PreparedData
         Gives the strand length, and mean and standard deviation of the expression.
     init_from : str, optional
-        Checkpoint folder or Hub model.
+        Checkpoint folder or Hub model. One with separate projections is merged where the recipe says `merged`.
 
     Returns
     -------
@@ -61,6 +61,8 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
     free = {"hidden_dropout", "reconstruction_weight"}
     changes = {name: value for name, value in arguments.given().items() if name in free}
     model = MacaronForExpressionPrediction.from_pretrained(init_from, dtype="float32", **changes)
+    if arguments.attention_projections == "merged":
+        model = model.to_merged()
     for name, value in arguments.given().items():
         if name not in free and getattr(model.config, name) != value:
             raise ValueError(f"`{name}` is {getattr(model.config, name)} in {init_from}, the recipe says {value}")

@@ -170,7 +170,7 @@ class MacaronTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         labels, nucleotide_labels = inputs["labels"], inputs["nucleotide_labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(input_ids=inputs["input_ids"]).logits
+            logits = model(input_ids=inputs["input_ids"], output_nucleotide_logits=False).logits
             nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
         entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), nucleotide_labels, reduction="none")
         num_masked = (nucleotide_labels != -100).sum(dim=1)

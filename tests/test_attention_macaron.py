@@ -1,0 +1,264 @@
+"""Merged projections and the expression alone: the same numbers for less arithmetic."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from modeling_macaron import (
+    MacaronConfig,
+    MacaronForExpressionPrediction,
+    MacaronForMaskedLM,
+    MacaronModel,
+    PromoterExpressionPipeline,
+)
+from tests.batches import random_batch, random_ids
+from tests.test_conversion import REFERENCE, reference_model
+
+ALL_CLASSES = [MacaronForExpressionPrediction, MacaronForMaskedLM, MacaronModel]
+PROJECTIONS = ["separate", "merged"]
+
+
+def relative_error(got, expected):
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+# Merging --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("model_class", ALL_CLASSES)
+def test_merged_model_gives_the_same_outputs(make_model, model_class, dtype, tolerance, attn_implementation):
+    model = make_model(model_class, head_dim=24, attn_implementation=attn_implementation).to(dtype)
+    merged = model.to_merged()
+    assert type(merged) is model_class
+    assert (merged.dtype, merged.training) == (dtype, False)
+    assert (model.config.attention_projections, merged.config.attention_projections) == ("separate", "merged")
+    with torch.no_grad():
+        expected, got = model(random_ids(5)), merged(random_ids(5))
+    assert list(got) == list(expected)
+    for name, values in expected.items():
+        assert relative_error(got[name], values) < tolerance, name
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_merged_model_equals_the_original(attn_implementation):
+    io = np.load(REFERENCE / "small_io.npz")
+    merged = reference_model(attn_implementation=attn_implementation).to_merged()
+    with torch.no_grad():
+        outputs = merged(torch.from_numpy(io["x"]))
+        alone = merged(torch.from_numpy(io["x"]), output_nucleotide_logits=False)
+    np.testing.assert_allclose(outputs.logits.numpy(), io["expression_f64"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(alone.logits.numpy(), io["expression_f64"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(outputs.nucleotide_logits.numpy(), io["nucleotide_logits_f64"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_heads_of_the_papers_size(make_model, dtype, tolerance):
+    fields = {
+        "hidden_size": 512,
+        "head_dim": 512,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 1,
+        "strand_length": 100,
+    }
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = MacaronForExpressionPrediction(MacaronConfig(**fields)).eval()
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    model = model.to(dtype)
+    ids = random_ids(2, length=200)
+    with torch.no_grad():
+        expected = model(ids)
+        got = model.to_merged()(ids, output_nucleotide_logits=False)
+        assert relative_error(model.to_merged()(ids).nucleotide_logits, expected.nucleotide_logits) < tolerance
+    assert relative_error(got.logits, expected.logits) < tolerance
+
+
+def test_merged_attention_has_the_same_weights_over_positions(make_model):
+    model = make_model(head_dim=16, attn_implementation="eager").double()
+    with torch.no_grad():
+        expected = model(random_ids(2), output_attentions=True).attentions
+        got = model.to_merged()(random_ids(2), output_attentions=True).attentions
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_merged_model_has_weights_of_its_own(make_model):
+    model = make_model(head_dim=16)
+    for source in (model, model.to_merged()):
+        merged = source.to_merged()
+        before = {name: weights.clone() for name, weights in source.state_dict().items()}
+        with torch.no_grad():
+            expected = source(random_ids(2)).logits
+            assert relative_error(merged(random_ids(2)).logits, expected) < 1e-5
+            for parameter in merged.parameters():
+                parameter.zero_()
+        torch.testing.assert_close(dict(source.state_dict()), before, rtol=0, atol=0)
+
+
+def test_merging_keeps_the_mode_and_where_the_tokenizer_is(tiny_folder):
+    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder).train()
+    merged = model.to_merged()
+    assert merged.training
+    assert merged.name_or_path == str(tiny_folder)
+
+
+@pytest.mark.parametrize("model_class", ALL_CLASSES)
+def test_saved_merged_model_comes_back(tmp_path, make_model, model_class):
+    merged = make_model(model_class, head_dim=16).to_merged()
+    merged.save_pretrained(tmp_path)
+    loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    with torch.no_grad():
+        torch.testing.assert_close(tuple(loaded(random_ids(3)).values()), tuple(merged(random_ids(3)).values()))
+
+
+def test_auto_class_loads_and_merges(tiny_folder, tmp_path, make_model):
+    AutoModel.from_pretrained(tiny_folder, trust_remote_code=True).to_merged().save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert loaded.config.attention_projections == "merged"
+    with torch.no_grad():
+        assert relative_error(loaded(random_ids(2)).logits, make_model()(random_ids(2)).logits) < 1e-5
+
+
+@pytest.mark.parametrize(("head_dim", "warns"), [(4, True), (8, True), (9, False), (16, False)])
+def test_merging_says_where_it_does_not_pay(make_model, caplog, head_dim, warns):
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        model = make_model(head_dim=head_dim)
+        merged = model.to_merged()
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert ["does not pay" in record.getMessage() for record in caplog.records] == [True] * warns
+    if warns:
+        assert f"{merged.num_parameters():,} parameters instead of {model.num_parameters():,}" in caplog.text
+
+
+def test_initial_weights_are_as_wide_as_products_of_initial_weights():
+    torch.manual_seed(0)
+    fields = {"hidden_size": 256, "head_dim": 192, "num_attention_heads": 2, "num_hidden_layers": 1}
+    product = MacaronModel(MacaronConfig(**fields)).to_merged().layers[0].self_attn
+    fresh = MacaronModel(MacaronConfig(**fields, attention_projections="merged")).layers[0].self_attn
+    for name in ("q_proj", "o_proj"):
+        expected, got = getattr(product, name), getattr(fresh, name)
+        assert got.weight.std().item() == pytest.approx(expected.weight.std().item(), rel=0.02)
+        assert abs(got.weight.mean().item()) < 0.02 * got.weight.std().item()
+        assert (got.bias == 0).all()
+
+
+# The expression alone -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention_projections", PROJECTIONS)
+@pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
+@pytest.mark.parametrize("num_hidden_layers", [1, 3])
+def test_expression_alone_is_the_same(
+    make_model, pooling, attention_projections, attn_implementation, num_hidden_layers
+):
+    model = make_model(
+        pooling=pooling,
+        attention_projections=attention_projections,
+        attn_implementation=attn_implementation,
+        num_hidden_layers=num_hidden_layers,
+    ).double()
+    labels = torch.tensor([0.5, -1.0, 2.0])
+    with torch.no_grad():
+        expected = model(random_ids(3), labels=labels)
+        got = model(random_ids(3), labels=labels, output_nucleotide_logits=False)
+    torch.testing.assert_close(got.logits, expected.logits, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got.loss, expected.loss, rtol=1e-12, atol=1e-12)
+    assert got.nucleotide_logits is None
+
+
+@pytest.mark.parametrize("attention_projections", PROJECTIONS)
+def test_last_block_computes_the_expression_positions_alone(make_model, attention_projections):
+    model = make_model(attention_projections=attention_projections)
+    seen = {}
+    for index, layer in enumerate(model.macaron.layers):
+        for name in ("feed_forward1", "self_attn.q_proj", "self_attn.o_proj", "feed_forward2"):
+            hook = lambda _, inputs, __, key=(index, name): seen.update({key: inputs[0].shape[1]})  # noqa: E731
+            layer.get_submodule(name).register_forward_hook(hook)
+    with torch.no_grad():
+        model(random_ids(2), output_nucleotide_logits=False)
+    assert {seen[0, name] for name in ("feed_forward1", "self_attn.q_proj", "self_attn.o_proj", "feed_forward2")} == {
+        43
+    }
+    assert seen[1, "feed_forward1"] == 43
+    assert {seen[1, name] for name in ("self_attn.q_proj", "self_attn.o_proj", "feed_forward2")} == {3}
+
+
+def test_hidden_states_and_attentions_of_the_expression_alone(make_model):
+    model = make_model(attn_implementation="eager")
+    with torch.no_grad():
+        options = {"output_hidden_states": True, "output_attentions": True}
+        whole = model(random_ids(2), **options)
+        alone = model(random_ids(2), **options, output_nucleotide_logits=False)
+    for got, expected in zip(
+        alone.hidden_states + alone.attentions, whole.hidden_states + whole.attentions, strict=True
+    ):
+        positions = got.shape[-2]
+        torch.testing.assert_close(got, expected[..., :positions, :], rtol=1e-4, atol=1e-5)
+    assert [states.shape[1] for states in alone.hidden_states] == [43, 43, 3]
+    assert [weights.shape[2] for weights in alone.attentions] == [43, 3]
+
+
+def test_gradients_of_the_expression_alone_are_the_same(make_model):
+    model, labels = make_model(hidden_dropout=0.0).double().train(), torch.tensor([0.5, -1.0])
+    gradients = []
+    for wanted in (True, False):
+        model.zero_grad()
+        model(random_ids(2), labels=labels, output_nucleotide_logits=wanted).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-12)
+
+
+def test_labels_of_nucleotides_need_their_logits(make_model):
+    with pytest.raises(ValueError, match="leave output_nucleotide_logits=True"):
+        make_model()(random_ids(1), nucleotide_labels=random_ids(1), output_nucleotide_logits=False)
+
+
+def test_pipeline_asks_for_the_expression_alone(make_model, tiny_tokenizer):
+    model, calls = make_model(head_dim=16), []
+    expected = PromoterExpressionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu")("ACGTACGT")
+    merged = model.to_merged()
+    for one in (model, merged):
+        one.nucleotide_head.register_forward_hook(lambda *_: calls.append(1))
+        got = PromoterExpressionPipeline(model=one, tokenizer=tiny_tokenizer, device="cpu")("ACGTACGT")
+        assert got["expression"] == pytest.approx(expected["expression"], rel=1e-6)
+    assert not calls
+
+
+# Compilers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention_projections", PROJECTIONS)
+@pytest.mark.parametrize("wanted", [True, False])
+def test_model_is_exported_for_any_batch(make_model, attention_projections, attn_implementation, wanted):
+    model = make_model(attention_projections=attention_projections, attn_implementation=attn_implementation)
+    options = {"output_nucleotide_logits": wanted}
+    shapes = {"input_ids": {0: torch.export.Dim("batch", max=4096)}, "output_nucleotide_logits": None}
+    program = torch.export.export(model, (random_ids(4),), options, dynamic_shapes=shapes).module()
+    for rows in (1, 7):
+        with torch.no_grad():
+            torch.testing.assert_close(program(random_ids(rows), **options).logits, model(random_ids(rows)).logits)
+
+
+@pytest.mark.parametrize("attention_projections", PROJECTIONS)
+@pytest.mark.parametrize("wanted", [True, False])
+def test_model_compiles_as_one_graph(make_model, attention_projections, wanted):
+    model = make_model(attention_projections=attention_projections, hidden_dropout=0.0).train()
+    inputs = random_batch(3) if wanted else {"input_ids": random_ids(3), "labels": torch.tensor([0.5, -1.0, 2.0])}
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for one in (model, compiled):
+        model.zero_grad()
+        one(**inputs, output_nucleotide_logits=wanted).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
