@@ -23,6 +23,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sequence_column", help="column of the DNA; its position, from 0, where there is no header")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
+    parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert the weights")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model: later start, faster; for large files"
+    )
+    parser.add_argument("--deduplicate", action="store_true", help="compute sequences that are equal once")
     parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
     args = parser.parse_args(argv)
     try:
@@ -34,6 +40,10 @@ def main(argv: list[str] | None = None) -> None:
             overwrite=args.overwrite,
             batch_size=args.batch_size,
             device=args.device,
+            merged=args.merged,
+            dtype=args.dtype,
+            compile_model=args.compile,
+            deduplicate=args.deduplicate,
             verbose=True,
         )
     except (ValueError, OSError) as error:

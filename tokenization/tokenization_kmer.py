@@ -66,6 +66,12 @@ def reverse_complement(ids: np.ndarray) -> np.ndarray:
     return COMPLEMENT[ids[..., ::-1]]
 
 
+def _to_lists(ids: np.ndarray) -> list[list[int]]:
+    """Rows (batch, length) uint8 as lists of int; from bytes this takes a third of the time of `tolist`."""
+    length, letters = ids.shape[1], ids.tobytes()
+    return [list(letters[start : start + length]) for start in range(0, len(letters), length)]
+
+
 class KmerTokenizer(PreTrainedTokenizer):
     """Turn promoter DNA into the letter ids of both strands.
 
@@ -261,12 +267,15 @@ class KmerTokenizer(PreTrainedTokenizer):
             )
         is_single = isinstance(text, str) or not isinstance(text, Iterable)
         forward = self._encode_texts([text] if is_single else list(text), truncation_strategy, is_single)
-        input_ids = np.concatenate([forward, reverse_complement(forward)], axis=1).astype(np.int64)
-        data = {"input_ids": input_ids}
-        if return_attention_mask:
-            data["attention_mask"] = np.ones_like(input_ids)
+        input_ids = np.concatenate([forward, reverse_complement(forward)], axis=1)
         if return_tensors is None:
-            return BatchEncoding({name: (ids[0] if is_single else ids).tolist() for name, ids in data.items()})
+            data = {"input_ids": _to_lists(input_ids)}
+            if return_attention_mask:
+                data["attention_mask"] = _to_lists(np.ones_like(input_ids))
+            return BatchEncoding({name: rows[0] for name, rows in data.items()} if is_single else data)
+        data = {"input_ids": input_ids.astype(np.int64)}
+        if return_attention_mask:
+            data["attention_mask"] = np.ones_like(data["input_ids"])
         return BatchEncoding(data, tensor_type=return_tensors)
 
     def _encode_texts(self, texts: list[str], truncation_strategy: TruncationStrategy, is_single: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,10 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.overlap import read_ahead, write_behind
 from modeling_macaron.table_writer import check_output, write_table
-from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
-from tokenization import PROBLEMS, KmerTokenizer, reverse_complement
+from modeling_macaron.tables import PromoterTable, open_table, string_buffers
+from tokenization import PROBLEMS, KmerTokenizer, StrandBatch, reverse_complement
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 
@@ -41,8 +43,14 @@ def load_model(
     model: str | Path | MacaronForExpressionPrediction,
     tokenizer: KmerTokenizer | None = None,
     device: str | torch.device | None = None,
+    *,
+    merged: bool = False,
+    dtype: str | torch.dtype | None = None,
+    compile_model: bool = False,
 ) -> tuple[MacaronForExpressionPrediction, KmerTokenizer]:
     """Load a checkpoint, or take a loaded model, ready to predict.
+
+    A loaded model is changed in place as `model.to` does; a merged one is new.
 
     Parameters
     ----------
@@ -52,6 +60,12 @@ def load_model(
         Default: the checkpoint's; for a model that was never saved, the challenge's with its strand and k-mer length.
     device : str or torch.device, optional
         Default: the GPU where there is one for a checkpoint; where it is for a loaded model.
+    merged : bool
+        Merge the attention's projections: the same numbers for less arithmetic, see `to_merged`.
+    dtype : str or torch.dtype, optional
+        Convert the weights, for example `"bfloat16"`. Default: what they are.
+    compile_model : bool
+        Compile the model for this machine (`torch.compile`): it begins later and goes on faster.
 
     Returns
     -------
@@ -62,7 +76,10 @@ def load_model(
     ------
     OSError
         If there is no such checkpoint.
+    ValueError
+        If the dtype is none of floating point.
     """
+    dtype = _floating_point(dtype)
     if isinstance(model, (str, Path)):
         check_checkpoint_name(model)
         tokenizer = KmerTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
@@ -72,7 +89,21 @@ def load_model(
         tokenizer = KmerTokenizer.from_pretrained(model.name_or_path)
     elif tokenizer is None:
         tokenizer = KmerTokenizer(kmer_size=model.config.kmer_size, strand_length=model.config.strand_length)
-    return (model if device is None else model.to(device)).eval(), tokenizer
+    if merged:
+        model = model.to_merged()
+    changes = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+    model = model.to(**changes) if changes else model
+    if compile_model:
+        model.compile()
+    return model.eval(), tokenizer
+
+
+def _floating_point(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Find a dtype by its name."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"dtype {dtype!r} is no floating-point type; float32, bfloat16 and float16 are")
+    return found
 
 
 def check_checkpoint_name(name: str | Path) -> None:
@@ -100,7 +131,7 @@ def check_checkpoint_name(name: str | Path) -> None:
 def predict_strands(
     model: MacaronForExpressionPrediction, strands: np.ndarray, *, batch_size: int = 256
 ) -> Iterator[np.ndarray]:
-    """Predict padded forward strands, one batch after another.
+    """Predict padded forward strands, one batch after another; a GPU computes the next while one is taken.
 
     Parameters
     ----------
@@ -116,12 +147,22 @@ def predict_strands(
     numpy.ndarray
         (batch,) float64 expression in assay units.
     """
+
+    def to_assay_units(logits: torch.Tensor) -> np.ndarray:
+        standardized = logits.double().flatten().cpu().numpy()
+        return standardized * model.config.expression_std + model.config.expression_mean
+
+    computing: deque[torch.Tensor] = deque()
     for start in range(0, len(strands), batch_size):
         forward = strands[start : start + batch_size]
-        both = np.concatenate([forward, reverse_complement(forward)], axis=1)
-        logits = model(torch.from_numpy(both).to(model.device), output_nucleotide_logits=False).logits
-        standardized = logits.double().flatten().cpu().numpy()
-        yield standardized * model.config.expression_std + model.config.expression_mean
+        both = torch.from_numpy(np.concatenate([forward, reverse_complement(forward)], axis=1))
+        if model.device.type == "cuda":
+            both = both.pin_memory().to(model.device, non_blocking=True)
+        computing.append(model(both.to(model.device), output_nucleotide_logits=False).logits)
+        if len(computing) > 1:
+            yield to_assay_units(computing.popleft())
+    while computing:
+        yield to_assay_units(computing.popleft())
 
 
 def predict(
@@ -131,13 +172,16 @@ def predict(
     tokenizer: KmerTokenizer | None = None,
     batch_size: int = 256,
     device: str | torch.device | None = None,
+    merged: bool = False,
+    dtype: str | torch.dtype | None = None,
+    compile_model: bool = False,
     verbose: bool = False,
 ) -> np.ndarray:
     """Predict the expression of sequences.
 
     Parameters
     ----------
-    model, tokenizer, device
+    model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     sequences : sequence of str
         DNA, with or without the constant flanks.
@@ -156,17 +200,13 @@ def predict(
     ValueError
         On a sequence that is no DNA, empty or too long; the message tells which.
     """
-    model, tokenizer = load_model(model, tokenizer, device)
+    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     if not len(sequences):
         return np.empty(0)
     input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
     strands = input_ids[:, : tokenizer.strand_length].astype(np.uint8)
-    predictions = []
     with tqdm(total=len(strands), unit=" sequences", unit_scale=True, disable=not verbose) as progress:
-        for batch in predict_strands(model, strands, batch_size=batch_size):
-            predictions.append(batch)
-            progress.update(len(batch))
-    return np.concatenate(predictions)
+        return _predict_all(model, strands, batch_size, progress)
 
 
 def predict_file(
@@ -179,13 +219,19 @@ def predict_file(
     overwrite: bool = False,
     batch_size: int = 256,
     device: str | torch.device | None = None,
+    merged: bool = False,
+    dtype: str | torch.dtype | None = None,
+    compile_model: bool = False,
+    deduplicate: bool = False,
     verbose: bool = False,
 ) -> FilePrediction:
     """Predict every row of a file in a stream, in its order and with its other columns.
 
+    Threads read and encode the next rows, and write the last ones, while the model computes.
+
     Parameters
     ----------
-    model, tokenizer, device
+    model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     source : str or Path
         TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
@@ -198,6 +244,8 @@ def predict_file(
         Replace an output that is there.
     batch_size : int
         Sequences that go through the model at once.
+    deduplicate : bool
+        Compute sequences that are equal (after trimming) once. About 0.25 GB of memory for a million different ones.
     verbose : bool
         Show a progress bar.
 
@@ -218,44 +266,65 @@ def predict_file(
     if Path(output).exists() and not overwrite:
         raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
     table = open_table(source, sequence_column=sequence_column, batch_rows=16 * batch_size)
-    model, tokenizer = load_model(model, tokenizer, device)
+    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
+    known = {} if deduplicate else None
     num_rows = num_problems = 0
     with (
         write_table(output) as write,
+        write_behind(write) as put,
         tqdm(total=table.num_rows, unit=" sequences", unit_scale=True, disable=not verbose) as progress,
     ):
-        for batch in table:
-            predicted, rows_with_problem = _predict_batch(model, tokenizer, table, batch, batch_size, progress)
-            write(predicted)
-            num_rows += predicted.num_rows
-            num_problems += rows_with_problem
+        for rows, strands in read_ahead(_encode_batches(table, tokenizer)):
+            fine = strands.problem == 0
+            predicted = np.full(len(fine), np.nan)
+            predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, progress)
+            put(_with_prediction(rows, predicted, strands.problem))
+            num_rows += len(fine)
+            num_problems += len(fine) - int(fine.sum())
         if not num_rows:
             raise ValueError(f"{source} has no rows")
     return FilePrediction(num_rows, num_problems, table.num_malformed)
 
 
-def _predict_batch(
+def _encode_batches(table: PromoterTable, tokenizer: KmerTokenizer) -> Iterator[tuple[pa.Table, StrandBatch]]:
+    """Rows of a table with their strands."""
+    for batch in table:
+        taken = {PREDICTION, PROBLEM} & set(batch.table.column_names)
+        if taken:
+            raise ValueError(f"{table.path} already has the column {', '.join(sorted(taken))}: rename it first")
+        yield batch.table, tokenizer.encode_strands(*string_buffers(batch.table.column(table.columns.sequence)))
+
+
+def _predict_new(
     model: MacaronForExpressionPrediction,
-    tokenizer: KmerTokenizer,
-    table: PromoterTable,
-    batch: TableBatch,
+    strands: np.ndarray,
+    known: dict[bytes, float] | None,
     batch_size: int,
     progress: tqdm,
-) -> tuple[pa.Table, int]:
-    """Add the columns of the prediction to a batch, and count its rows without one."""
-    strands = tokenizer.encode_strands(*string_buffers(batch.table.column(table.columns.sequence)))
-    fine = np.flatnonzero(strands.problem == 0)
-    predicted = np.full(len(strands.problem), np.nan)
-    done = 0
-    for values in predict_strands(model, strands.ids[fine], batch_size=batch_size):
-        predicted[fine[done : done + len(values)]] = values
-        done += len(values)
-        progress.update(len(values))
-    num_problems = len(predicted) - len(fine)
-    progress.update(num_problems)
-    taken = {PREDICTION, PROBLEM} & set(batch.table.column_names)
-    if taken:
-        raise ValueError(f"{table.path} already has the column {', '.join(sorted(taken))}: rename it first")
-    problems = pa.DictionaryArray.from_arrays(pa.array(strands.problem), pa.array(PROBLEMS)).cast(pa.string())
-    predictions = pa.array(predicted, mask=strands.problem != 0)
-    return batch.table.append_column(PREDICTION, predictions).append_column(PROBLEM, problems), num_problems
+) -> np.ndarray:
+    """Predict strands (rows, strand_length); with `known`, those that it does not hold, and remember them there."""
+    if known is None:
+        return _predict_all(model, strands, batch_size, progress)
+    keys = np.ascontiguousarray(strands).view(f"V{strands.shape[1]}").ravel().tolist()
+    new = {key: row for row, key in enumerate(keys) if key not in known}
+    progress.update(len(keys) - len(new))
+    values = _predict_all(model, strands[list(new.values())], batch_size, progress)
+    known.update(zip(new, values.tolist(), strict=True))
+    return np.array([known[key] for key in keys])
+
+
+def _predict_all(
+    model: MacaronForExpressionPrediction, strands: np.ndarray, batch_size: int, progress: tqdm
+) -> np.ndarray:
+    """Predict strands (rows, strand_length) in batches."""
+    values = [np.empty(0)]
+    for batch in predict_strands(model, strands, batch_size=batch_size):
+        values.append(batch)
+        progress.update(len(batch))
+    return np.concatenate(values)
+
+
+def _with_prediction(rows: pa.Table, predicted: np.ndarray, problem: np.ndarray) -> pa.Table:
+    """Rows with the columns of the prediction; it is missing where there is a problem."""
+    reasons = pa.DictionaryArray.from_arrays(pa.array(problem), pa.array(PROBLEMS)).cast(pa.string())
+    return rows.append_column(PREDICTION, pa.array(predicted, mask=problem != 0)).append_column(PROBLEM, reasons)

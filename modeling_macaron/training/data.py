@@ -14,6 +14,7 @@ from datasets import DatasetInfo, Features, List, Value
 from tqdm import tqdm
 
 from modeling_macaron.atomic import new_folder
+from modeling_macaron.overlap import read_ahead
 from modeling_macaron.tables import PromoterTable, TableBatch
 from modeling_macaron.training.report import SPLITS, Tally, build_report
 from modeling_macaron.training.rows import EncodedRows, describe_refused, encode_rows, hash_strands
@@ -115,7 +116,7 @@ def _check_options(table: PromoterTable, validation_fraction: float, seed: int) 
 
 def _with_progress(table: PromoterTable, verbose: bool) -> Iterator[TableBatch]:
     with tqdm(total=table.num_rows, unit=" rows", unit_scale=True, disable=not verbose) as bar:
-        for batch in table:
+        for batch in read_ahead(table):
             yield batch
             bar.update(len(batch.numbers))
 

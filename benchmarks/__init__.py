@@ -1,0 +1,1 @@
+"""Measurements of speed, memory and equality; each run writes one JSON file into `results/`."""

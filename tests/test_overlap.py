@@ -1,0 +1,125 @@
+"""Reading ahead and writing behind: order, errors, and how far they go."""
+
+import threading
+import time
+
+import pytest
+
+from modeling_macaron.overlap import read_ahead, write_behind
+
+
+def test_items_keep_their_order():
+    assert list(read_ahead(range(100))) == list(range(100))
+    assert list(read_ahead([])) == []
+    assert list(read_ahead([None, 0, ""])) == [None, 0, ""]
+
+
+def test_reading_goes_on_while_the_caller_computes():
+    started = time.monotonic()
+
+    def slow():
+        for item in range(6):
+            time.sleep(0.05)
+            yield item
+
+    for _ in read_ahead(slow()):
+        time.sleep(0.05)
+    assert time.monotonic() - started < 0.5, "6 x 0.1 s one after the other"
+
+
+def test_no_more_items_wait_than_said():
+    given = []
+
+    def source():
+        for item in range(50):
+            given.append(item)
+            yield item
+
+    for item in read_ahead(source(), ahead=3):
+        time.sleep(0.005)
+        assert len(given) <= item + 1 + 3 + 2
+
+
+def test_error_of_the_source_comes_in_its_place():
+    def source():
+        yield 1
+        yield 2
+        raise ValueError("broken here")
+
+    items = read_ahead(source())
+    assert (next(items), next(items)) == (1, 2)
+    with pytest.raises(ValueError, match="broken here"):
+        next(items)
+
+
+def test_stopping_early_ends_the_thread():
+    closed = threading.Event()
+
+    def source():
+        try:
+            yield from range(1000)
+        finally:
+            closed.set()
+
+    items = read_ahead(source())
+    assert next(items) == 0
+    items.close()
+    assert closed.wait(5)
+
+
+def test_stopping_early_does_not_wait_for_a_slow_source():
+    going_on = threading.Event()
+
+    def source():
+        yield 0
+        going_on.wait(30)
+
+    items = read_ahead(source())
+    assert next(items) == 0
+    started = time.monotonic()
+    items.close()
+    assert time.monotonic() - started < 5
+    going_on.set()
+
+
+def test_everything_is_written_in_order():
+    written = []
+    with write_behind(written.append) as put:
+        for item in range(100):
+            put(item)
+    assert written == list(range(100))
+
+
+def test_writing_goes_on_while_the_caller_computes_but_not_far_behind():
+    started = time.monotonic()
+    with write_behind(lambda item: time.sleep(0.05), behind=2) as put:
+        for item in range(6):
+            time.sleep(0.05)
+            put(item)
+    assert time.monotonic() - started < 0.55
+    started = time.monotonic()
+    with write_behind(lambda item: time.sleep(0.1), behind=1) as put:
+        for item in range(3):
+            put(item)
+        assert time.monotonic() - started >= 0.19, "the third waits until the first two are written"
+
+
+@pytest.mark.parametrize("at", [0, 5, 9])
+def test_error_of_the_writer_is_raised(at):
+    written = []
+
+    def write(item):
+        if item == at:
+            raise OSError("disk full")
+        written.append(item)
+
+    with pytest.raises(OSError, match="disk full"), write_behind(write) as put:
+        for item in range(10):
+            put(item)
+    assert written[:at] == list(range(at))
+
+
+def test_error_of_the_caller_is_raised():
+    with pytest.raises(ValueError, match="mine"), write_behind(lambda item: time.sleep(0.01)) as put:
+        put(1)
+        raise ValueError("mine")
