@@ -117,7 +117,7 @@ class Results:
         print(f"  {name:<64} {check.error:>10.1e} error   at most {tolerance:.0e}: {verdict}", flush=True)
         return check
 
-    def row(self, table: str, **values) -> None:
+    def row(self, table: str, /, **values) -> None:
         """Add a row to a table and print it."""
         self.tables.setdefault(table, []).append(values)
         print("  " + "   ".join(f"{name} {show(value)}" for name, value in values.items()), flush=True)

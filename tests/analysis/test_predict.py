@@ -43,6 +43,35 @@ def test_loaded_model_predicts_like_its_folder(tiny_folder, tiny_tokenizer):
     assert not model.training
 
 
+@pytest.mark.parametrize("options", [{"merged": True}, {"dtype": "float64"}, {"merged": True, "dtype": torch.float64}])
+def test_merged_and_converted_models_predict_the_same(tiny_folder, options):
+    expected = predict(tiny_folder, SEQUENCES)
+    np.testing.assert_allclose(predict(tiny_folder, SEQUENCES, **options), expected, rtol=1e-5)
+    model, _ = load_model(tiny_folder, **options)
+    assert model.config.attention_projections == ("merged" if options.get("merged") else "separate")
+    assert model.dtype == (torch.float64 if "dtype" in options else torch.float32)
+
+
+def test_bfloat16_predicts_nearly_the_same(tiny_folder):
+    expected = predict(tiny_folder, SEQUENCES)
+    got = predict(tiny_folder, SEQUENCES, dtype="bfloat16")
+    assert not np.array_equal(got, expected)
+    np.testing.assert_allclose(got, expected, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bf17", "int8", torch.int64, "nn"])
+def test_dtype_that_is_none(tiny_folder, dtype):
+    with pytest.raises(ValueError, match="is no floating-point type"):
+        load_model(tiny_folder, dtype=dtype)
+
+
+@pytest.mark.slow
+def test_compiled_model_predicts_the_same(tiny_folder):
+    model, tokenizer = load_model(tiny_folder, compile_model=True)
+    got = predict(model, SEQUENCES, tokenizer=tokenizer, batch_size=2)
+    np.testing.assert_allclose(got, predict(tiny_folder, SEQUENCES), rtol=1e-5)
+
+
 def test_no_sequence_gives_no_prediction(tiny_folder):
     assert predict(tiny_folder, []).shape == (0,)
 
@@ -95,6 +124,37 @@ def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
     np.testing.assert_allclose(got["predicted_expression"].dropna(), expected, rtol=1e-6)
 
 
+def test_equal_sequences_are_computed_once(tiny_folder, tmp_path):
+    # After trimming the flanks ACCA and GGT, two of these are the same as the first; one cannot be predicted.
+    sequences = ["ACGTACGTAC", "GGGG", "acgtacgtac", "AC!T", "ACCAACGTACGTACGGT", "TTTT"] * 20
+    frame_of(sequences).to_parquet(tmp_path / "in.parquet")
+    model, computed = MacaronForExpressionPrediction.from_pretrained(tiny_folder), []
+    model.register_forward_hook(lambda _, inputs, __: computed.append(len(inputs[0])))
+    outputs = []
+    for deduplicate, rows in ((False, 100), (True, 3)):
+        computed.clear()
+        options = {"batch_size": 2, "deduplicate": deduplicate, "overwrite": True}
+        assert predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", **options) == (120, 20, 0)
+        assert sum(computed) == rows
+        outputs.append(pd.read_parquet(tmp_path / "out.parquet"))
+    pd.testing.assert_frame_equal(outputs[0], outputs[1], rtol=1e-5)
+
+
+def test_error_of_the_model_leaves_nothing(tiny_folder, tmp_path):
+    frame_of(SEQUENCES * 50).to_parquet(tmp_path / "in.parquet")
+    model, calls = MacaronForExpressionPrediction.from_pretrained(tiny_folder), []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 20:
+            raise RuntimeError("out of memory")
+
+    model.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", batch_size=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [
@@ -130,6 +190,9 @@ def test_script_reports_rows_without_a_prediction(tiny_folder, tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "2 rows written to out.tsv" in result.stdout
+    options = ["--merged", "--dtype", "float32", "--deduplicate", "--overwrite"]
+    again = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert again.stdout == result.stdout, again.stderr
     assert "1 of them could not be predicted" in result.stdout
 
 

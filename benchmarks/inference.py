@@ -1,0 +1,132 @@
+"""Inference on the CPU: merged projections, the expression alone, and bfloat16 weights, beside the plain model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from benchmarks.figures import Results, time_call
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+
+SIZES = {
+    "paper": {},
+    "tiny": {
+        "hidden_size": 32,
+        "head_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+}
+BATCH_SIZE = 64
+_FORMS = {
+    "plain": (False, True),
+    "expression only": (False, False),
+    "merged": (True, True),
+    "merged, expression only": (True, False),
+}
+
+
+def make_model(size: str, **fields) -> MacaronForExpressionPrediction:
+    """Model of a size of `SIZES` with weights that are not degenerate, in evaluation mode.
+
+    Freshly initialized attention is nearly uniform, which would hide most mistakes; noise of a realistic size is added.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = MacaronForExpressionPrediction(MacaronConfig(**SIZES[size], **fields))
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def random_ids(rows: int, seed: int = 0) -> torch.Tensor:
+    """Letters (rows, 200) of both strands."""
+    forward = torch.randint(0, 4, (rows, 100), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([forward, 3 - forward.flip(1)], dim=1)
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference relative to the largest value."""
+    return ((got.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
+
+
+def multiplies_bfloat16(machine: dict) -> bool:
+    """Whether the processor has instructions that multiply bfloat16."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(machine["instruction_sets"]))
+
+
+@torch.inference_mode()
+def run(results: Results, size: str, _: Path) -> None:
+    """Check that all forms give the same numbers, and time them."""
+    model = make_model(size)
+    merged = model.to_merged()
+    _check_equality(results, model, merged)
+    ids = random_ids(BATCH_SIZE)
+    expected = model(ids).logits
+    speeds = {}
+    for attention in ("sdpa", "eager"):
+        for name, (is_merged, everything) in _FORMS.items():
+            for dtype in (torch.float32, torch.bfloat16):
+                form = (merged if is_merged else model) if dtype == torch.float32 else None
+                form = form or copy.deepcopy(merged if is_merged else model).to(dtype)
+                form.set_attn_implementation(attention)
+                seconds = time_call(lambda m=form, e=everything: m(ids, output_nucleotide_logits=e), repeats=2)
+                error = (form(ids, output_nucleotide_logits=everything).logits.double() - expected.double()).abs().max()
+                speeds[attention, name, dtype] = BATCH_SIZE / seconds
+                results.row(
+                    "inference",
+                    form=name,
+                    weights=str(dtype).removeprefix("torch."),
+                    attention=attention,
+                    sequences_per_second=speeds[attention, name, dtype],
+                    largest_error=error.item(),
+                )
+    _compare(results, {"plain": model, "merged": merged}, speeds, expected, has_bars=size == "paper")
+
+
+def _check_equality(
+    results: Results, model: MacaronForExpressionPrediction, merged: MacaronForExpressionPrediction
+) -> None:
+    ids = random_ids(4)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+        plain = copy.deepcopy(model).to(dtype)
+        exact = plain.to_merged()
+        expected, got = plain(ids), exact(ids)
+        name = str(dtype).removeprefix("torch.")
+        results.check(f"merged = plain, expression, {name}", relative_error(got.logits, expected.logits), tolerance)
+        error = relative_error(got.nucleotide_logits, expected.nucleotide_logits)
+        results.check(f"merged = plain, nucleotides, {name}", error, tolerance)
+        for form, one in (("plain", plain), ("merged", exact)):
+            alone = one(ids, output_nucleotide_logits=False).logits
+            results.check(f"expression only = {form}, {name}", relative_error(alone, expected.logits), tolerance)
+    results.figure("parameters, plain", model.num_parameters(), "")
+    results.figure("parameters, merged", merged.num_parameters(), "")
+
+
+def _compare(
+    results: Results,
+    models: dict[str, MacaronForExpressionPrediction],
+    speeds: dict[tuple[str, str, torch.dtype], float],
+    expected: torch.Tensor,
+    has_bars: bool,
+) -> None:
+    """Speed beside the plain model in float32 with the attention that the library chooses by itself."""
+    plain = speeds["sdpa", "plain", torch.float32]
+    best = speeds["sdpa", "merged, expression only", torch.float32]
+    bars = (1.7, 3.0) if has_bars else (None, None)
+    results.figure("plain float32, batch 64", plain, "sequences/s")
+    results.figure("merged + expression only, float32, against plain float32", best / plain, "x", bar=bars[0])
+    if not multiplies_bfloat16(results.machine):
+        note = "the processor has no AVX512-BF16 or AMX"
+        results.figure("the same with bfloat16 weights, against plain float32", None, "x", bar=bars[1], note=note)
+        return
+    best = speeds["sdpa", "merged, expression only", torch.bfloat16]
+    results.figure("the same with bfloat16 weights, against plain float32", best / plain, "x", bar=bars[1])
+    for name, one in models.items():
+        half = copy.deepcopy(one).to(torch.bfloat16)
+        error = half(random_ids(BATCH_SIZE), output_nucleotide_logits=False).logits.double() - expected.double()
+        rms = error.square().mean().sqrt().item()
+        results.figure(f"error of bfloat16, {name} (root mean square)", rms, "standard deviations of expression")
