@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test bench bench-gpu lint format clean
 
 help:
 	@echo "make demo    simulate, prepare, train, score, load and predict: a few minutes on two CPU cores, no network"
 	@echo "make test    run the tests"
+	@echo "make bench   check and time inference and data on this machine's processor: under ten minutes on two cores"
+	@echo "make bench-gpu  the same for training and inference on a GPU, with the environment of python3 on the PATH"
 	@echo "make lint    check style and formatting"
 	@echo "make format  mend style and formatting"
 	@echo "make clean   remove .venv and what the demo wrote"
@@ -31,6 +33,12 @@ demo: $(VENV)/.demo-installed
 
 test: $(VENV)/.dev-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+bench: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks.cpu
+
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from datasets import disable_progress_bars
 
 from benchmarks import data, inference
 from benchmarks.challenge_table import CHALLENGE_ROWS
@@ -36,8 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=CHALLENGE_ROWS, help="rows of the largest table (%(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file to write; default: benchmarks/results/MACHINE.json")
     args = parser.parse_args(argv)
-    if args.rows < 5_000:
-        parser.error(f"--rows must be at least 5,000, got {args.rows}")
+    if args.rows <= 10_000:
+        parser.error(f"--rows must be more than 10,000, got {args.rows}")
+    disable_progress_bars()
     machine = describe_machine()
     results = Results("cpu", machine)
     print(f"{machine['name']}, torch {machine['versions']['torch']}, {torch.get_num_threads()} threads")

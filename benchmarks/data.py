@@ -53,8 +53,8 @@ def run_preparation(results: Results, rows: int, folder: Path) -> None:
     bars = {"bar": 300_000} if rows > 1_000_000 else {}
     results.figure(f"preparation of {rows:,} rows, TSV", rows / seconds[rows], "rows/s", **bars)
     results.figure("  peak resident memory", peak, "MB", bar=1000, lower_is_better=True)
-    growth = seconds[rows] / seconds[sizes[-2]] / (rows / sizes[-2]) if len(sizes) > 1 else None
-    results.figure("  its time, against that of the next smaller table for as many rows", growth, "x")
+    growth = seconds[rows] / seconds[sizes[-2]] / (rows / sizes[-2])
+    results.figure(f"  its seconds a row, against the table of {sizes[-2]:,} rows", growth, "x")
     with open(table, "rb") as plain, gzip.open(f"{table}.gz", "wb", compresslevel=1) as compressed:
         shutil.copyfileobj(plain, compressed, 1 << 22)
     compressed_seconds, compressed_peak = _prepare(Path(f"{table}.gz"), folder / "prepared-gz")
@@ -71,7 +71,9 @@ def _prepare(table: Path, output: Path) -> tuple[float, float]:
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-c", _MEASURED, "--source", str(table), "--output", str(output)]
     started = perf_counter()
-    result = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"preparation of {table.name} failed: {result.stderr[-1000:]}")
     return perf_counter() - started, float(result.stdout.splitlines()[-1])
 
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figures import Results
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.training.clipping import clip_gradients
 
 RECIPE = Path(__file__).parents[1] / "configs" / "one_gpu.yaml"
 ATTENTIONS = {
@@ -301,23 +302,6 @@ def seconds_per_step(step: Callable[[], object], steps: int, device: torch.devic
 
     length = max(1, min(steps, int(_LONGEST_WINDOW_S / window(1))))
     return median(window(length) for _ in range(_WINDOWS))
-
-
-def clip_gradients(
-    parameters: list[torch.nn.Parameter], value: float | None = None, tensor_norm: float | None = None
-) -> None:
-    """Clip each gradient by value, then by its own norm, all tensors at once; see `ClipEachGradient`."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if value is not None:
-        torch._foreach_clamp_min_(gradients, -value)
-        torch._foreach_clamp_max_(gradients, value)
-    if tensor_norm is not None:
-        scales = torch._foreach_norm(gradients)
-        torch._foreach_add_(scales, 1e-6)
-        scales = torch._foreach_reciprocal(scales)
-        torch._foreach_mul_(scales, tensor_norm)
-        torch._foreach_clamp_max_(scales, 1.0)
-        torch._foreach_mul_(gradients, scales)
 
 
 class TrainingStep:

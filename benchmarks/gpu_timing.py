@@ -320,7 +320,7 @@ def print_forms(run: Run) -> None:
 
 
 def choose_attention(run: Run) -> None:
-    """Write the fastest attention of each task, projections and mode at the one batch size, with its lead."""
+    """Write the fastest attention of each task, projections and mode at the one batch size."""
     print("fastest attention")
     run.results.tables.pop("fastest", None)
     for task in TASKS:

@@ -20,10 +20,11 @@ from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 
 from .arguments import MacaronTrainingArguments, ModelArguments
+from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .dataset import PreparedData
 from .model_card import LEARNING_CURVE, write_model_card
-from .trainer import ClipEachGradient, MacaronTrainer
+from .trainer import MacaronTrainer
 
 _RUN_FILE = "run.json"
 

@@ -14,31 +14,6 @@ from .dataset import PromoterDataset
 from .metrics import compute_metrics
 
 
-class ClipEachGradient(TrainerCallback):
-    """Clip gradients as the original does: each value, then the norm of each tensor.
-
-    Parameters
-    ----------
-    value : float or None
-        Largest absolute value of a gradient's element; the original's 0.5.
-    tensor_norm : float or None
-        Largest Euclidean norm of one tensor's gradient; the original's 1.0.
-    """
-
-    def __init__(self, value: float | None, tensor_norm: float | None):
-        self.value = value
-        self.tensor_norm = tensor_norm
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
-        """Clip the gradients of the model in place."""
-        parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-        if self.value is not None:
-            torch.nn.utils.clip_grad_value_(parameters, self.value)
-        if self.tensor_norm is not None:
-            for parameter in parameters:
-                torch.nn.utils.clip_grad_norm_(parameter, self.tensor_norm)
-
-
 class BeginEpoch(TrainerCallback):
     """Tell the training data which epoch begins, on every process and after a resume, so that masks are drawn anew.
 
@@ -112,10 +87,10 @@ class MacaronTrainer(Trainer):
         """Collect the batches of one optimizer step with the numbers (2,) of its rows and masked letters, globally."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._steps_since_log += 1
-        counts = torch.zeros(2, dtype=torch.int64, device=device)
-        for batch in batch_samples:
-            counts[0] += batch["labels"].numel()
-            counts[1] += (batch["nucleotide_labels"] != -100).sum().to(device)
+        # Nothing here waits for a GPU.
+        rows = torch.full((), sum(batch["labels"].numel() for batch in batch_samples), device=device)
+        masked = [(batch["nucleotide_labels"] != -100).sum().to(device) for batch in batch_samples]
+        counts = torch.stack([rows, sum(masked, torch.zeros_like(rows))])
         return batch_samples, self.accelerator.reduce(counts, reduction="sum")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -145,8 +120,7 @@ class MacaronTrainer(Trainer):
             losses = losses * share * self.accelerator.num_processes
         if model.training:
             self._logged_losses += losses.detach()
-        weights = losses.new_tensor([1.0, self.model.config.reconstruction_weight])
-        loss = (losses * weights).sum()
+        loss = losses[0] + self.model.config.reconstruction_weight * losses[1]
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

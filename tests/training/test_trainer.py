@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import EvalPrediction, get_inverse_sqrt_schedule
+from transformers import EvalPrediction, TrainerCallback, get_inverse_sqrt_schedule
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.training.arguments import MacaronTrainingArguments
 from modeling_macaron.training.collator import PromoterCollator
 from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.metrics import compute_metrics, correlation
-from modeling_macaron.training.trainer import ClipEachGradient, MacaronTrainer
+from modeling_macaron.training.trainer import MacaronTrainer
 
 
 def tiny_model(**fields):
@@ -56,14 +56,29 @@ def gradients_of_first_step(trainer):
     """Gradients just before the first optimizer step, and the logged loss."""
     seen = {}
 
-    class Catch(ClipEachGradient):
+    class Catch(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
             seen.update({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
 
-    trainer.add_callback(Catch(None, None))
+    trainer.add_callback(Catch())
     trainer.train()
     logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
     return seen, logged
+
+
+def test_compiled_training_has_the_same_gradients_and_names(prepared, tmp_path):
+    options = {"per_device_train_batch_size": 8, "max_grad_norm": 0.0}
+    expected, logged = gradients_of_first_step(make_trainer(prepared, tmp_path / "plain", **options))
+    compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    trainer = make_trainer(prepared, tmp_path / "compiled", **options, **compiled)
+    got, logged_compiled = gradients_of_first_step(trainer)
+    assert logged_compiled["loss"] == pytest.approx(logged["loss"], rel=1e-5)
+    torch.testing.assert_close(
+        {name.removeprefix("_orig_mod."): values for name, values in got.items()}, expected, rtol=1e-4, atol=1e-6
+    )
+    trainer.save_model(tmp_path / "saved")
+    info = MacaronForExpressionPrediction.from_pretrained(tmp_path / "saved", output_loading_info=True)[1]
+    assert not any(info.values()), info
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])
@@ -140,16 +155,6 @@ def test_batches_do_not_depend_on_worker_processes(prepared, tmp_path):
         assert one.keys() == other.keys()
         for name, values in one.items():
             torch.testing.assert_close(other[name], values)
-
-
-def test_clipping_each_gradient():
-    parameters = torch.nn.ParameterDict({"large": torch.ones(100), "small": torch.ones(2)})
-    parameters["large"].grad = torch.full((100,), 3.0)
-    parameters["small"].grad = torch.tensor([0.1, -0.2])
-    ClipEachGradient(0.5, 1.0).on_pre_optimizer_step(None, None, None, model=parameters)
-    # 100 values clipped to 0.5 have the norm 5, which is then brought to 1: 0.1 each.
-    torch.testing.assert_close(parameters["large"].grad, torch.full((100,), 0.1), rtol=1e-4, atol=0)
-    torch.testing.assert_close(parameters["small"].grad, torch.tensor([0.1, -0.2]))
 
 
 def test_schedule_is_that_of_the_original():

@@ -1,0 +1,53 @@
+"""Clip gradients as the original does: each value, then the norm of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from transformers import TrainerCallback
+
+
+def clip_gradients(
+    parameters: Iterable[torch.nn.Parameter], value: float | None = None, tensor_norm: float | None = None
+) -> None:
+    """Clip the gradients of parameters in place, all tensors at once, without waiting for a GPU.
+
+    Parameters
+    ----------
+    parameters : iterable of torch.nn.Parameter
+        Those without a gradient are left out.
+    value : float, optional
+        Largest absolute value of a gradient's element; the original's 0.5.
+    tensor_norm : float, optional
+        Largest Euclidean norm of one tensor's gradient; the original's 1.0.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if value is not None:
+        torch._foreach_clamp_min_(gradients, -value)
+        torch._foreach_clamp_max_(gradients, value)
+    if tensor_norm is not None:
+        scales = torch._foreach_norm(gradients)
+        torch._foreach_add_(scales, 1e-6)  # as `torch.nn.utils.clip_grad_norm_`
+        scales = torch._foreach_reciprocal(scales)
+        torch._foreach_mul_(scales, tensor_norm)
+        torch._foreach_clamp_max_(scales, 1.0)
+        torch._foreach_mul_(gradients, scales)
+
+
+class ClipEachGradient(TrainerCallback):
+    """Clip gradients before each optimizer step, see `clip_gradients`.
+
+    Parameters
+    ----------
+    value, tensor_norm : float or None
+        See `clip_gradients`.
+    """
+
+    def __init__(self, value: float | None, tensor_norm: float | None):
+        self.value = value
+        self.tensor_norm = tensor_norm
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
+        """Clip the gradients of the model in place."""
+        clip_gradients(model.parameters(), self.value, self.tensor_norm)
