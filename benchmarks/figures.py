@@ -224,6 +224,31 @@ def time_call(call: Callable[[], object], repeats: int = 3, synchronize: Callabl
     return best
 
 
+def time_in_turn(calls: dict[str, Callable[[], object]], rounds: int = 4) -> dict[str, float]:
+    """Time calls that are to be compared one after another in each round, so that a busy minute meets them all.
+
+    Parameters
+    ----------
+    calls : dict of str to callable
+        What is timed, by name.
+    rounds : int
+        Timed rounds, after one that warms up.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds of the fastest call of each.
+    """
+    best = dict.fromkeys(calls, float("inf"))
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            started = perf_counter()
+            call()
+            if number:
+                best[name] = min(best[name], perf_counter() - started)
+    return best
+
+
 def _processor() -> tuple[str, str]:
     """Name of the processor and its flags."""
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.figures import Results, time_call
+from benchmarks.figures import Results, time_call, time_in_turn
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 
 SIZES = {
@@ -66,25 +66,22 @@ def run(results: Results, size: str, _: Path) -> None:
     _check_equality(results, model, merged)
     ids = random_ids(BATCH_SIZE)
     expected = model(ids).logits
-    speeds = {}
     for attention in ("sdpa", "eager"):
         for name, (is_merged, everything) in _FORMS.items():
             for dtype in (torch.float32, torch.bfloat16):
-                form = (merged if is_merged else model) if dtype == torch.float32 else None
-                form = form or copy.deepcopy(merged if is_merged else model).to(dtype)
+                form = copy.deepcopy(merged if is_merged else model).to(dtype)
                 form.set_attn_implementation(attention)
                 seconds = time_call(lambda m=form, e=everything: m(ids, output_nucleotide_logits=e), repeats=2)
                 error = (form(ids, output_nucleotide_logits=everything).logits.double() - expected.double()).abs().max()
-                speeds[attention, name, dtype] = BATCH_SIZE / seconds
                 results.row(
                     "inference",
                     form=name,
                     weights=str(dtype).removeprefix("torch."),
                     attention=attention,
-                    sequences_per_second=speeds[attention, name, dtype],
+                    sequences_per_second=BATCH_SIZE / seconds,
                     largest_error=error.item(),
                 )
-    _compare(results, {"plain": model, "merged": merged}, speeds, expected, has_bars=size == "paper")
+    _compare(results, model, merged, ids, has_bars=size == "paper")
 
 
 def _check_equality(
@@ -108,25 +105,27 @@ def _check_equality(
 
 def _compare(
     results: Results,
-    models: dict[str, MacaronForExpressionPrediction],
-    speeds: dict[tuple[str, str, torch.dtype], float],
-    expected: torch.Tensor,
+    model: MacaronForExpressionPrediction,
+    merged: MacaronForExpressionPrediction,
+    ids: torch.Tensor,
     has_bars: bool,
 ) -> None:
-    """Speed beside the plain model in float32 with the attention that the library chooses by itself."""
-    plain = speeds["sdpa", "plain", torch.float32]
-    best = speeds["sdpa", "merged, expression only", torch.float32]
-    bars = (1.7, 3.0) if has_bars else (None, None)
-    results.figure("plain float32, batch 64", plain, "sequences/s")
-    results.figure("merged + expression only, float32, against plain float32", best / plain, "x", bar=bars[0])
-    if not multiplies_bfloat16(results.machine):
-        note = "the processor has no AVX512-BF16 or AMX"
-        results.figure("the same with bfloat16 weights, against plain float32", None, "x", bar=bars[1], note=note)
-        return
-    best = speeds["sdpa", "merged, expression only", torch.bfloat16]
-    results.figure("the same with bfloat16 weights, against plain float32", best / plain, "x", bar=bars[1])
-    for name, one in models.items():
-        half = copy.deepcopy(one).to(torch.bfloat16)
-        error = half(random_ids(BATCH_SIZE), output_nucleotide_logits=False).logits.double() - expected.double()
+    """Time the plain model in float32 and the fastest forms in turn, and state the error of bfloat16."""
+    half = copy.deepcopy(merged).to(torch.bfloat16)
+    calls = {
+        "plain": lambda: model(ids),
+        "float32": lambda: merged(ids, output_nucleotide_logits=False),
+        "bfloat16": lambda: half(ids, output_nucleotide_logits=False),
+    }
+    seconds = time_in_turn(calls)
+    bars = {"float32": 1.7, "bfloat16": 3.0 if multiplies_bfloat16(results.machine) else None} if has_bars else {}
+    results.figure("plain float32, batch 64", BATCH_SIZE / seconds["plain"], "sequences/s")
+    for weights in ("float32", "bfloat16"):
+        name = f"merged + expression only, {weights}, against plain float32"
+        note = "" if weights == "float32" or multiplies_bfloat16(results.machine) else "no AVX512-BF16 or AMX here"
+        results.figure(name, seconds["plain"] / seconds[weights], "x", bar=bars.get(weights), note=note)
+    expected = model(ids).logits.double()
+    for name, one in (("plain", copy.deepcopy(model).to(torch.bfloat16)), ("merged", half)):
+        error = one(ids, output_nucleotide_logits=False).logits.double() - expected
         rms = error.square().mean().sqrt().item()
         results.figure(f"error of bfloat16, {name} (root mean square)", rms, "standard deviations of expression")

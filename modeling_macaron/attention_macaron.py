@@ -82,25 +82,26 @@ class MacaronAttention(MacaronAttentionBase):
 
     @torch.no_grad()
     def merged_state(self) -> dict[str, torch.Tensor]:
-        """Weights of the `MacaronMergedAttention` that is the same function, computed in float64.
+        """Weights of the `MacaronMergedAttention` that is the same function, computed in float64 on the CPU.
 
         With `x` a query and `y` a key position, a head scores `(x Wq + bq)(y Wk + bk)^T`. Terms that do not depend on
         `y` drop out of the softmax, which leaves `(x Wq Wk^T + bq Wk^T) y^T`. The softmax sums to one, so the bias of
         the values adds the constant `bv Wo` to the output, and `Wv Wo` is one matrix.
         """
         hidden_size, head_dim = self.config.hidden_size, self.head_dim
+        # Some GPUs know no float64.
+        exact = {name: weights.cpu().double() for name, weights in self.state_dict().items()}
         query, key, value = (
-            projection.weight.double().view(-1, head_dim, hidden_size)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            exact[f"{name}.weight"].view(-1, head_dim, hidden_size) for name in ("q_proj", "k_proj", "v_proj")
         )
-        query_bias = self.q_proj.bias.double().view(-1, 1, head_dim)
-        output = self.o_proj.weight.double()
+        query_bias = exact["q_proj.bias"].view(-1, 1, head_dim)
+        output = exact["o_proj.weight"]
         output_by_head = output.view(hidden_size, -1, head_dim).transpose(0, 1)
         state = {
             "q_proj.weight": torch.matmul(key.transpose(1, 2), query).flatten(0, 1),
             "q_proj.bias": torch.matmul(query_bias, key).flatten(),
             "o_proj.weight": torch.matmul(output_by_head, value).transpose(0, 1).flatten(1),
-            "o_proj.bias": self.o_proj.bias.double() + output @ self.v_proj.bias.double(),
+            "o_proj.bias": exact["o_proj.bias"] + output @ exact["v_proj.bias"],
         }
         return {name: values.to(self.q_proj.weight.dtype) for name, values in state.items()}
 
@@ -109,8 +110,8 @@ class MacaronMergedAttention(MacaronAttentionBase):
     """The functions of `MacaronAttention` with two projections: keys and values are the stream itself.
 
     `q_proj` holds `Wq Wk^T` and the query bias times `Wk^T` of each head, `o_proj` holds `Wv Wo`. All heads share their
-    keys and values, so they are the rows of one product. In multiplications it pays where `head_dim` is more than about
-    half of `hidden_size`.
+    keys and values, so they are the rows of one product. It pays where `head_dim` is more than half of `hidden_size`:
+    in parameters from there on, in multiplications from about 0.6 of it.
     """
 
     def __init__(self, config: MacaronConfig):

@@ -219,6 +219,7 @@ def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> Macaro
             "num_hidden_layers": len({name.split("/")[1] for name in weights if name.startswith("blocks/")}),
             "num_attention_heads": heads,
             "head_dim": head_dim,
+            "attention_projections": "separate",
             "intermediate_size": weights[f"{block}/ff1/net/layer_with_weights-2/kernel"].shape[0],
             "conv_kernel_size": weights[f"{block}/conv/layer_with_weights-1/depthwise_kernel"].shape[0],
             "pooling": "expression_positions" if "expression_embedding/bias" in weights else "mean",

@@ -149,7 +149,7 @@ def predict_strands(
     """
 
     def to_assay_units(logits: torch.Tensor) -> np.ndarray:
-        standardized = logits.double().flatten().cpu().numpy()
+        standardized = logits.flatten().cpu().double().numpy()
         return standardized * model.config.expression_std + model.config.expression_mean
 
     computing: deque[torch.Tensor] = deque()

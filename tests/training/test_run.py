@@ -19,7 +19,8 @@ from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.hub import check_hub_folder
 from modeling_macaron.training.arguments import parse_recipe, share_of_batch
 from modeling_macaron.training.dataset import PreparedData
-from modeling_macaron.training.run import find_checkpoint, is_complete, train
+from modeling_macaron.training.run import build_model, find_checkpoint, is_complete, train
+from tests.batches import random_ids
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "configs" / "cpu_tiny.yaml")
@@ -230,6 +231,20 @@ def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, prepared,
         torch.testing.assert_close(values, start[name], rtol=0, atol=1e-7)
     with pytest.raises(ValueError, match="`hidden_size` is 16"):
         run(prepared, tmp_path / "other", *options, "--hidden_size", "32")
+
+
+def test_fine_tuning_in_merged_form_starts_from_the_same_function(finished, prepared):
+    data = PreparedData(prepared)
+    models = []
+    for projections in ("separate", "merged"):
+        arguments, _ = parse_recipe(
+            [RECIPE, *TINY, *("--dataset", str(prepared), "--output_dir", "x", "--attention_projections", projections)]
+        )
+        models.append(build_model(arguments, data, str(finished / "final")).eval())
+    assert [model.config.attention_projections for model in models] == ["separate", "merged"]
+    ids = random_ids(3, length=160)
+    with torch.no_grad():
+        torch.testing.assert_close(models[1](ids).logits, models[0](ids).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_early_stopping(prepared, tmp_path):
