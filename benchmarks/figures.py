@@ -99,6 +99,7 @@ class Results:
     figures: list[Figure] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     tables: dict[str, list[dict]] = field(default_factory=dict)
+    started: float = field(default_factory=perf_counter, repr=False)
 
     def figure(self, name: str, value: float | None, unit: str, **options) -> Figure:
         """Add a figure and print it beside its bar; see `Figure` for the options."""
@@ -140,7 +141,10 @@ class Results:
         report = {
             "kind": self.kind,
             "date": date.today().isoformat(),
-            "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+            "command": shlex.join(
+                ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_file_name, sys.argv[1:])]
+            ),
+            "seconds": round(perf_counter() - self.started),
             "machine": self.machine,
             "figures": [asdict(figure) | {"verdict": figure.verdict} for figure in self.figures],
             "checks": [asdict(check) | {"holds": check.holds} for check in self.checks],
@@ -247,6 +251,11 @@ def time_in_turn(calls: dict[str, Callable[[], object]], rounds: int = 4) -> dic
             if number:
                 best[name] = min(best[name], perf_counter() - started)
     return best
+
+
+def _file_name(argument: str) -> str:
+    """Argument without the folders of a path: results are public."""
+    return Path(argument).name if os.sep in argument else argument
 
 
 def _processor() -> tuple[str, str]:

@@ -126,6 +126,8 @@ def _device(name: str | None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise ValueError("more than one GPU is visible: choose one with CUDA_VISIBLE_DEVICES")
     if device.type == "meta":
         raise ValueError("--device meta computes nothing")
     return device

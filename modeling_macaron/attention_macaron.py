@@ -98,43 +98,43 @@ class MacaronAttention(MacaronAttentionBase):
         output = exact["o_proj.weight"]
         output_by_head = output.view(hidden_size, -1, head_dim).transpose(0, 1)
         state = {
-            "q_proj.weight": torch.matmul(key.transpose(1, 2), query).flatten(0, 1),
-            "q_proj.bias": torch.matmul(query_bias, key).flatten(),
-            "o_proj.weight": torch.matmul(output_by_head, value).transpose(0, 1).flatten(1),
-            "o_proj.bias": exact["o_proj.bias"] + output @ exact["v_proj.bias"],
+            "qk_proj.weight": torch.matmul(key.transpose(1, 2), query).flatten(0, 1),
+            "qk_proj.bias": torch.matmul(query_bias, key).flatten(),
+            "vo_proj.weight": torch.matmul(output_by_head, value).transpose(0, 1).flatten(1),
+            "vo_proj.bias": exact["o_proj.bias"] + output @ exact["v_proj.bias"],
         }
-        return {name: values.to(self.q_proj.weight.dtype) for name, values in state.items()}
+        return {name: values.to(self.o_proj.weight) for name, values in state.items()}
 
 
 class MacaronMergedAttention(MacaronAttentionBase):
     """The functions of `MacaronAttention` with two projections: keys and values are the stream itself.
 
-    `q_proj` holds `Wq Wk^T` and the query bias times `Wk^T` of each head, `o_proj` holds `Wv Wo`. All heads share their
-    keys and values, so they are the rows of one product. It pays where `head_dim` is more than half of `hidden_size`:
-    in parameters from there on, in multiplications from about 0.6 of it.
+    `qk_proj` holds `Wq Wk^T` and the query bias times `Wk^T` of each head, `vo_proj` holds `Wv Wo`: other names than
+    those of `MacaronAttention`, whose shapes can be the same. All heads share their keys and values, so they are the
+    rows of one product.
     """
 
     def __init__(self, config: MacaronConfig):
         super().__init__(config)
         projection_size = config.num_attention_heads * config.hidden_size
-        self.q_proj = nn.Linear(config.hidden_size, projection_size)
-        self.o_proj = nn.Linear(projection_size, config.hidden_size)
+        self.qk_proj = nn.Linear(config.hidden_size, projection_size)
+        self.vo_proj = nn.Linear(projection_size, config.hidden_size)
         # The spread that products of the initial weights of `MacaronAttention` have.
         input_variance, output_variance = (2 / sum(fans(config)) for fans in (_input_fans, _output_fans))
-        self.q_proj.initial_std = math.sqrt(config.head_dim) * input_variance
-        self.o_proj.initial_std = math.sqrt(config.head_dim * input_variance * output_variance)
+        self.qk_proj.initial_std = math.sqrt(config.head_dim) * input_variance
+        self.vo_proj.initial_std = math.sqrt(config.head_dim * input_variance * output_variance)
 
     def forward(
         self, query_states: torch.Tensor, hidden_states: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the output (batch, queries, hidden) and, with eager attention, (batch, heads, queries, positions)."""
         batch_size, num_queries, hidden_size = query_states.shape
-        queries = self.q_proj(query_states).view(batch_size, 1, -1, hidden_size)  # a row for each position and head
+        queries = self.qk_proj(query_states).view(batch_size, 1, -1, hidden_size)  # a row for each position and head
         keys = hidden_states.unsqueeze(1)
         attn_output, attn_weights = self.attend(queries, keys, keys, **kwargs)
         if attn_weights is not None:
             attn_weights = attn_weights.view(batch_size, num_queries, -1, keys.shape[2]).transpose(1, 2)
-        return self.o_proj(attn_output.reshape(batch_size, num_queries, -1)), attn_weights
+        return self.vo_proj(attn_output.reshape(batch_size, num_queries, -1)), attn_weights
 
 
 ATTENTION_CLASSES = {"separate": MacaronAttention, "merged": MacaronMergedAttention}
@@ -148,3 +148,33 @@ def _input_fans(config: MacaronConfig) -> tuple[int, int]:
 def _output_fans(config: MacaronConfig) -> tuple[int, int]:
     """Fans of the output kernel as Keras counts them."""
     return config.num_attention_heads * config.head_dim, config.num_attention_heads * config.hidden_size
+
+
+def merge_projections(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copy the state of a model with each `MacaronAttention` in it turned into a `MacaronMergedAttention`."""
+    state = {name: weights.clone() for name, weights in model.state_dict().items()}
+    for name, module in model.named_modules():
+        if isinstance(module, MacaronAttention):
+            for own in module.state_dict():
+                del state[f"{name}.{own}"]
+            state |= {f"{name}.{own}": weights for own, weights in module.merged_state().items()}
+    return state
+
+
+def cost_of_merging(config: MacaronConfig) -> str:
+    """Say in which respect merged projections cost more than separate ones; empty where they pay.
+
+    A head has four matrices of hidden_size x head_dim, or two of hidden_size x hidden_size; its scores and its sums
+    over the positions have the width of a head, or that of the stream.
+    """
+    hidden_size, head_dim = config.hidden_size, config.head_dim
+    positions = config.sequence_length + config.num_pooled_positions
+    costs = {
+        "parameters": (2 * hidden_size**2, 4 * hidden_size * head_dim),
+        "arithmetic": (2 * hidden_size * (hidden_size + positions), 2 * head_dim * (2 * hidden_size + positions)),
+    }
+    return " and ".join(
+        f"{merged / separate:.2f} times the {name} of attention"
+        for name, (merged, separate) in costs.items()
+        if merged > separate
+    )

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_macaron import ATTENTION_CLASSES, MacaronAttention, MacaronAttentionBase
+from .attention_macaron import ATTENTION_CLASSES, MacaronAttentionBase, cost_of_merging, merge_projections
 from .configuration_macaron import MacaronConfig
 from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
 
@@ -197,14 +197,20 @@ class MacaronPreTrainedModel(PreTrainedModel):
 
         The query and key projections of a head act as one matrix, and so do those of its values and its output; as a
         head is as wide as the stream, each product has no more weights than one of its factors. At the default size
-        30,615,559 parameters do what 47,425,543 did. It pays where `head_dim` is more than about half of `hidden_size`;
-        elsewhere the model is merged all the same, with a warning. Merge float32 weights and convert the result to a
-        lower precision, not the other way round. There is no way back.
+        30,615,559 parameters do what 47,425,543 did. It pays where `head_dim` is more than half of `hidden_size` (in
+        parameters; in arithmetic from about 0.6 on); elsewhere it is done all the same, with a warning. Merge float32
+        weights and convert the result to a lower precision, not the other way round. There is no way back.
 
         Returns
         -------
         MacaronPreTrainedModel
-            Of the same class, dtype, device and mode, with weights of its own and `attention_projections="merged"`.
+            Of the same class, dtype, device and mode, with weights of its own (all of them trainable) and
+            `attention_projections="merged"`; of a merged model, a copy.
+
+        Raises
+        ------
+        ValueError
+            If the model has no weights (device meta).
 
         Examples
         --------
@@ -218,19 +224,15 @@ class MacaronPreTrainedModel(PreTrainedModel):
             return copy.deepcopy(self)
         config = copy.deepcopy(self.config)
         config.attention_projections = "merged"
-        with init.no_init_weights():
+        if self.device.type == "meta":
+            raise ValueError("a model without weights (device meta) cannot be merged: load it onto a device first")
+        with torch.device("meta"):
             merged = type(self)(config)
-        state = self.state_dict()
-        for name, module in self.named_modules():
-            if isinstance(module, MacaronAttention):
-                for own in module.state_dict():
-                    del state[f"{name}.{own}"]
-                state |= {f"{name}.{own}": weights for own, weights in module.merged_state().items()}
-        merged.to(self.device, self.dtype).load_state_dict(state)
-        if 2 * config.head_dim <= config.hidden_size:
+        merged.load_state_dict(merge_projections(self), assign=True)
+        if cost := cost_of_merging(config):
             logger.warning(
-                f"merging does not pay at head_dim {config.head_dim} and hidden_size {config.hidden_size}: "
-                f"{merged.num_parameters():,} parameters instead of {self.num_parameters():,}, and more arithmetic"
+                f"merging does not pay at head_dim {config.head_dim} and hidden_size {config.hidden_size}: {cost} "
+                f"({merged.num_parameters():,} parameters instead of {self.num_parameters():,})"
             )
         return merged.train(self.training)
 
@@ -479,7 +481,7 @@ class MacaronForMaskedLM(MacaronPreTrainedModel):
         MaskedLMOutput
             `loss` () and `logits` (batch, 2 * strand_length, vocab_size).
         """
-        outputs = self.macaron(input_ids, return_dict=True, **kwargs)
+        outputs = self.macaron(input_ids, expression_positions_only=False, return_dict=True, **kwargs)
         sequence_states = outputs.last_hidden_state[:, self.config.num_pooled_positions :]
         logits = self.nucleotide_head(self.dropout(sequence_states))
         return MaskedLMOutput(

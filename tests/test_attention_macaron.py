@@ -125,8 +125,11 @@ def test_auto_class_loads_and_merges(tiny_folder, tmp_path, make_model):
         assert relative_error(loaded(random_ids(2)).logits, make_model()(random_ids(2)).logits) < 1e-5
 
 
-@pytest.mark.parametrize(("head_dim", "warns"), [(4, True), (8, True), (9, False), (16, False)])
-def test_merging_says_where_it_does_not_pay(make_model, caplog, head_dim, warns):
+@pytest.mark.parametrize(
+    ("head_dim", "costs"),
+    [(4, ["parameters", "arithmetic"]), (8, ["arithmetic"]), (12, ["arithmetic"]), (13, []), (16, [])],
+)
+def test_merging_says_where_it_does_not_pay(make_model, caplog, head_dim, costs):
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     try:
@@ -134,9 +137,35 @@ def test_merging_says_where_it_does_not_pay(make_model, caplog, head_dim, warns)
         merged = model.to_merged()
     finally:
         logger.removeHandler(caplog.handler)
-    assert ["does not pay" in record.getMessage() for record in caplog.records] == [True] * warns
-    if warns:
+    assert ["does not pay" in record.getMessage() for record in caplog.records] == [True] * bool(costs)
+    assert [cost for cost in ("parameters", "arithmetic") if f"times the {cost}" in caplog.text] == costs
+    if costs:
         assert f"{merged.num_parameters():,} parameters instead of {model.num_parameters():,}" in caplog.text
+
+
+def test_separate_weights_are_not_taken_for_merged_ones(make_model, tmp_path):
+    model = make_model(head_dim=16)  # as wide as the stream: the shapes of the projections are the same
+    model.save_pretrained(tmp_path)
+    fields = {"attention_projections": "merged", "output_loading_info": True}
+    missing = MacaronForExpressionPrediction.from_pretrained(tmp_path, **fields)[1]["missing_keys"]
+    names = {f"{name}.{kind}" for name in ("qk_proj", "vo_proj") for kind in ("weight", "bias")}
+    assert {name.partition("self_attn.")[2] for name in missing} == names
+
+
+def test_each_weight_keeps_its_dtype_and_a_model_without_weights_is_refused(make_model):
+    model = make_model(head_dim=16).to(torch.bfloat16)
+    model.expression_head.float()
+    merged = model.to_merged()
+    assert merged.expression_head.weight.dtype == torch.float32
+    assert merged.macaron.layers[0].self_attn.qk_proj.weight.dtype == torch.bfloat16
+    assert all(parameter.device.type == "cpu" and parameter.requires_grad for parameter in merged.parameters())
+    with pytest.raises(ValueError, match="without weights"):
+        model.to("meta").to_merged()
+
+
+def test_masked_language_model_needs_all_positions(make_model):
+    with pytest.raises(TypeError, match="expression_positions_only"):
+        make_model(MacaronForMaskedLM)(random_ids(1), expression_positions_only=True)
 
 
 def test_initial_weights_are_as_wide_as_products_of_initial_weights():
@@ -144,7 +173,7 @@ def test_initial_weights_are_as_wide_as_products_of_initial_weights():
     fields = {"hidden_size": 256, "head_dim": 192, "num_attention_heads": 2, "num_hidden_layers": 1}
     product = MacaronModel(MacaronConfig(**fields)).to_merged().layers[0].self_attn
     fresh = MacaronModel(MacaronConfig(**fields, attention_projections="merged")).layers[0].self_attn
-    for name in ("q_proj", "o_proj"):
+    for name in ("qk_proj", "vo_proj"):
         expected, got = getattr(product, name), getattr(fresh, name)
         assert got.weight.std().item() == pytest.approx(expected.weight.std().item(), rel=0.02)
         assert abs(got.weight.mean().item()) < 0.02 * got.weight.std().item()
@@ -176,21 +205,23 @@ def test_expression_alone_is_the_same(
     assert got.nucleotide_logits is None
 
 
-@pytest.mark.parametrize("attention_projections", PROJECTIONS)
-def test_last_block_computes_the_expression_positions_alone(make_model, attention_projections):
+@pytest.mark.parametrize(
+    ("attention_projections", "projections"),
+    [("separate", ("self_attn.q_proj", "self_attn.o_proj")), ("merged", ("self_attn.qk_proj", "self_attn.vo_proj"))],
+)
+def test_last_block_computes_the_expression_positions_alone(make_model, attention_projections, projections):
     model = make_model(attention_projections=attention_projections)
     seen = {}
     for index, layer in enumerate(model.macaron.layers):
-        for name in ("feed_forward1", "self_attn.q_proj", "self_attn.o_proj", "feed_forward2"):
+        for name in ("feed_forward1", *projections, "feed_forward2"):
             hook = lambda _, inputs, __, key=(index, name): seen.update({key: inputs[0].shape[1]})  # noqa: E731
             layer.get_submodule(name).register_forward_hook(hook)
     with torch.no_grad():
         model(random_ids(2), output_nucleotide_logits=False)
-    assert {seen[0, name] for name in ("feed_forward1", "self_attn.q_proj", "self_attn.o_proj", "feed_forward2")} == {
-        43
-    }
+    everywhere, alone = ("feed_forward1", *projections, "feed_forward2"), (*projections, "feed_forward2")
+    assert {seen[0, name] for name in everywhere} == {43}
     assert seen[1, "feed_forward1"] == 43
-    assert {seen[1, name] for name in ("self_attn.q_proj", "self_attn.o_proj", "feed_forward2")} == {3}
+    assert {seen[1, name] for name in alone} == {3}
 
 
 def test_hidden_states_and_attentions_of_the_expression_alone(make_model):

@@ -15,16 +15,17 @@ def test_items_keep_their_order():
 
 
 def test_reading_goes_on_while_the_caller_computes():
-    started = time.monotonic()
+    second_was_read = threading.Event()
 
-    def slow():
-        for item in range(6):
-            time.sleep(0.05)
-            yield item
+    def source():
+        yield 1
+        second_was_read.set()
+        yield 2
 
-    for _ in read_ahead(slow()):
-        time.sleep(0.05)
-    assert time.monotonic() - started < 0.5, "6 x 0.1 s one after the other"
+    items = read_ahead(source())
+    assert next(items) == 1
+    assert second_was_read.wait(30), "the caller has not asked for the second"
+    assert list(items) == [2]
 
 
 def test_no_more_items_wait_than_said():
@@ -91,17 +92,24 @@ def test_everything_is_written_in_order():
 
 
 def test_writing_goes_on_while_the_caller_computes_but_not_far_behind():
-    started = time.monotonic()
-    with write_behind(lambda item: time.sleep(0.05), behind=2) as put:
-        for item in range(6):
-            time.sleep(0.05)
-            put(item)
-    assert time.monotonic() - started < 0.55
-    started = time.monotonic()
-    with write_behind(lambda item: time.sleep(0.1), behind=1) as put:
-        for item in range(3):
-            put(item)
-        assert time.monotonic() - started >= 0.19, "the third waits until the first two are written"
+    may_write, written, handed_in = threading.Event(), [], []
+
+    def write(item):
+        assert may_write.wait(30)
+        written.append(item)
+
+    with write_behind(write, behind=2) as put:
+        for item in range(2):
+            put(item)  # returns although nothing can be written yet
+        assert written == []
+        thread = threading.Thread(target=lambda: handed_in.append(put(2)))
+        thread.start()
+        thread.join(0.2)
+        assert handed_in == [], "the third waits until the first is written"
+        may_write.set()
+        thread.join(30)
+        assert handed_in == [None]
+    assert written == [0, 1, 2]
 
 
 @pytest.mark.parametrize("at", [0, 5, 9])

@@ -17,6 +17,7 @@ from modeling_macaron.overlap import read_ahead, write_behind
 from modeling_macaron.table_writer import check_output, write_table
 from modeling_macaron.tables import PromoterTable, open_table, string_buffers
 from tokenization import PROBLEMS, KmerTokenizer, StrandBatch, reverse_complement
+from tokenization.tokenization_kmer import N_ID
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 
@@ -133,6 +134,8 @@ def predict_strands(
 ) -> Iterator[np.ndarray]:
     """Predict padded forward strands, one batch after another; a GPU computes the next while one is taken.
 
+    A compiled model gets batches of one size only, the last one filled up, since each size is compiled anew.
+
     Parameters
     ----------
     model : MacaronForExpressionPrediction
@@ -147,22 +150,34 @@ def predict_strands(
     numpy.ndarray
         (batch,) float64 expression in assay units.
     """
+    config, on_gpu = model.config, model.device.type == "cuda"
 
-    def to_assay_units(logits: torch.Tensor) -> np.ndarray:
-        standardized = logits.flatten().cpu().double().numpy()
-        return standardized * model.config.expression_std + model.config.expression_mean
+    def start_batch(forward: np.ndarray) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        """Start a batch; a GPU's result is on its way to this side when the event has come."""
+        if model._compiled_call_impl is not None and len(forward) < batch_size:
+            forward = np.pad(forward, ((0, batch_size - len(forward)), (0, 0)), constant_values=N_ID)
+        both = torch.from_numpy(np.concatenate([forward, reverse_complement(forward)], axis=1))
+        if not on_gpu:
+            return model(both.to(model.device), output_nucleotide_logits=False).logits.cpu(), None
+        both = both.pin_memory().to(model.device, non_blocking=True)
+        logits = model(both, output_nucleotide_logits=False).logits.to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return logits, arrived
 
-    computing: deque[torch.Tensor] = deque()
+    def take_batch(rows: int, logits: torch.Tensor, arrived: torch.cuda.Event | None) -> np.ndarray:
+        if arrived is not None:
+            arrived.synchronize()
+        return logits[:rows].flatten().double().numpy() * config.expression_std + config.expression_mean
+
+    started: deque[tuple] = deque()
     for start in range(0, len(strands), batch_size):
         forward = strands[start : start + batch_size]
-        both = torch.from_numpy(np.concatenate([forward, reverse_complement(forward)], axis=1))
-        if model.device.type == "cuda":
-            both = both.pin_memory().to(model.device, non_blocking=True)
-        computing.append(model(both.to(model.device), output_nucleotide_logits=False).logits)
-        if len(computing) > 1:
-            yield to_assay_units(computing.popleft())
-    while computing:
-        yield to_assay_units(computing.popleft())
+        started.append((len(forward), *start_batch(forward)))
+        if len(started) > 1:
+            yield take_batch(*started.popleft())
+    while started:
+        yield take_batch(*started.popleft())
 
 
 def predict(

@@ -23,6 +23,8 @@ def clip_gradients(
         Largest Euclidean norm of one tensor's gradient; the original's 1.0.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
     if value is not None:
         torch._foreach_clamp_min_(gradients, -value)
         torch._foreach_clamp_max_(gradients, value)

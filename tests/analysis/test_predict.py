@@ -65,6 +65,18 @@ def test_dtype_that_is_none(tiny_folder, dtype):
         load_model(tiny_folder, dtype=dtype)
 
 
+def test_compiled_model_gets_batches_of_one_size(tiny_folder):
+    model, sizes = MacaronForExpressionPrediction.from_pretrained(tiny_folder), []
+
+    def compiled(input_ids, **options):
+        sizes.append(len(input_ids))
+        return model.forward(input_ids, **options)
+
+    model._compiled_call_impl = compiled  # what `model.compile()` sets
+    np.testing.assert_allclose(predict(model, SEQUENCES, batch_size=3), predict(tiny_folder, SEQUENCES), rtol=1e-5)
+    assert sizes == [3, 3], "each size would be compiled anew"
+
+
 @pytest.mark.slow
 def test_compiled_model_predicts_the_same(tiny_folder):
     model, tokenizer = load_model(tiny_folder, compile_model=True)

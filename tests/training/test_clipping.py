@@ -16,6 +16,10 @@ def test_clipping_each_gradient():
     torch.testing.assert_close(parameters["small"].grad, torch.tensor([0.1, -0.2]))
 
 
+def test_no_gradient_is_nothing_to_clip(make_model):
+    clip_gradients(make_model().parameters(), 0.5, 1.0)
+
+
 @pytest.mark.parametrize(("value", "norm"), [(0.5, 1.0), (None, 1.0), (0.1, None), (None, None)])
 def test_all_at_once_is_one_after_another(make_model, value, norm):
     models = make_model(), make_model()
