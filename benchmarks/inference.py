@@ -87,7 +87,7 @@ def _time_forms(
         name: lambda model=models[is_merged], wanted=everything: model(ids, output_nucleotide_logits=wanted).logits
         for name, (is_merged, everything) in _FORMS.items()
     }
-    for name, seconds in time_in_turn(calls, rounds=3).items():
+    for name, seconds in time_in_turn(calls, rounds=2).items():
         results.row(
             "inference",
             form=name,

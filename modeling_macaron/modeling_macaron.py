@@ -215,10 +215,8 @@ class MacaronPreTrainedModel(PreTrainedModel):
         Examples
         --------
         >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
-        >>> model = MacaronForExpressionPrediction(config).eval()
-        >>> merged = model.to_merged()
-        >>> ids = torch.zeros(2, 200, dtype=torch.long)
-        >>> torch.testing.assert_close(merged(ids).logits, model(ids).logits)
+        >>> model, ids = MacaronForExpressionPrediction(config).eval(), torch.zeros(2, 200, dtype=torch.long)
+        >>> torch.testing.assert_close(model.to_merged()(ids).logits, model(ids).logits)
         """
         if self.config.attention_projections == "merged":
             return copy.deepcopy(self)
