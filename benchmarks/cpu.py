@@ -31,14 +31,18 @@ PARTS: dict[str, Callable[[Results, argparse.Namespace, Path], None]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run the parts; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
     parser.add_argument("--size", choices=inference.SIZES, default="paper", help="model of the inference part")
-    parser.add_argument("--rows", type=int, default=CHALLENGE_ROWS, help="rows of the largest table (%(default)s)")
+    parser.add_argument("--rows", type=int, default=CHALLENGE_ROWS, help="of the largest table, > 10,000 (%(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file to write; default, for the whole: results/MACHINE.json")
     args = parser.parse_args(argv)
     if args.rows <= 10_000:
         parser.error(f"--rows must be more than 10,000, got {args.rows}")
+    if args.output is not None and (args.output.is_dir() or args.output.suffix != ".json"):
+        parser.error(f"--output {args.output}: name a file that ends in .json")
     disable_progress_bars()
     machine = describe_machine()
     results = Results("cpu", machine)

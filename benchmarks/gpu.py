@@ -5,7 +5,7 @@ The parts: `check` (float32 and bf16 on the device against float64 on the CPU), 
 backend of PyTorch, then batch sizes), `inference` (the same), `profile` (kernels of the best training step), `trainer`
 (what `scripts/train.py` does, beside a bare loop) and `bulk` (a file from Parquet to Parquet). One JSON is written, and
 saved after each measurement; with `--keep` the parts can be run one command after another. `--device cpu --size tiny`
-tries everything in a minute.
+tries everything in some minutes.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ The text between the two markers is replaced; a test keeps it equal to the files
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def read_results(folder: Path = RESULTS) -> list[dict]:
         The reports.
     """
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    reports = [report for report in reports if report["machine"].get("size", "paper") == "paper"]  # no trials
     return sorted(reports, key=lambda report: report["kind"] != "gpu")
 
 
@@ -117,8 +119,11 @@ def plot(report: dict):
     return figure
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Rewrite the block in README.md and the plot."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
     reports = read_results()
     text = README.read_text(encoding="utf-8")
     if text.count(_BEGIN) != 1 or text.count(_END) != 1:
@@ -127,6 +132,7 @@ def main() -> int:
     before, rest = text.split(_BEGIN)
     README.write_text(before + render_block(reports) + rest.split(_END)[1], encoding="utf-8")
     save_figure(plot(next(report for report in reports if report["kind"] == "cpu")), PLOT)
+    print(f"{README.name} and {PLOT.name} show the results of {len(reports)} machines")
     return 0
 
 

@@ -78,9 +78,10 @@ def load_model(
     OSError
         If there is no such checkpoint.
     ValueError
-        If the dtype is none of floating point.
+        If the dtype is none of floating point, or the device cannot be used.
     """
     dtype = _floating_point(dtype)
+    _check_device(device)
     if isinstance(model, (str, Path)):
         check_checkpoint_name(model)
         tokenizer = KmerTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
@@ -97,6 +98,14 @@ def load_model(
     if compile_model:
         model.compile()
     return model.eval(), tokenizer
+
+
+def _check_device(device: str | torch.device | None) -> None:
+    """Refuse a device that is not there, before anything is loaded."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _floating_point(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -215,6 +224,8 @@ def predict(
     ValueError
         On a sequence that is no DNA, empty or too long; the message tells which.
     """
+    if isinstance(sequences, str):
+        raise ValueError("`sequences` must be a list of sequences, got one str")
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     if not len(sequences):
         return np.empty(0)

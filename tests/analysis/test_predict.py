@@ -59,6 +59,17 @@ def test_bfloat16_predicts_nearly_the_same(tiny_folder):
     np.testing.assert_allclose(got, expected, atol=0.1)
 
 
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99", "cuda:x"])
+def test_device_that_is_not_there(tiny_folder, device):
+    with pytest.raises(ValueError, match=f"device {device} cannot be used"):
+        load_model(tiny_folder, device=device)
+
+
+def test_one_sequence_is_no_list(tiny_folder):
+    with pytest.raises(ValueError, match="got one str"):
+        predict(tiny_folder, "ACGT")
+
+
 @pytest.mark.parametrize("dtype", ["bf17", "int8", torch.int64, "nn"])
 def test_dtype_that_is_none(tiny_folder, dtype):
     with pytest.raises(ValueError, match="is no floating-point type"):

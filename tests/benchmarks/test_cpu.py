@@ -130,6 +130,19 @@ def test_readme_shows_the_committed_results():
     assert report.PLOT.is_file()
 
 
+def test_trials_are_not_shown(tmp_path):
+    for name, machine in (("trial", {"size": "tiny"}), ("gpu", {"size": "paper"}), ("cpu", {})):
+        report_of = {"kind": name, "machine": machine}
+        (tmp_path / f"{name}.json").write_text(json.dumps(report_of))
+    assert [found["kind"] for found in report.read_results(tmp_path)] == ["gpu", "cpu"]
+
+
+def test_output_that_is_a_folder_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cpu.main(["--output", str(tmp_path)])
+    assert "name a file that ends in .json" in capsys.readouterr().err
+
+
 def test_too_few_rows_are_refused(capsys):
     with pytest.raises(SystemExit):
         cpu.main(["--rows", "10"])
