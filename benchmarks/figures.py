@@ -199,7 +199,7 @@ def result_path(machine: dict, folder: Path = RESULTS) -> Path:
     return folder / (re.sub(r"[^a-z0-9]+", "-", machine["name"].lower()).strip("-") + ".json")
 
 
-def time_call(call: Callable[[], object], repeats: int = 3, synchronize: Callable[[], None] | None = None) -> float:
+def time_call(call: Callable[[], object], repeats: int = 3) -> float:
     """Seconds that a call takes: the fastest of some repeats, after one that warms up.
 
     Parameters
@@ -208,24 +208,13 @@ def time_call(call: Callable[[], object], repeats: int = 3, synchronize: Callabl
         What is timed.
     repeats : int
         Timed calls.
-    synchronize : callable, optional
-        Waits until a device has finished, for example `torch.cuda.synchronize`.
 
     Returns
     -------
     float
         Seconds.
     """
-    synchronize = synchronize or (lambda: None)
-    call()
-    synchronize()
-    best = float("inf")
-    for _ in range(repeats):
-        started = perf_counter()
-        call()
-        synchronize()
-        best = min(best, perf_counter() - started)
-    return best
+    return time_in_turn({"call": call}, repeats)["call"]
 
 
 def time_in_turn(calls: dict[str, Callable[[], object]], rounds: int = 4) -> dict[str, float]:

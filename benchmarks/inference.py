@@ -65,10 +65,11 @@ def run(results: Results, size: str, _: Path) -> None:
     merged = model.to_merged()
     _check_equality(results, model, merged)
     ids = random_ids(BATCH_SIZE)
+    expected = model(ids).logits.double()
     for attention in ("sdpa", "eager"):
         for dtype in (torch.float32, torch.bfloat16):
-            _time_forms(results, {True: merged, False: model}, attention, dtype, ids)
-    _compare(results, model, merged, ids, has_bars=size == "paper")
+            _time_forms(results, {True: merged, False: model}, attention, dtype, ids, expected)
+    _compare(results, model, merged, ids, expected, has_bars=size == "paper")
 
 
 def _time_forms(
@@ -77,9 +78,9 @@ def _time_forms(
     attention: str,
     dtype: torch.dtype,
     ids: torch.Tensor,
+    expected: torch.Tensor,
 ) -> None:
     """Time all forms with one kind of attention and one dtype of the weights, in turn."""
-    expected = models[False](ids).logits.double()
     models = {is_merged: copy.deepcopy(model).to(dtype) for is_merged, model in models.items()}
     for model in models.values():
         model.set_attn_implementation(attention)
@@ -122,6 +123,7 @@ def _compare(
     model: MacaronForExpressionPrediction,
     merged: MacaronForExpressionPrediction,
     ids: torch.Tensor,
+    expected: torch.Tensor,
     has_bars: bool,
 ) -> None:
     """Time the plain model in float32 and the fastest forms in turn, and state the error of bfloat16."""
@@ -138,7 +140,6 @@ def _compare(
         name = f"merged + expression only, {weights}, against plain float32"
         note = "" if weights == "float32" or multiplies_bfloat16(results.machine) else "no AVX512-BF16 or AMX here"
         results.figure(name, seconds["plain"] / seconds[weights], "x", bar=bars.get(weights), note=note)
-    expected = model(ids).logits.double()
     for name, one in (("plain", copy.deepcopy(model).to(torch.bfloat16)), ("merged", half)):
         error = one(ids, output_nucleotide_logits=False).logits.double() - expected
         rms = error.square().mean().sqrt().item()
