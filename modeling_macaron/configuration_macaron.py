@@ -34,7 +34,9 @@ class MacaronConfig(PreTrainedConfig):
     kmer_size : int
         Length of the k-mer that a position is embedded from, in nucleotides.
     strand_length : int
-        Nucleotides of one strand after padding; the model reads both strands, `2 * strand_length` letters.
+        Nucleotides of one strand after padding; the model takes both strands, `2 * strand_length` letters.
+    reverse_complement : bool
+        False: of these letters only those of the forward strand are read (an ablation).
     hidden_size, num_hidden_layers, num_attention_heads : int
         Width of the stream, Macaron blocks, and heads of a block.
     head_dim : int
@@ -45,6 +47,11 @@ class MacaronConfig(PreTrainedConfig):
         model turns one into the other. (`head_dim` then tells the scale of the scores.)
     intermediate_size : int
         Width of the feed-forward layers after the gate.
+    feed_forward : str
+        `"half_steps"`: a half-step feed-forward layer before the convolution and one after attention (Macaron), or
+        `"single"`: one full step after attention, as in the plain Transformer (an ablation).
+    use_convolution : bool
+        False: blocks without the separable convolution (an ablation).
     conv_kernel_size : int
         Width of the depthwise convolution, in positions.
     num_expression_positions : int
@@ -95,12 +102,15 @@ class MacaronConfig(PreTrainedConfig):
     vocab_size: int = 6
     kmer_size: int = 10
     strand_length: int = 100
+    reverse_complement: bool = True
     hidden_size: int = 512
     num_hidden_layers: int = 4
     num_attention_heads: int = 8
     head_dim: int = 512
     attention_projections: Literal["separate", "merged"] = "separate"
     intermediate_size: int = 1024
+    feed_forward: Literal["half_steps", "single"] = "half_steps"
+    use_convolution: bool = True
     conv_kernel_size: int = 15
     num_expression_positions: int = 32
     hidden_dropout: int | float = 0.01
@@ -123,8 +133,8 @@ class MacaronConfig(PreTrainedConfig):
 
     @property
     def sequence_length(self) -> int:
-        """Letters that the model reads: both strands."""
-        return 2 * self.strand_length
+        """Letters that the model reads: both strands, or the forward one."""
+        return (2 if self.reverse_complement else 1) * self.strand_length
 
     @property
     def num_pooled_positions(self) -> int:
@@ -156,7 +166,7 @@ class MacaronConfig(PreTrainedConfig):
             raise ValueError(f"`vocab_size` must be 6 (A, C, G, T, N and the mask), got {self.vocab_size}")
         if self.kmer_size > self.sequence_length:
             raise ValueError(
-                f"`kmer_size` {self.kmer_size} is longer than the sequence of both strands ({self.sequence_length})"
+                f"`kmer_size` {self.kmer_size} is longer than the letters that are read ({self.sequence_length})"
             )
         if not 0 <= self.hidden_dropout < 1:
             raise ValueError(f"`hidden_dropout` must be in [0, 1), got {self.hidden_dropout}")

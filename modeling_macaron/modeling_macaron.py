@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_macaron import ATTENTION_CLASSES, MacaronAttentionBase, cost_of_merging, merge_projections
+from .attention_macaron import MacaronAttentionBase, cost_of_merging, merge_projections
 from .configuration_macaron import MacaronConfig
+from .layers_macaron import MacaronLayer
 from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
 
 logger = logging.get_logger(__name__)
@@ -35,7 +35,7 @@ class MacaronOutput(ModelOutput):
     logits : torch.Tensor
         (batch, 1) standardized expression; `logits * config.expression_std + config.expression_mean` are assay units.
     nucleotide_logits : torch.Tensor, optional
-        (batch, 2 * strand_length, vocab_size) logits of the letter at each position, unless they were not wanted.
+        (batch, sequence_length, vocab_size) logits of the letter at each position, unless they were not wanted.
     expression_loss : torch.Tensor, optional
         () mean squared error of the standardized expression.
     reconstruction_loss : torch.Tensor, optional
@@ -55,7 +55,7 @@ class MacaronOutput(ModelOutput):
 
 
 class MacaronEmbeddings(nn.Module):
-    """Letters (batch, 2 * strand_length) to k-mer, position and strand embeddings behind the expression positions."""
+    """Letters (batch, length) to k-mer, position and strand embeddings behind the expression positions."""
 
     def __init__(self, config: MacaronConfig):
         super().__init__()
@@ -88,68 +88,6 @@ class MacaronEmbeddings(nn.Module):
         left = (self.kmer_size - 1) // 2
         padded = F.pad(one_hot, (0, 0, left, self.kmer_size - 1 - left))
         return padded.unfold(1, self.kmer_size, 1).transpose(2, 3).flatten(2)
-
-
-class MacaronFeedForward(nn.Module):
-    """Gated feed-forward layer on (batch, positions, hidden)."""
-
-    def __init__(self, config: MacaronConfig):
-        super().__init__()
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.gate_activation = nn.SiLU() if config.gate_activation == "silu" else nn.Sigmoid()
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        value, gate = self.up_proj(self.layer_norm(hidden_states)).chunk(2, dim=-1)
-        hidden_states = self.dropout(value * self.gate_activation(gate))
-        return self.dropout(self.down_proj(hidden_states))
-
-
-class MacaronConvolution(nn.Module):
-    """Separable convolution over the positions of (batch, positions, hidden)."""
-
-    def __init__(self, config: MacaronConfig):
-        super().__init__()
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.depthwise_conv = nn.Conv1d(
-            config.hidden_size,
-            config.hidden_size,
-            config.conv_kernel_size,
-            padding="same",
-            groups=config.hidden_size,
-            bias=False,
-        )
-        self.pointwise_conv = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.layer_norm(hidden_states).transpose(1, 2)
-        hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
-        return self.dropout(F.relu(self.pointwise_conv(hidden_states)))
-
-
-class MacaronLayer(GradientCheckpointingLayer):
-    """Macaron block: convolution and attention between two half-step feed-forward layers."""
-
-    def __init__(self, config: MacaronConfig):
-        super().__init__()
-        self.feed_forward1 = MacaronFeedForward(config)
-        self.convolution = MacaronConvolution(config)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = ATTENTION_CLASSES[config.attention_projections](config)
-        self.feed_forward2 = MacaronFeedForward(config)
-
-    def forward(self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs) -> torch.Tensor:
-        """Give (batch, positions, hidden) at the first `num_queries` positions, by default at all of them."""
-        hidden_states = hidden_states + 0.5 * self.feed_forward1(hidden_states)
-        hidden_states = hidden_states + self.convolution(hidden_states)
-        hidden_states = self.layer_norm(hidden_states)
-        query_states = hidden_states[:, :num_queries]
-        attn_output, _ = self.self_attn(query_states, hidden_states, **kwargs)
-        hidden_states = query_states + attn_output
-        return hidden_states + 0.5 * self.feed_forward2(hidden_states)
 
 
 class MacaronPreTrainedModel(PreTrainedModel):
@@ -293,19 +231,19 @@ class MacaronModel(MacaronPreTrainedModel):
         Returns
         -------
         BaseModelOutput
-            `last_hidden_state` (batch, expression positions + 2 * strand_length, hidden), or the first of these.
+            `last_hidden_state` (batch, expression positions + sequence_length, hidden), or the first of these.
 
         Raises
         ------
         ValueError
             If the sequence has another length than the position embeddings.
         """
-        if input_ids.ndim != 2 or input_ids.shape[1] != self.config.sequence_length:
+        if input_ids.ndim != 2 or input_ids.shape[1] != 2 * self.config.strand_length:
             raise ValueError(
-                f"input_ids must be (batch, {self.config.sequence_length}), both strands of "
+                f"input_ids must be (batch, {2 * self.config.strand_length}), both strands of "
                 f"{self.config.strand_length} nt as KmerTokenizer gives them; got {tuple(input_ids.shape)}"
             )
-        hidden_states = self.embeddings(input_ids)
+        hidden_states = self.embeddings(input_ids[:, : self.config.sequence_length])
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
         num_queries = self.config.num_pooled_positions if expression_positions_only else 0
@@ -326,13 +264,14 @@ def reconstruction_loss(nucleotide_logits: torch.Tensor, nucleotide_labels: torc
     nucleotide_logits : torch.Tensor
         (batch, length, vocab_size).
     nucleotide_labels : torch.Tensor
-        (batch, length) true letters, -100 where nothing was masked.
+        (batch, length or more) true letters, -100 where nothing was masked; what lies beyond the logits is not read.
 
     Returns
     -------
     torch.Tensor
         () loss; 0 where nothing is masked.
     """
+    nucleotide_labels = nucleotide_labels[:, : nucleotide_logits.shape[1]]
     logits = _full_precision(nucleotide_logits.transpose(1, 2))
     total = F.cross_entropy(logits, nucleotide_labels.long(), reduction="sum")
     return total / ((nucleotide_labels != -100).sum() + 1)
@@ -477,7 +416,7 @@ class MacaronForMaskedLM(MacaronPreTrainedModel):
         Returns
         -------
         MaskedLMOutput
-            `loss` () and `logits` (batch, 2 * strand_length, vocab_size).
+            `loss` () and `logits` (batch, sequence_length, vocab_size).
         """
         outputs = self.macaron(input_ids, expression_positions_only=False, return_dict=True, **kwargs)
         sequence_states = outputs.last_hidden_state[:, self.config.num_pooled_positions :]

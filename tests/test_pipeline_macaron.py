@@ -139,6 +139,7 @@ def test_saved_pipeline_is_complete(tmp_path, predict):
     assert {path.name for path in tmp_path.glob("*.py")} == {
         "configuration_macaron.py",
         "attention_macaron.py",
+        "layers_macaron.py",
         "modeling_macaron.py",
         "pipeline_macaron.py",
         "tokenization_kmer.py",

@@ -89,9 +89,13 @@ class MacaronTrainer(Trainer):
         self._steps_since_log += 1
         # Nothing here waits for a GPU.
         rows = torch.full((), sum(batch["labels"].numel() for batch in batch_samples), device=device)
-        masked = [(batch["nucleotide_labels"] != -100).sum().to(device) for batch in batch_samples]
+        masked = [self._num_masked(batch["nucleotide_labels"]).sum().to(device) for batch in batch_samples]
         counts = torch.stack([rows, sum(masked, torch.zeros_like(rows))])
         return batch_samples, self.accelerator.reduce(counts, reduction="sum")
+
+    def _num_masked(self, nucleotide_labels: torch.Tensor) -> torch.Tensor:
+        """Count the masked letters of each row (batch,) among those that the model reads."""
+        return (nucleotide_labels[:, : self.model.config.sequence_length] != -100).sum(dim=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute this batch's share of the loss of the whole optimizer step.
@@ -115,7 +119,7 @@ class MacaronTrainer(Trainer):
         outputs = model(**inputs)
         losses = torch.stack([outputs.expression_loss, outputs.reconstruction_loss])
         if num_items_in_batch is not None:
-            rows, masked = inputs["labels"].numel(), (inputs["nucleotide_labels"] != -100).sum()
+            rows, masked = inputs["labels"].numel(), self._num_masked(inputs["nucleotide_labels"]).sum()
             share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
             losses = losses * share * self.accelerator.num_processes
         if model.training:
@@ -146,6 +150,6 @@ class MacaronTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(input_ids=inputs["input_ids"], output_nucleotide_logits=False).logits
             nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
+        nucleotide_labels = nucleotide_labels[:, : nucleotide_logits.shape[1]]
         entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), nucleotide_labels, reduction="none")
-        num_masked = (nucleotide_labels != -100).sum(dim=1)
-        return None, (logits.flatten().float(), entropies.sum(dim=1), num_masked), labels
+        return None, (logits.flatten().float(), entropies.sum(dim=1), self._num_masked(nucleotide_labels)), labels
