@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from .dataset import PreparedData
 from .trainer import MacaronTrainer
 
 LEARNING_CURVE = "learning_curve.png"
+TRAINING_FACTS = "training.json"
+_MEASURES = ("eval_pearson_r", "eval_spearman_rho", "eval_expression_loss", "eval_reconstruction_loss")
 
 _TEMPLATE = """---
 {{ card_data }}
@@ -46,8 +49,7 @@ Validation split of the training table ({{ validation_rows }} rows; the checkpoi
 | --- | ---: |
 {{ results }}
 
-![Learning curve]({{ curve }})
-
+{{ curve }}
 ## Training
 
 | | |
@@ -85,32 +87,90 @@ def _hardware(trainer: MacaronTrainer) -> str:
     return f"{processes} x {device}"
 
 
-def _training_table(trainer: MacaronTrainer, data: PreparedData, metrics: dict) -> dict:
-    """Tell what a reader must know to judge or repeat the run."""
-    args = trainer.args
-    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * trainer.accelerator.num_processes
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
+def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float]) -> dict:
+    """Collect what a reader must know to judge or repeat the run.
+
+    Parameters
+    ----------
+    trainer : MacaronTrainer
+        The trainer after its run.
+    data : PreparedData
+        What it was trained on.
+    metrics : dict[str, float]
+        Measures of the validation split with the prefix `eval_`, and `run_seconds`.
+
+    Returns
+    -------
+    dict
+        Numbers and strings, fit for JSON.
+    """
+    args, state = trainer.args, trainer.state
     return {
-        "Table": _source_name(data),
-        "Training rows": f"{len(data.train):,}",
-        "Mean and standard deviation": f"{data.expression_mean:.4g}, {data.expression_std:.4g}",
-        "Optimizer steps": f"{trainer.state.global_step:,} (best at {trainer.state.best_global_step or 'the end'})",
-        "Rows per step": batch_size,
-        "Learning rate": f"{args.learning_rate:.4g}, {str(args.lr_scheduler_type).rpartition('.')[2].lower()}, "
-        f"{args.warmup_steps} warm-up steps",
-        "Masked letters": f"{args.mask_probability:.0%}, {args.strands} strands",
-        "Dropout": trainer.model.config.hidden_dropout,
-        "Precision": precision,
-        "Seed": args.seed,
-        "Time": f"{metrics['run_seconds'] / 60:.1f} min on {_hardware(trainer)}",
-        "Versions": f"transformers {transformers.__version__}, torch {torch.__version__}",
+        "table": _source_name(data),
+        "training_rows": len(data.train),
+        "validation_rows": len(data.validation),
+        "expression_mean": data.expression_mean,
+        "expression_std": data.expression_std,
+        "parameters": trainer.model.num_parameters(),
+        "steps": state.global_step,
+        "best_step": state.best_global_step,
+        "epochs": state.epoch,
+        "global_batch_size": args.per_device_train_batch_size
+        * args.gradient_accumulation_steps
+        * trainer.accelerator.num_processes,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "warmup_steps": args.warmup_steps,
+        "weight_decay": args.weight_decay,
+        "mask_probability": args.mask_probability,
+        "strands": args.strands,
+        "hidden_dropout": trainer.model.config.hidden_dropout,
+        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "float32",
+        "seed": args.seed,
+        "run_seconds": metrics["run_seconds"],
+        "hardware": _hardware(trainer),
+        "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+        "metrics": {name.removeprefix("eval_"): metrics[name] for name in _MEASURES},
     }
+
+
+def training_table(facts: dict) -> str:
+    """Lay out `training_facts` as the lines of a Markdown table.
+
+    Parameters
+    ----------
+    facts : dict
+        See `training_facts`.
+
+    Returns
+    -------
+    str
+    """
+    best = f"{facts['best_step']:,}" if facts["best_step"] else "the end"
+    return _rows(
+        {
+            "Table": facts["table"],
+            "Training rows": f"{facts['training_rows']:,}",
+            "Mean and standard deviation": f"{facts['expression_mean']:.4g}, {facts['expression_std']:.4g}",
+            "Optimizer steps": f"{facts['steps']:,} (best at {best})",
+            "Rows per step": facts["global_batch_size"],
+            "Learning rate": f"{facts['learning_rate']:.4g}, {facts['lr_scheduler_type']}, "
+            f"{facts['warmup_steps']} warm-up steps",
+            "Weight decay": facts["weight_decay"],
+            "Masked letters": f"{facts['mask_probability']:.0%}, {facts['strands']} strands",
+            "Dropout": facts["hidden_dropout"],
+            "Precision": facts["precision"],
+            "Seed": facts["seed"],
+            "Time": f"{facts['run_seconds'] / 60:.1f} min on {facts['hardware']}",
+            "Versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        }
+    )
 
 
 def write_model_card(
     folder: Path, trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float], history: list[dict]
 ) -> None:
-    """Write README.md with the run's own figures, and its learning curve.
+    """Write README.md with the run's own figures, its learning curve, and the same facts as `training.json`.
 
     Parameters
     ----------
@@ -125,6 +185,8 @@ def write_model_card(
     history : list of dict
         What was logged during training, for the learning curve.
     """
+    facts = training_facts(trainer, data, metrics)
+    has_curve = any("loss" in entry for entry in history)  # a run may end before its first logged step
     name = trainer.args.hub_model_id or Path(trainer.args.output_dir).name
     dataset_name = _source_name(data)
     measures = {"Pearson r": "eval_pearson_r", "Spearman rho": "eval_spearman_rho"}
@@ -170,8 +232,10 @@ def write_model_card(
                 "Reconstruction loss (nats)": f"{metrics['eval_reconstruction_loss']:.4f}",
             }
         ),
-        curve=LEARNING_CURVE,
-        training=_rows(_training_table(trainer, data, metrics)),
+        curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
+        training=training_table(facts),
     )
     card.save(folder / "README.md")
-    save_figure(learning_curves(history), folder / LEARNING_CURVE)
+    (folder / TRAINING_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if has_curve:
+        save_figure(learning_curves(history), folder / LEARNING_CURVE)

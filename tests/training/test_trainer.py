@@ -94,6 +94,16 @@ def test_accumulation_gives_the_loss_and_gradients_of_the_whole_batch(prepared, 
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_accumulation_is_exact_where_one_strand_is_read(prepared, tmp_path):
+    losses = []
+    for size in (8, 2):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size, "max_grad_norm": 0.0}
+        trainer = make_trainer(prepared, tmp_path / str(size), model=tiny_model(reverse_complement=False), **options)
+        losses.append(gradients_of_first_step(trainer)[1]["reconstruction_loss"])
+        assert math.isfinite(trainer.evaluate()["eval_reconstruction_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_logged_loss_is_its_two_terms(prepared, tmp_path):
     trainer = make_trainer(
         prepared, tmp_path, model=tiny_model(reconstruction_weight=0.5), max_steps=4, logging_steps=2

@@ -1,0 +1,214 @@
+"""Measure the checkpoint of this repository, and render its cards from the figures.
+
+    python -m benchmarks.checkpoint --table measured_library.parquet --pairs pairs.parquet
+
+Scores the folder on split `validation`, with intervals and ridge regression beside it, writes `evaluation.json` and
+`validation.png` into it, and renders its `README.md` and the repository's `model_card.md`. Without a table it renders
+them from what was measured before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+
+from modeling_macaron import MacaronConfig
+from modeling_macaron.analysis.evaluation import (
+    TITLES,
+    plot_categories,
+    predict_rows,
+    score,
+    score_baseline,
+    write_result,
+)
+from modeling_macaron.analysis.intervals import bootstrap_intervals
+from modeling_macaron.analysis.measurements import load_measurements
+from modeling_macaron.analysis.predict import predict
+from modeling_macaron.atomic import new_file
+from modeling_macaron.training.model_card import TRAINING_FACTS, training_table
+from tokenization import FLANK3, FLANK5, KmerTokenizer
+
+ROOT = Path(__file__).parents[1]
+CHECKPOINT = ROOT / "checkpoints" / "macaron-promoter-library"
+MODEL_CARD = ROOT / "model_card.md"
+EVALUATION = "evaluation.json"
+PLOT = "validation.png"
+TEMPLATE = Path(__file__).parent / "card_template.md"
+SPLIT = "validation"
+EXAMPLE = FLANK5 + "GTCTGCACATGCTTGCATCCGGGTAAGCCGTACCAGTCTTGACCGATTGCAGCTTAGGCATGACTCACTGAACTCGTACG" + FLANK3
+_DATASET = "HuggingFaceBio/random-promoter-dream-2022"
+
+
+def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
+    """Score a checkpoint on held-out clusters, and write the figures and a plot into its folder.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        Folder for the Hub.
+    table, pairs : Path
+        Measured library, with columns `split` and `cluster`, and its pairs.
+    resamples : int
+        Of the bootstrap over clusters.
+
+    Returns
+    -------
+    dict
+        What `evaluation.json` holds: the result of `score` with intervals, `baseline`, `run` and `example`.
+    """
+    measurements = load_measurements(table, pairs, split=SPLIT)
+    predictions = predict_rows(checkpoint, measurements, verbose=True)
+    result = score(predictions, measurements)
+    for name, intervals in bootstrap_intervals(predictions, measurements, num_resamples=resamples).items():
+        result["all"][name] |= intervals
+    result["baseline"] = score_baseline(table, measurements) | {"trained_on": table.name}
+    result["run"] = {
+        "table": table.name,
+        "pairs": pairs.name,
+        "split": SPLIT,
+        "rows": len(measurements.rows),
+        "clusters": int(measurements.rows["cluster"].nunique()),
+        "resamples": resamples,
+    }
+    result["example"] = {"sequence": EXAMPLE, "expression": float(predict(str(checkpoint), [EXAMPLE])[0])}
+    plots = checkpoint / "plots"
+    files = plot_categories(predictions, measurements, result, plots)
+    files[0].replace(checkpoint / PLOT)
+    for path in files[1:]:
+        path.unlink()
+    plots.rmdir()
+    write_result(result, checkpoint / EVALUATION)
+    return result
+
+
+def results_table(result: dict) -> str:
+    """Lay out the categories of a result as Markdown: number, correlations with intervals, ridge regression.
+
+    Parameters
+    ----------
+    result : dict
+        See `measure`.
+
+    Returns
+    -------
+    str
+    """
+    header = ["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho"]
+    rows = [header, ["---", *["---:"] * 5]]
+    for name, figures in result["all"].items():
+        cells = [TITLES[name], f"{figures['n']:,}"]
+        for measure in ("pearson_r", "spearman_rho"):
+            low, high = figures[f"{measure}_interval"]
+            cells.append(f"**{figures[measure]:.3f}** ({low:.3f} to {high:.3f})")
+        ridge = result["baseline"]["all"][name]
+        cells += [f"{ridge['pearson_r']:.3f}", f"{ridge['spearman_rho']:.3f}"]
+        rows.append(cells)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _metadata(name: str, result: dict) -> ModelCardData:
+    """Metadata of the Hub, with the figures of each category."""
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Promoter expression",
+            dataset_type=_DATASET,
+            dataset_name=f"Random Promoter DREAM Challenge 2022, designed library: {TITLES[category]}",
+            dataset_split=SPLIT,
+            dataset_args={"category": category},
+            metric_type=metric_type,
+            metric_name=metric_name,
+            metric_value=figures[measure],
+        )
+        for category, figures in result["all"].items()
+        for measure, metric_type, metric_name in (
+            ("pearson_r", "pearsonr", "Pearson r"),
+            ("spearman_rho", "spearmanr", "Spearman rho"),
+        )
+    ]
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["biology", "genomics", "promoter", "gene-expression", "yeast", "macaron"],
+        datasets=[_DATASET],
+        metrics=["pearsonr", "spearmanr"],
+        model_name=name,
+        eval_results=results,
+    )
+
+
+def render_card(checkpoint: Path, folder: str = "") -> str:
+    """Render the card of a checkpoint from its own files.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        Folder with config, tokenizer, `training.json` and `evaluation.json`.
+    folder : str
+        What to put before the names of its pictures, where the card stands elsewhere.
+
+    Returns
+    -------
+    str
+        Markdown with the Hub's metadata.
+    """
+    facts, result = (
+        json.loads((checkpoint / name).read_text(encoding="utf-8")) for name in (TRAINING_FACTS, EVALUATION)
+    )
+    tokenizer = KmerTokenizer.from_pretrained(checkpoint)
+    size = (checkpoint / "model.safetensors").stat().st_size
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
+        TEMPLATE.read_text(encoding="utf-8")
+    )
+    return template.render(
+        card_data=_metadata(checkpoint.name, result).to_yaml(),
+        name=checkpoint.name,
+        location=f"checkpoints/{checkpoint.name}",
+        folder=folder,
+        config=MacaronConfig.from_pretrained(checkpoint),
+        flank5=tokenizer.flank5,
+        flank3=tokenizer.flank3,
+        size_mb=f"{size / 1e6:.1f}",
+        facts=facts,
+        example=result["example"]["sequence"],
+        example_expression=result["example"]["expression"],
+        run=result["run"],
+        results=results_table(result),
+        training=training_table(facts),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, where there is a table, and render."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--table", type=Path, help="measured library")
+    parser.add_argument("--pairs", type=Path, help="pairs of its rows")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure and to render")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over clusters")
+    args = parser.parse_args(argv)
+    if (args.table is None) != (args.pairs is None):
+        parser.error("give both --table and --pairs, or neither")
+    if args.table is not None:
+        measure(args.checkpoint, args.table, args.pairs, args.resamples)
+    cards = {args.checkpoint / "README.md": ""}
+    if args.checkpoint.resolve() == CHECKPOINT:
+        cards[MODEL_CARD] = f"{CHECKPOINT.relative_to(ROOT).as_posix()}/"
+    for path, folder in cards.items():
+        with new_file(path) as partial:
+            partial.write_text(render_card(args.checkpoint, folder), encoding="utf-8")
+    print(f"rendered {' and '.join(path.name for path in cards)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
