@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablation --table measured_library.parquet --work runs/ablation
 
-Trains `configs/ablation/base.yaml` and every variant in `variants.yaml` on split `train` of the table, on one thread
-each, and scores them on split `validation`. Results are written after each run to `results/ablation/`, so an
-interrupted command goes on where it stopped. `python -m benchmarks.ablation_report` renders the table and the plot.
+Trains `configs/ablation/base.yaml` and every variant in `variants.yaml` on split `train` of the table and scores them
+on split `validation`. Results are written after each run to `results/ablation/`, so an interrupted command goes on
+where it stopped. `python -m benchmarks.ablation_report` renders the table and the plot.
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--strand_length", type=int, default=80, help="longest variable part in nt")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 1 to N")
     parser.add_argument("--jobs", type=int, default=max(os.cpu_count() or 1, 1), help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run")
     parser.add_argument("--only", nargs="+", help="names of variants, by default all")
     return parser
 
@@ -188,10 +189,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train_all(todo: list[tuple[Variant, int]], result: dict, args: argparse.Namespace, dataset: Path) -> int:
     """Train variants side by side, and write the results after each; 1 where one failed."""
-    threads = max((os.cpu_count() or 1) // args.jobs, 1)
     failed = 0
     with ThreadPoolExecutor(args.jobs) as pool:
-        runs = [pool.submit(train_variant, *item, dataset, args.work.resolve(), threads) for item in todo]
+        runs = [pool.submit(train_variant, *item, dataset, args.work.resolve(), args.threads) for item in todo]
         for run in runs:
             try:
                 figures = run.result()
