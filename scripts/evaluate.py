@@ -38,6 +38,16 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--plots", type=Path, help="folder for a scatter plot of each category")
+    parser.add_argument(
+        "--intervals", type=int, metavar="N",
+        help="number of bootstrap resamples for 95 %% confidence intervals of the correlations (1000 will do); rows of "
+        "one cluster are drawn together",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cluster_column", default="cluster",
+        help="column that names the cluster of each row, for --intervals (default: cluster); row_id where every row "
+        "stands alone",
+    )  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per forward pass (default: 256)")
     return parser
 

@@ -56,7 +56,7 @@ def load_metric() -> ModuleType:
     return module
 
 
-def _metric_inputs(measurements: Measurements) -> dict:
+def metric_inputs(measurements: Measurements) -> dict:
     """Keyword arguments of the metric module's functions."""
     rows = measurements.rows
     return {
@@ -85,7 +85,7 @@ def score(predictions: np.ndarray, measurements: Measurements) -> dict:
         As `dream_score` of the module gives it. Of one split of a table no official score is claimed, since it is not
         the challenge's test set.
     """
-    result = load_metric().dream_score(predictions, **_metric_inputs(measurements))
+    result = load_metric().dream_score(predictions, **metric_inputs(measurements))
     if "note" in result and set(result["all"]) == {"all"}:
         result["note"] = "the table has no subsets or pairs of the challenge: no official score."
     if measurements.split is None:
@@ -177,7 +177,7 @@ def plot_categories(
 
     metric = load_metric()
     files = []
-    for name, values in metric.split_categories(predictions, **_metric_inputs(measurements)).items():
+    for name, values in metric.split_categories(predictions, **metric_inputs(measurements)).items():
         is_pair = name in metric.PAIR_KINDS
         what = "difference" if is_pair else "expression"
         figure = scatter_with_density(
@@ -199,7 +199,22 @@ def _number(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.4f}"
 
 
-def _lines(result: dict, name: str) -> dict[str, list[str]]:
+def _interval(bounds: list[float] | None) -> str:
+    """Write an interval with three decimals, a dash where there is none."""
+    return "-" if bounds is None or None in bounds or np.isnan(bounds).any() else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+
+
+def _has_intervals(result: dict) -> bool:
+    return any("pearson_r_interval" in figures for key, figures in result["all"].items() if key not in SCORES)
+
+
+def _with_intervals(cells: list[str], figures: dict) -> list[str]:
+    """Put the intervals of `figures` behind the r and rho of the part `all` (category, predictor, n, r, rho, ...)."""
+    r, rho = (_interval(figures.get(f"{key}_interval")) for key in ("pearson_r", "spearman_rho"))
+    return [*cells[:4], r, cells[4], rho, *cells[5:]]
+
+
+def _lines(result: dict, name: str, intervals: bool) -> dict[str, list[str]]:
     """Cells of each category of one predictor, both parts; the last line holds the official scores."""
     parts = [part for part in ("all", "private") if part in result]
     lines = {}
@@ -214,18 +229,24 @@ def _lines(result: dict, name: str) -> dict[str, list[str]]:
     if any(score in result[part] for part in parts for score in SCORES):
         scores = [["", *(_number(result[part].get(score)) for score in SCORES)] for part in parts]
         lines["official score"] = ["official score", name, *(cell for cells in scores for cell in cells)]
+    if intervals:
+        return {key: _with_intervals(cells, result["all"].get(key, {})) for key, cells in lines.items()}
     return lines
 
 
 def format_table(result: dict) -> str:
     """Write a result of `score` (with `baseline`, where there is one) as a Markdown table and its notes.
 
-    The line `official score` holds the Pearson Score and the Spearman Score.
+    The line `official score` holds the Pearson Score and the Spearman Score. Where the result holds intervals, a column
+    `95 % interval` follows r and rho.
     """
-    blocks = [_lines(result, "model")]
+    intervals = _has_intervals(result)
+    blocks = [_lines(result, "model", intervals)]
     if "baseline" in result:
-        blocks.append(_lines(result["baseline"], result["baseline"]["name"]))
+        blocks.append(_lines(result["baseline"], result["baseline"]["name"], intervals))
     header = ["category", "predictor", "n", "Pearson r", "Spearman rho"]
+    if intervals:
+        header = [*header[:4], "95 % interval", header[4], "95 % interval"]
     if "private" in result:
         header += ["n private", "r private", "rho private"]
     keys = dict.fromkeys(key for block in blocks for key in block)
@@ -247,6 +268,8 @@ def _without_nan(value):
     """Replace NaN, which JSON does not know, by None."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
@@ -254,6 +277,26 @@ def write_result(result: dict, path: str | Path) -> None:
     """Write a result as JSON, NaN as null; nothing half is left."""
     with new_file(path) as partial:
         partial.write_text(json.dumps(_without_nan(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _about_intervals(measurements: Measurements, num_resamples: int, cluster_column: str) -> dict:
+    """Check the clusters, before a model takes its time, and note how the intervals are made."""
+    from .intervals import cluster_codes
+
+    num_clusters = int(cluster_codes(measurements, cluster_column).max()) + 1
+    return {"intervals": num_resamples, "cluster_column": cluster_column, "clusters": num_clusters, "seed": 0}
+
+
+def _add_intervals(result: dict, predicted: np.ndarray, measurements: Measurements, run: dict) -> None:
+    """Put the intervals of each category behind its figures in the part `all`."""
+    from .intervals import bootstrap_intervals
+
+    found = bootstrap_intervals(
+        predicted, measurements,
+        cluster_column=run["cluster_column"], num_resamples=run["intervals"], seed=run["seed"],
+    )  # fmt: skip
+    for name, figures in found.items():
+        result["all"][name] |= figures
 
 
 def evaluate_files(
@@ -268,6 +311,8 @@ def evaluate_files(
     value_column: str | None = None,
     baseline_train: str | Path | None = None,
     plots: str | Path | None = None,
+    intervals: int | None = None,
+    cluster_column: str = "cluster",
     batch_size: int = 256,
     verbose: bool = False,
 ) -> dict:
@@ -285,6 +330,11 @@ def evaluate_files(
         Training rows of the baseline; without them there is none.
     plots : str or Path, optional
         Folder for a scatter plot of each category.
+    intervals : int, optional
+        Resamples for 95 % confidence intervals of the part `all`, see `bootstrap_intervals`; without them there are
+        none.
+    cluster_column : str
+        Column that names the cluster of each row; rows of one cluster are drawn together.
     batch_size : int
         Sequences per forward pass of the model.
     verbose : bool
@@ -306,10 +356,14 @@ def evaluate_files(
         raise ValueError(f"{output} is a folder: give the name of the JSON file to write")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if intervals is not None and intervals < 2:
+        raise ValueError(f"intervals must be at least 2 resamples, got {intervals}")
     measurements = load_measurements(
         table, pairs, split=split, sequence_column=sequence_column, value_column=value_column
     )
     run = {"table": table, "pairs": pairs, "split": split, "rows": len(measurements.rows)}
+    if intervals is not None:
+        run |= _about_intervals(measurements, intervals, cluster_column)
     if model is not None:
         predicted = predict_rows(model, measurements, batch_size=batch_size, verbose=verbose)
         run |= {"model": model}
@@ -317,6 +371,8 @@ def evaluate_files(
         predicted, num_extra = read_predictions(predictions, measurements.rows["row_id"])
         run |= {"predictions": predictions, "extra_predictions": num_extra}
     result = score(predicted, measurements)
+    if intervals is not None:
+        _add_intervals(result, predicted, measurements, run)
     if baseline_train is not None:
         result["baseline"] = score_baseline(baseline_train, measurements)
     result["run"] = {key: str(value) if isinstance(value, Path) else value for key, value in run.items()}
