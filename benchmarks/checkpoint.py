@@ -4,30 +4,23 @@
 
 Scores the folder on split `validation`, with intervals and ridge regression beside it, writes `evaluation.json` and
 `validation.png` into it, and renders its `README.md` and the repository's `model_card.md`. Without a table it renders
-them from what was measured before.
+them from what was measured before. The folder's code becomes that of the repository.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from modeling_macaron import MacaronConfig
-from modeling_macaron.analysis.evaluation import (
-    TITLES,
-    plot_categories,
-    predict_rows,
-    score,
-    score_baseline,
-    write_result,
-)
-from modeling_macaron.analysis.intervals import bootstrap_intervals
-from modeling_macaron.analysis.measurements import load_measurements
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.analysis.evaluation import TITLES, evaluate_files, write_result
 from modeling_macaron.analysis.predict import predict
 from modeling_macaron.atomic import new_file
 from modeling_macaron.training.model_card import TRAINING_FACTS, training_table
@@ -59,31 +52,31 @@ def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
     Returns
     -------
     dict
-        What `evaluation.json` holds: the result of `score` with intervals, `baseline`, `run` and `example`.
+        What `evaluation.json` holds: what `evaluate_files` gives, and `example`.
     """
-    measurements = load_measurements(table, pairs, split=SPLIT)
-    predictions = predict_rows(checkpoint, measurements, verbose=True)
-    result = score(predictions, measurements)
-    for name, intervals in bootstrap_intervals(predictions, measurements, num_resamples=resamples).items():
-        result["all"][name] |= intervals
-    result["baseline"] = score_baseline(table, measurements) | {"trained_on": table.name}
-    result["run"] = {
-        "table": table.name,
-        "pairs": pairs.name,
-        "split": SPLIT,
-        "rows": len(measurements.rows),
-        "clusters": int(measurements.rows["cluster"].nunique()),
-        "resamples": resamples,
-    }
-    result["example"] = {"sequence": EXAMPLE, "expression": float(predict(str(checkpoint), [EXAMPLE])[0])}
     plots = checkpoint / "plots"
-    files = plot_categories(predictions, measurements, result, plots)
-    files[0].replace(checkpoint / PLOT)
-    for path in files[1:]:
-        path.unlink()
+    output = checkpoint / EVALUATION
+    result = evaluate_files(
+        table, output, model=checkpoint, pairs=pairs, split=SPLIT, baseline_train=table, intervals=resamples,
+        plots=plots, verbose=True,
+    )  # fmt: skip
+    for path in plots.iterdir():
+        path.replace(checkpoint / PLOT) if path.name == "all.png" else path.unlink()
     plots.rmdir()
-    write_result(result, checkpoint / EVALUATION)
+    result["run"] |= {"table": table.name, "pairs": pairs.name, "model": checkpoint.name}
+    result["baseline"]["trained_on"] = table.name
+    result["example"] = {"sequence": EXAMPLE, "expression": float(predict(str(checkpoint), [EXAMPLE])[0])}
+    write_result(result, output)
     return result
+
+
+def refresh_code(checkpoint: Path) -> None:
+    """Give a checkpoint the repository's present code: what `save_pretrained` writes beside weights and tokenizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        MacaronForExpressionPrediction.from_pretrained(checkpoint).save_pretrained(folder)
+        KmerTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+        for path in Path(folder).glob("*.py"):
+            shutil.copyfile(path, checkpoint / path.name)
 
 
 def results_table(result: dict) -> str:
@@ -104,7 +97,8 @@ def results_table(result: dict) -> str:
         cells = [TITLES[name], f"{figures['n']:,}"]
         for measure in ("pearson_r", "spearman_rho"):
             low, high = figures[f"{measure}_interval"]
-            cells.append(f"**{figures[measure]:.3f}** ({low:.3f} to {high:.3f})")
+            interval = "one cluster" if low is None else f"{low:.3f} to {high:.3f}"
+            cells.append(f"**{figures[measure]:.3f}** ({interval})")
         ridge = result["baseline"]["all"][name]
         cells += [f"{ridge['pearson_r']:.3f}", f"{ridge['spearman_rho']:.3f}"]
         rows.append(cells)
@@ -198,6 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (args.table is None) != (args.pairs is None):
         parser.error("give both --table and --pairs, or neither")
+    refresh_code(args.checkpoint)
     if args.table is not None:
         measure(args.checkpoint, args.table, args.pairs, args.resamples)
     cards = {args.checkpoint / "README.md": ""}

@@ -21,6 +21,7 @@ NOT_UPLOADED = (
     "scheduler.pt",
     "scaler.pt",
     "rng_state*.pth",
+    "raw_weights.safetensors",
     "trainer_state.json",
     "training_args.bin",
     "runs/*",

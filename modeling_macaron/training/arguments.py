@@ -73,6 +73,13 @@ class MacaronTrainingArguments(TrainingArguments):
     clip_tensor_norm: float | None = field(
         default=None, metadata={"help": "clip the norm of each tensor's gradient, as the original does at 1.0"}
     )
+    attn_implementation: Literal["sdpa", "eager"] | None = field(
+        default=None, metadata={"help": "attention in training: eager is faster on many CPUs, and takes more memory"}
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "average the weights over the steps, keeping this share of the average at each, as 0.999"},
+    )
 
     def __post_init__(self):
         for name in ("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
@@ -84,6 +91,8 @@ class MacaronTrainingArguments(TrainingArguments):
             )
         if self.fp16 and (self.clip_grad_value or self.clip_tensor_norm):
             raise ValueError("clip_grad_value and clip_tensor_norm need bf16 or float32, not fp16's scaled gradients")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1, for example 0.999, got {self.ema_decay}")
         if self.early_stopping_patience is not None:
             self.restore_callback_states_from_checkpoint = True
         self.remove_unused_columns = False

@@ -20,10 +20,11 @@ from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 
 from .arguments import MacaronTrainingArguments, ModelArguments
+from .averaging import RAW_WEIGHTS
 from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .dataset import PreparedData
-from .model_card import LEARNING_CURVE, write_model_card
+from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
 from .trainer import MacaronTrainer
 
 _RUN_FILE = "run.json"
@@ -94,7 +95,7 @@ def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
     FileExistsError
         If `output_dir` holds checkpoints and nothing was said of resuming.
     ValueError
-        If the folder that was named is no complete checkpoint.
+        If the folder that was named is no complete checkpoint, or weights are to be averaged and no checkpoint did so.
     """
     asked = args.resume_from_checkpoint
     folders = [path for path in Path(args.output_dir).glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])]
@@ -106,20 +107,27 @@ def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
                 "--resume_from_checkpoint auto, or choose another --output_dir"
             )
         return None
-    if str(asked).lower() in ("auto", "true"):
-        return next((str(path) for path in folders if is_complete(path)), None)
-    if not is_complete(Path(asked)):
-        raise ValueError(f"{asked}: no complete checkpoint (was its writing interrupted?)")
-    return str(asked)
+    auto, averaging = str(asked).lower() in ("auto", "true"), args.ema_decay is not None
+    candidates = folders if auto else [Path(asked)]
+    found = next((path for path in candidates if is_complete(path, averaging)), None)
+    if found is None:
+        plain = next((path for path in candidates if is_complete(path) and not (path / RAW_WEIGHTS).exists()), None)
+        if plain is not None:
+            raise ValueError(f"{plain} has no {RAW_WEIGHTS}: it was trained without --ema_decay, go on without it")
+        if not auto:
+            raise ValueError(f"{asked}: no complete checkpoint (was its writing interrupted?)")
+    return None if found is None else str(found)
 
 
-def is_complete(checkpoint: Path) -> bool:
+def is_complete(checkpoint: Path, averaging: bool = False) -> bool:
     """Tell whether a checkpoint was written to its end: the main process writes the Trainer's state last.
 
     Parameters
     ----------
     checkpoint : Path
         Folder `checkpoint-STEP`.
+    averaging : bool
+        The run averages weights, so the raw ones must be there too.
 
     Returns
     -------
@@ -129,8 +137,10 @@ def is_complete(checkpoint: Path) -> bool:
     """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        with safe_open(checkpoint / "model.safetensors", "np"):
-            names = {path.name for path in checkpoint.iterdir()}
+        for name in ("model.safetensors", *([RAW_WEIGHTS] if averaging else [])):
+            with safe_open(checkpoint / name, "np"):
+                pass
+        names = {path.name for path in checkpoint.iterdir()}
     except (OSError, ValueError, SafetensorError):
         return False
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -143,7 +153,15 @@ def _check_final_is_ours(final: Path) -> None:
     """Refuse, before any training, to replace files that this program did not write."""
     if not final.exists():
         return
-    ours = ("config.json", "model*.safetensors*", "tokenizer_config.json", "README.md", LEARNING_CURVE, "*.py")
+    ours = (
+        "config.json",
+        "model*.safetensors*",
+        "tokenizer_config.json",
+        "README.md",
+        LEARNING_CURVE,
+        TRAINING_FACTS,
+        "*.py",
+    )
     names = [final.name] if final.is_file() else [path.name for path in final.iterdir()]
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
     if foreign:
@@ -223,6 +241,8 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     set_seed(args.seed)
     model = build_model(model_arguments, data, args.init_from)
+    if args.attn_implementation is not None:
+        model.set_attn_implementation(args.attn_implementation)
     _check_same_data(Path(args.output_dir), data, checkpoint is not None, args.should_save)
     trainer = make_trainer(model, args, data)
     started = time.monotonic()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from transformers import Trainer, TrainerCallback
 
+from .averaging import WeightAverage, check_same_decay
 from .dataset import PromoterDataset
 from .metrics import compute_metrics
 
@@ -42,11 +43,19 @@ class MacaronTrainer(Trainer):
     In evaluation the expression is predicted from unmasked sequences, as in use, and the reconstruction from masked
     ones; every measure is one over the whole split.
 
+    With `ema_decay`, an average of the weights is evaluated and is what checkpoints and the trained model hold; the raw
+    weights, from which training goes on, stand beside it in a checkpoint (`raw_weights.safetensors`).
+
     Parameters
     ----------
     *args, **kwargs
         As for `transformers.Trainer`. `data_collator` must be a `PromoterCollator`, `train_dataset` a
         `PromoterDataset`.
+
+    Raises
+    ------
+    ValueError
+        If weights are to be averaged that FSDP or DeepSpeed shards.
     """
 
     def __init__(self, *args, **kwargs):
@@ -62,6 +71,11 @@ class MacaronTrainer(Trainer):
         self._steps_since_log = 0
         if self.train_dataset is not None:
             self.add_callback(BeginEpoch(self.train_dataset))
+        self.average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
+        if self.average is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("ema_decay averages whole weights, not the shards of FSDP or DeepSpeed")
+            self.add_callback(self.average)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Return the loader of a split for evaluation: unmasked and masked sequences, the same masks each time."""
@@ -153,3 +167,29 @@ class MacaronTrainer(Trainer):
         nucleotide_labels = nucleotide_labels[:, : nucleotide_logits.shape[1]]
         entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), nucleotide_labels, reduction="none")
         return None, (logits.flatten().float(), entropies.sum(dim=1), self._num_masked(nucleotide_labels)), labels
+
+    def evaluation_loop(self, *args, **kwargs):
+        """Evaluate or predict a split, with the averaged weights where there are any."""
+        with self._averaged_weights():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _averaged_weights(self) -> AbstractContextManager[None]:
+        """Let the model hold the averaged weights for a while."""
+        return nullcontext() if self.average is None else self.average.in_use(self.model)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """Save the averaged weights and, in training, the raw ones beside them."""
+        if not self.args.should_save or self.average is None or self.average.weights is None:
+            return super()._save(output_dir, state_dict)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        self.average.save_raw(model, self.args.output_dir if output_dir is None else output_dir)
+        with self._averaged_weights():
+            return super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """Load the weights of a checkpoint: average and raw ones, where weights are averaged."""
+        check_same_decay(resume_from_checkpoint, self.args.ema_decay)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            model = self.model if model is None else model
+            self.average.restore(self.accelerator.unwrap_model(model, keep_torch_compile=False), resume_from_checkpoint)
