@@ -18,10 +18,12 @@ ROOT = Path(__file__).parents[1]
 TESTS = [
     "tests/test_attention_macaron.py",
     "tests/test_configuration_macaron.py",
+    "tests/test_layers_macaron.py",
     "tests/test_modeling_macaron.py",
     "tests/test_modeling_training.py",
     "tests/test_pipeline_macaron.py",
     "tests/test_hub_folder.py",
+    "tests/training/test_averaging.py",
     "tests/training/test_trainer.py",
     "tests/tokenization",
 ]

@@ -64,6 +64,12 @@ class MacaronTrainingArguments(TrainingArguments):
     strands: Literal["independent", "paired"] = field(
         default="independent", metadata={"help": "mask each strand on its own, or a nucleotide on both at once"}
     )
+    reverse_probability: float = field(
+        default=0.0, metadata={"help": "share of training rows whose reverse complement stands first"}
+    )
+    max_shift: int = field(
+        default=0, metadata={"help": "largest number of nt by which a training row's padding moves from side to side"}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "stop after this many evaluations without a better validation Pearson r"}
     )

@@ -16,6 +16,7 @@ from .hashing import mix64
 STRANDS = ("independent", "paired")
 _IGNORE = -100
 _EVALUATION_EPOCH = -1
+_AUGMENTATION = 0x5C1F7  # its draws are others than those of the masks
 
 
 def _uniform(seed: int, epoch: int, rows: np.ndarray, positions: int) -> np.ndarray:
@@ -28,6 +29,31 @@ def _uniform(seed: int, epoch: int, rows: np.ndarray, positions: int) -> np.ndar
     state = mix64(state ^ mix64(rows.astype(np.uint64)))
     bits = mix64(state[:, None] + np.arange(1, positions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def shift_padding(forward: np.ndarray, draws: np.ndarray, max_shift: int) -> np.ndarray:
+    """Move padding from one side of a strand to the other; no nucleotide is lost.
+
+    Parameters
+    ----------
+    forward : numpy.ndarray
+        (batch, length) uint8 letter ids with N on either side.
+    draws : numpy.ndarray
+        (batch,) uniform numbers in [0, 1): each shift that a row's padding allows is as likely as any other.
+    max_shift : int
+        Largest shift, in nucleotides.
+
+    Returns
+    -------
+    numpy.ndarray
+        (batch, length) uint8.
+    """
+    length = forward.shape[1]
+    is_base = forward != N_ID
+    left, right = is_base.argmax(axis=1), is_base[:, ::-1].argmax(axis=1)
+    low, high = -np.minimum(left, max_shift), np.minimum(right, max_shift)
+    shift = low + np.floor(draws * (high - low + 1)).astype(np.int64)
+    return np.take_along_axis(forward, (np.arange(length) - shift[:, None]) % length, axis=1)
 
 
 @dataclass(frozen=True)
@@ -43,8 +69,12 @@ class PromoterCollator:
     strands : str
         `"independent"` draws each of the two strands' positions on its own, as the original does, so the other strand
         nearly always shows the hidden letter; `"paired"` hides a nucleotide on both strands at once.
+    reverse_probability : float
+        Share of the training rows that are read the other way round: the reverse complement stands first.
+    max_shift : int
+        Largest number of nucleotides by which the padding of a training row may be moved from one side to the other.
     seed : int
-        Seed of the masks. They depend on seed, epoch, row and position only.
+        Seed of what is drawn. It depends on seed, epoch, row and position only.
     evaluation : bool
         Give the unmasked `input_ids`, with the masked ones beside them as `masked_input_ids`, and the same masks in
         every epoch.
@@ -54,6 +84,8 @@ class PromoterCollator:
     expression_std: float
     mask_probability: float = 0.05
     strands: str = "independent"
+    reverse_probability: float = 0.0
+    max_shift: int = 0
     seed: int = 0
     evaluation: bool = False
 
@@ -62,6 +94,10 @@ class PromoterCollator:
             raise ValueError(f"`mask_probability` must be in [0, 1), got {self.mask_probability}")
         if self.strands not in STRANDS:
             raise ValueError(f"`strands` must be one of {STRANDS}, got {self.strands!r}")
+        if not 0 <= self.reverse_probability <= 1:
+            raise ValueError(f"`reverse_probability` must be in [0, 1], got {self.reverse_probability}")
+        if self.max_shift < 0:
+            raise ValueError(f"`max_shift` must be at least 0, got {self.max_shift}")
 
     def for_evaluation(self) -> PromoterCollator:
         """Return this collator with `evaluation=True`."""
@@ -86,6 +122,8 @@ class PromoterCollator:
         if not isinstance(batch, Mapping):
             batch = {name: np.asarray([row[name] for row in batch]) for name in ("input_ids", "labels", "row")}
         forward = np.asarray(batch["input_ids"], dtype=np.uint8)
+        if not self.evaluation and (self.reverse_probability or self.max_shift):
+            forward = self._augment(forward, np.asarray(batch["row"]), batch.get("epoch", 0))
         input_ids = np.concatenate([forward, reverse_complement(forward)], axis=1)
         epoch = _EVALUATION_EPOCH if self.evaluation else batch.get("epoch", 0)
         masked = self._draw_mask(np.asarray(batch["row"]), epoch, forward.shape[1]) & (input_ids != N_ID)
@@ -99,6 +137,12 @@ class PromoterCollator:
         if self.evaluation:
             collated["masked_input_ids"] = masked_input_ids
         return collated
+
+    def _augment(self, forward: np.ndarray, rows: np.ndarray, epoch: int) -> np.ndarray:
+        """Turn round and shift forward strands (batch, strand_length)."""
+        turn, shift = _uniform(self.seed ^ _AUGMENTATION, epoch, rows, 2).T
+        forward = np.where(turn[:, None] < self.reverse_probability, reverse_complement(forward), forward)
+        return shift_padding(forward, shift, self.max_shift) if self.max_shift else forward
 
     def _draw_mask(self, rows: np.ndarray, epoch: int, strand_length: int) -> np.ndarray:
         """Positions (batch, 2 * strand_length) to hide."""

@@ -125,6 +125,8 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "mask_probability": args.mask_probability,
         "strands": args.strands,
         "hidden_dropout": trainer.model.config.hidden_dropout,
+        "reverse_probability": args.reverse_probability,
+        "max_shift": args.max_shift,
         "ema_decay": args.ema_decay,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "float32",
         "seed": args.seed,
@@ -160,6 +162,8 @@ def training_table(facts: dict) -> str:
             "Weight decay": facts["weight_decay"],
             "Masked letters": f"{facts['mask_probability']:.0%}, {facts['strands']} strands",
             "Dropout": facts["hidden_dropout"],
+            "Augmentation": f"reverse complement first in {facts['reverse_probability']:.0%} of the rows, padding "
+            f"shifted by up to {facts['max_shift']} nt",
             "Averaging of weights": f"decay {facts['ema_decay']}" if facts["ema_decay"] else "none",
             "Precision": facts["precision"],
             "Seed": facts["seed"],

@@ -199,6 +199,8 @@ def make_trainer(
             data.expression_std,
             mask_probability=args.mask_probability,
             strands=args.strands,
+            reverse_probability=args.reverse_probability,
+            max_shift=args.max_shift,
             seed=args.seed,
         ),
         train_dataset=data.train,

@@ -62,6 +62,52 @@ def test_paired_masks_hide_a_nucleotide_on_both_strands():
     assert both.sum() < 0.2 * independent[:, :LENGTH].sum()
 
 
+@given(hnp.arrays(np.uint8, (4, 12), elements=st.integers(0, 4)), st.integers(1, 20), st.integers(0, 9))
+@settings(max_examples=100, deadline=None)
+def test_shift_moves_padding_and_loses_nothing(input_ids, max_shift, epoch):
+    input_ids[:, :3] = input_ids[:, -2:] = 4
+    collator = PromoterCollator(0.0, 1.0, mask_probability=0.0, max_shift=max_shift)
+    shifted = collator(batch_of(input_ids, epoch))["input_ids"].numpy()
+    for row, both in zip(input_ids, shifted, strict=True):
+        forward = both[:12]
+        np.testing.assert_array_equal(both[12:], [COMPLEMENT[letter] for letter in forward[::-1]])
+        before, after = np.flatnonzero(row != 4), np.flatnonzero(forward != 4)
+        np.testing.assert_array_equal(forward[after], row[before])
+        moved = after - before
+        assert len(set(moved.tolist())) <= 1 and (np.abs(moved) <= max_shift).all()
+
+
+def test_every_shift_is_as_likely():
+    input_ids = np.full((4000, 12), 4, np.uint8)
+    input_ids[:, 5:9] = [0, 1, 2, 3]  # 5 to the left, 3 to the right
+    collator = PromoterCollator(0.0, 1.0, mask_probability=0.0, max_shift=4)
+    starts = (collator(batch_of(input_ids))["input_ids"].numpy()[:, :12] == 0).argmax(axis=1)
+    counts = np.bincount(starts, minlength=12)
+    assert counts[1:9].min() > 400 and counts[1:9].sum() == 4000, "8 shifts, 500 each"
+    again = (collator(batch_of(input_ids, epoch=1))["input_ids"].numpy()[:, :12] == 0).argmax(axis=1)
+    assert (starts != again).mean() > 0.8
+
+
+def test_rows_are_turned_round_in_training_only():
+    input_ids = np.random.default_rng(0).integers(0, 4, (2000, LENGTH), dtype=np.uint8)
+    plain = PromoterCollator(0.0, 1.0, mask_probability=0.0)(batch_of(input_ids))["input_ids"].numpy()
+    collator = PromoterCollator(0.0, 1.0, mask_probability=0.0, reverse_probability=0.3, max_shift=2)
+    both = collator(batch_of(input_ids))["input_ids"].numpy()
+    turned = (both != plain).any(axis=1)
+    np.testing.assert_array_equal(both[turned], np.concatenate([plain[:, LENGTH:], plain[:, :LENGTH]], axis=1)[turned])
+    assert turned.mean() == pytest.approx(0.3, abs=0.04)
+    evaluated = collator.for_evaluation()(batch_of(input_ids))["input_ids"].numpy()
+    np.testing.assert_array_equal(evaluated, plain)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("reverse_probability", -0.1), ("reverse_probability", 1.5), ("max_shift", -1)]
+)
+def test_impossible_augmentation_is_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        PromoterCollator(0.0, 1.0, **{field: value})
+
+
 def test_mask_of_a_row_does_not_depend_on_its_batch():
     input_ids = random_ids(64)
     collator = PromoterCollator(0.0, 1.0, mask_probability=0.2)

@@ -87,6 +87,11 @@ def test_final_folder_is_complete(finished, prepared):
     assert model.config.expression_std == pytest.approx(data.expression_std)
     assert (model.config.strand_length, model.config.hidden_dropout) == (80, 0.1)
     assert (final / "learning_curve.png").stat().st_size > 5000
+    facts = json.loads((final / "training.json").read_text())
+    results = json.loads((finished / "all_results.json").read_text())
+    assert facts["metrics"]["pearson_r"] == results["eval_pearson_r"]
+    assert (facts["steps"], facts["training_rows"], facts["hidden_dropout"]) == (12, len(data.train), 0.1)
+    assert facts["parameters"] == model.num_parameters()
 
 
 def test_model_card_has_the_figures_of_the_run(finished):
