@@ -17,11 +17,12 @@ from statistics import mean, stdev
 from matplotlib.figure import Figure
 
 from benchmarks.ablation import RESULT, Variant, read_variants
+from benchmarks.pages import replace_block
 from modeling_macaron.analysis.plots import BLUE, GREY, VERMILLION, save_figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "ablation.md"
 PLOT = RESULT.with_suffix(".png")
-_BEGIN, _END = "<!-- ablation: begin -->\n", "<!-- ablation: end -->\n"
+BLOCK = "ablation"
 
 
 def values_of(result: dict, name: str, measure: str = "pearson_r") -> dict[int, float]:
@@ -67,7 +68,7 @@ def _cells(result: dict, variant: Variant) -> list[str]:
             variant.paper or "-"]  # fmt: skip
 
 
-def render_block(result: dict, variants: list[Variant]) -> str:
+def render_figures(result: dict, variants: list[Variant]) -> str:
     """Render what stands between the markers of the page.
 
     Parameters
@@ -95,7 +96,7 @@ def render_block(result: dict, variants: list[Variant]) -> str:
         "team's finding: official Pearson / Spearman Score on the challenge's full data."
     )
     plot = f"../{PLOT.relative_to(PAGE.parents[1]).as_posix()}"
-    return f"{_BEGIN}{table}\n\n{note}\n\n![Change of validation r by idea]({plot})\n{_END}"
+    return f"{table}\n\n{note}\n\n![Change of validation r by idea]({plot})\n"
 
 
 def plot(result: dict, variants: list[Variant]) -> Figure:
@@ -141,12 +142,11 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args(argv)  # fmt: skip
     result, variants = json.loads(RESULT.read_text(encoding="utf-8")), read_variants()
-    text = PAGE.read_text(encoding="utf-8")
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        print(f"{PAGE.name} must hold the lines {_BEGIN.strip()} and {_END.strip()} once each", file=sys.stderr)
+    try:
+        replace_block(PAGE, BLOCK, render_figures(result, variants))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    before, rest = text.split(_BEGIN)
-    PAGE.write_text(before + render_block(result, variants) + rest.split(_END)[1], encoding="utf-8")
     save_figure(plot(result, variants), PLOT)
     print(f"{PAGE.name} and {PLOT.name} show {len(result['runs'])} runs")
     return 0

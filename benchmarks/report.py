@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 from benchmarks.figures import RESULTS, show
+from benchmarks.pages import replace_block
 from modeling_macaron.analysis.plots import save_figure
 
 README = Path(__file__).parents[1] / "README.md"
 PLOT = RESULTS / "inference_and_preparation.png"
-_BEGIN, _END = "<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n"
+BLOCK = "benchmarks"
 _BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#6E6E6E"  # Okabe and Ito's palette, told apart by everyone
 
 
@@ -69,11 +70,11 @@ def render_table(reports: list[dict]) -> str:
     return "\n".join(parts)
 
 
-def render_block(reports: list[dict]) -> str:
+def render_figures(reports: list[dict]) -> str:
     """Render what stands between the markers of the README."""
     plot = PLOT.relative_to(README.parent).as_posix()
     alt = "Speed of inference by form of the model, and time of preparation by rows"
-    return f"{_BEGIN}{render_table(reports)}\n![{alt}]({plot})\n{_END}"
+    return f"{render_table(reports)}\n![{alt}]({plot})\n"
 
 
 def plot(report: dict):
@@ -125,12 +126,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(argv)
     reports = read_results()
-    text = README.read_text(encoding="utf-8")
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        print(f"{README.name} must hold the lines {_BEGIN.strip()} and {_END.strip()} once each", file=sys.stderr)
+    try:
+        replace_block(README, BLOCK, render_figures(reports))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    before, rest = text.split(_BEGIN)
-    README.write_text(before + render_block(reports) + rest.split(_END)[1], encoding="utf-8")
     save_figure(plot(next(report for report in reports if report["kind"] == "cpu")), PLOT)
     print(f"{README.name} and {PLOT.name} show the results of {len(reports)} machines")
     return 0

@@ -11,6 +11,7 @@ from benchmarks import cpu, report
 from benchmarks.challenge_table import challenge_batches, random_sequences, write_challenge_table
 from benchmarks.figures import Figure, Results, describe_machine, result_path, show
 from benchmarks.original_way import prepare as prepare_the_original_way
+from benchmarks.pages import render_block
 from tokenization import FLANK3, FLANK5, KmerTokenizer
 
 MACHINE = {"name": "2 cores of Some CPU", "versions": {"torch": "2.0"}}
@@ -126,7 +127,9 @@ def test_sequences_depend_on_the_seed():
 
 def test_readme_shows_the_committed_results():
     text = report.README.read_text(encoding="utf-8")
-    assert report.render_block(report.read_results()) in text, "run python -m benchmarks.report"
+    assert render_block(report.BLOCK, report.render_figures(report.read_results())) in text, (
+        "run python -m benchmarks.report"
+    )
     assert report.PLOT.is_file()
 
 
