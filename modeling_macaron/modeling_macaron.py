@@ -69,19 +69,27 @@ class MacaronEmbeddings(nn.Module):
         if self.num_pooled_positions:
             self.expression_projection = nn.Linear(1, config.hidden_size)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Embed letters (batch, length) as (batch, expression positions + length, hidden)."""
-        one_hot = F.one_hot(input_ids.long(), self.vocab_size).to(self.kmer_projection.weight.dtype)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed letters (batch, length), or take their k-mers embedded (batch, length, hidden).
+
+        Gives (batch, expression positions + length, hidden).
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_one_hot(F.one_hot(input_ids.long(), self.vocab_size))
+        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
         hidden_states = (
-            self.kmer_projection(self.sliding_kmers(one_hot))
+            inputs_embeds
             + self.position_embeddings(positions)
             + self.strand_embeddings(positions // self.strand_length)
         )
         if not self.num_pooled_positions:
             return hidden_states
-        pseudo_expression = one_hot.new_zeros(input_ids.shape[0], self.num_pooled_positions, 1)
+        pseudo_expression = inputs_embeds.new_zeros(inputs_embeds.shape[0], self.num_pooled_positions, 1)
         return torch.cat([self.expression_projection(pseudo_expression), hidden_states], dim=1)
+
+    def embed_one_hot(self, one_hot: torch.Tensor) -> torch.Tensor:
+        """Embed the k-mers of letters or weights of letters: (batch, length, letters) to (batch, length, hidden)."""
+        return self.kmer_projection(self.sliding_kmers(one_hot.to(self.kmer_projection.weight.dtype)))
 
     def sliding_kmers(self, one_hot: torch.Tensor) -> torch.Tensor:
         """Flatten the k-mer around each position: (batch, length, letters) to (batch, length, k * letters)."""
@@ -209,22 +217,26 @@ class MacaronModel(MacaronPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         expression_positions_only: bool = False,
+        inputs_embeds: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """Encode letters of both strands.
 
         Parameters
         ----------
-        input_ids : torch.Tensor
+        input_ids : torch.Tensor, optional
             (batch, 2 * strand_length) integer letter ids.
         attention_mask : torch.Tensor, optional
             Accepted because general tooling makes one, and not read: N is attended like any letter.
         expression_positions_only : bool
             Give the expression positions only, and let the last block compute its queries, attention output and second
             feed-forward layer there alone. Without such positions (`pooling="mean"`) nothing changes.
+        inputs_embeds : torch.Tensor, optional
+            (batch, sequence_length, hidden) k-mers that are embedded already, in place of `input_ids`;
+            `embeddings.embed_one_hot` makes them from weights of letters, for example to take gradients.
         **kwargs
             `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
 
@@ -236,19 +248,33 @@ class MacaronModel(MacaronPreTrainedModel):
         Raises
         ------
         ValueError
-            If the sequence has another length than the position embeddings.
+            If the sequence has another length than the position embeddings, or not exactly one of `input_ids` and
+            `inputs_embeds` is given.
         """
-        if input_ids.ndim != 2 or input_ids.shape[1] != 2 * self.config.strand_length:
-            raise ValueError(
-                f"input_ids must be (batch, {2 * self.config.strand_length}), both strands of "
-                f"{self.config.strand_length} nt as KmerTokenizer gives them; got {tuple(input_ids.shape)}"
-            )
-        hidden_states = self.embeddings(input_ids[:, : self.config.sequence_length])
+        self._check_inputs(input_ids, inputs_embeds)
+        if input_ids is not None:
+            input_ids = input_ids[:, : self.config.sequence_length]
+        hidden_states = self.embeddings(input_ids, inputs_embeds)
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
         num_queries = self.config.num_pooled_positions if expression_positions_only else 0
         hidden_states = self.layers[-1](hidden_states, num_queries or None, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def _check_inputs(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
+        config = self.config
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given")
+        if input_ids is not None and (input_ids.ndim != 2 or input_ids.shape[1] != 2 * config.strand_length):
+            raise ValueError(
+                f"input_ids must be (batch, {2 * config.strand_length}), both strands of "
+                f"{config.strand_length} nt as KmerTokenizer gives them; got {tuple(input_ids.shape)}"
+            )
+        if inputs_embeds is not None and inputs_embeds.shape[1:] != (config.sequence_length, config.hidden_size):
+            raise ValueError(
+                f"inputs_embeds must be (batch, {config.sequence_length}, {config.hidden_size}), an embedded k-mer for "
+                f"each letter that is read; got {tuple(inputs_embeds.shape)}"
+            )
 
 
 def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
@@ -316,7 +342,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         nucleotide_labels: torch.Tensor | None = None,
         output_nucleotide_logits: bool = True,
@@ -326,7 +352,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
 
         Parameters
         ----------
-        input_ids : torch.Tensor
+        input_ids : torch.Tensor, optional
             (batch, 2 * strand_length) letter ids of both strands.
         labels : torch.Tensor, optional
             (batch,) or (batch, 1) standardized expression.
@@ -336,7 +362,8 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             False where only the expression is wanted: the last block then computes the expression positions alone, with
             the same numbers.
         **kwargs
-            `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
+            `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
+            `output_attentions` (eager attention only) and `return_dict`.
 
         Returns
         -------
@@ -401,17 +428,20 @@ class MacaronForMaskedLM(MacaronPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **kwargs) -> MaskedLMOutput:
+    def forward(
+        self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs
+    ) -> MaskedLMOutput:
         """Predict the letter at each position.
 
         Parameters
         ----------
-        input_ids : torch.Tensor
+        input_ids : torch.Tensor, optional
             (batch, 2 * strand_length) letter ids, masked letters included.
         labels : torch.Tensor, optional
             (batch, 2 * strand_length) letters to reconstruct, -100 elsewhere.
         **kwargs
-            `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
+            `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
+            `output_attentions` (eager attention only) and `return_dict`.
 
         Returns
         -------

@@ -1,0 +1,221 @@
+"""Figures along a sequence: heat maps and logos of mutagenesis, profiles of windows; needs the extra `analysis`."""
+
+from __future__ import annotations
+
+import logomaker
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import CenteredNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from .mutagenesis import BASES, Mutagenesis, WindowScan, base_importance
+from .plots import BLUE, COLUMN_WIDTH, GREEN, GREY, VERMILLION
+
+POSITIONS_PER_LINE = 40  # letters of 5 points fit into a column
+
+# Okabe and Ito's colours, G in their orange as logos have it.
+BASE_COLORS = {"A": GREEN, "C": BLUE, "G": "#E69F00", "T": VERMILLION}
+_DIVERGING = "RdBu_r"  # ColorBrewer's, which the colour-blind can read
+
+
+def _lines(length: int, line_height: float, per_line: int, title: str) -> tuple[Figure, list[tuple[int, Axes]]]:
+    """Make a figure with axes below each other, (first position, axes), for `per_line` positions each."""
+    if per_line < 1:
+        raise ValueError(f"positions_per_line must be at least 1, got {per_line}")
+    starts = range(0, length, per_line)
+    height = 0.35 + 0.2 * bool(title) + (line_height + 0.22) * len(starts)
+    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.02)
+    panels = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
+    for start, axes in zip(starts, panels, strict=True):
+        axes.set_xlim(start - 0.5, start + min(per_line, length) - 0.5)
+        axes.set_xticks(range(-(-start // 10) * 10, min(start + per_line, length), 10))
+        axes.tick_params(labelsize=6, width=0.5, length=2, pad=1.5)
+    panels[0].set_title(title, size=8, loc="left", weight="bold")
+    panels[-1].set_xlabel("Position in the variable part", size=7, labelpad=2)
+    return figure, list(zip(starts, panels, strict=True))
+
+
+def mutagenesis_heatmap(
+    result: Mutagenesis,
+    *,
+    title: str = "",
+    label: str = "Change of predicted expression (assay units)",
+    limit: float | None = None,
+    positions_per_line: int = POSITIONS_PER_LINE,
+) -> Figure:
+    """Plot the delta of every substitution: positions across, A C G T down, in lines below each other.
+
+    Parameters
+    ----------
+    result : Mutagenesis
+        Of one sequence; its letters are written where they stand, an N in the middle of its column.
+    title, label : str
+        Texts; `label` stands at the colour bar, which is in assay units.
+    limit : float, optional
+        End of the colours on both sides of 0, in assay units, to compare figures. Default: the largest delta.
+    positions_per_line : int
+        Positions of a line; 40 can be read in a journal column.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One journal column wide.
+
+    Raises
+    ------
+    ValueError
+        If a limit or a number of positions is not positive.
+    """
+    if limit is not None and not limit > 0:
+        raise ValueError(f"limit must be more than 0, got {limit}")
+    largest = float(np.abs(result.deltas).max()) or 1.0
+    norm = CenteredNorm(0, largest if limit is None else limit)
+    figure, panels = _lines(len(result.sequence), 0.36, positions_per_line, title)
+    halo = [withStroke(linewidth=0.8, foreground="white")]  # an N stands on colours
+    for start, axes in panels:
+        part = slice(start, start + positions_per_line)
+        deltas, letters = result.deltas[part].T, result.sequence[part]
+        edges = np.arange(start, start + len(letters) + 1) - 0.5
+        mesh = axes.pcolormesh(edges, np.arange(5) - 0.5, deltas, cmap=_DIVERGING, norm=norm)
+        for position, letter in enumerate(letters, start=start):
+            row = BASES.find(letter) if letter in BASES else 1.5
+            axes.text(position, row, letter, size=4.5, ha="center", va="center_baseline", path_effects=halo)
+        axes.set_ylim(3.5, -0.5)
+        axes.set_yticks(range(4), labels=BASES)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[:].set_visible(False)
+        axes.add_patch(Rectangle((start - 0.5, -0.5), len(letters), 4, fill=False, linewidth=0.5, clip_on=False))
+    figure.set_figheight(figure.get_figheight() + 0.4)
+    bar = figure.colorbar(
+        mesh,
+        ax=[axes for _, axes in panels],
+        location="bottom",
+        pad=0.02,
+        aspect=30,
+        fraction=0.1 / figure.get_figheight(),
+    )
+    bar.ax.tick_params(labelsize=6, width=0.5, length=2, pad=1.5)
+    bar.outline.set_linewidth(0.4)
+    bar.set_label(label, size=7)
+    return figure
+
+
+def sequence_logo(
+    sequence: str,
+    heights: np.ndarray,
+    *,
+    title: str = "",
+    ylabel: str = "",
+    positions_per_line: int = POSITIONS_PER_LINE,
+) -> Figure:
+    """Draw the letters of a sequence as high as values are; letters of negative height hang below the line.
+
+    Parameters
+    ----------
+    sequence : str
+        Of A, C, G, T and N; an N is not drawn.
+    heights : numpy.ndarray
+        (length,) height of each letter.
+    title, ylabel : str
+        Texts.
+    positions_per_line : int
+        Positions of a line; 40 can be read in a journal column.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One journal column wide, all lines to one scale.
+
+    Raises
+    ------
+    ValueError
+        If there is no letter, or not a finite height for each.
+    """
+    heights = np.asarray(heights, np.float64)
+    if not sequence or heights.shape != (len(sequence),) or not np.isfinite(heights).all():
+        raise ValueError(f"a logo needs a finite height for each letter, got {heights.shape} for {len(sequence)}")
+    matrix = np.where(np.array(list(sequence))[:, None] == np.array(list(BASES)), heights[:, None], 0.0)
+    low, high = min(matrix.min(), 0.0), max(matrix.max(), 0.0)
+    margin = 0.05 * (high - low) or 0.5
+    figure, panels = _lines(len(sequence), 0.75, positions_per_line, title)
+    for start, axes in panels:
+        limits = axes.get_xlim()
+        rows = pd.DataFrame(matrix[start : start + positions_per_line], columns=list(BASES))
+        rows.index += start
+        logomaker.Logo(rows, ax=axes, color_scheme=BASE_COLORS, baseline_width=0, vpad=0.01, show_spines=False)
+        axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
+        axes.set(xlim=limits, ylim=(low - margin, high + margin))
+        _style_value_axis(axes)
+    figure.supylabel(ylabel, size=7)
+    return figure
+
+
+def _style_value_axis(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
+    axes.spines[["left", "bottom"]].set_visible(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_linewidth(0.5)
+
+
+def mutagenesis_logo(result: Mutagenesis, *, title: str = "", positions_per_line: int = POSITIONS_PER_LINE) -> Figure:
+    """Draw a sequence with letters as high as they matter to the model.
+
+    The height of a letter is minus the mean delta of the three substitutions at that base, in assay units: it stands
+    above the line where the base raises the prediction, and hangs below where it lowers it. An N is not drawn.
+
+    Parameters
+    ----------
+    result : Mutagenesis
+        Of one sequence.
+    title : str
+        Title above the figure.
+    positions_per_line : int
+        See `sequence_logo`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One journal column wide.
+
+    Raises
+    ------
+    ValueError
+        If the number of positions is not positive.
+    """
+    return sequence_logo(
+        result.sequence,
+        base_importance(result),
+        title=title,
+        ylabel="Minus mean change\n(assay units)",
+        positions_per_line=positions_per_line,
+    )
+
+
+def window_profile(scan: WindowScan, *, title: str = "") -> Figure:
+    """Plot the delta of each window over the middle of the window.
+
+    Parameters
+    ----------
+    scan : WindowScan
+        Of one sequence.
+    title : str
+        Title above the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One journal column wide; in assay units.
+    """
+    figure, ((_, axes),) = _lines(len(scan.sequence), 1.4, len(scan.sequence), title)
+    middles = scan.starts + (scan.window - 1) / 2
+    axes.axhline(0, color=GREY, linewidth=0.5)
+    axes.fill_between(middles, scan.deltas, color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(middles, scan.deltas, color=BLUE, linewidth=1.2, marker="o", markersize=2)
+    axes.set_ylabel(f"Change without {scan.window} nt\n(assay units)", size=7)
+    _style_value_axis(axes)
+    return figure

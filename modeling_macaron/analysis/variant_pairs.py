@@ -1,0 +1,258 @@
+"""Score pairs of sequences in a stream: what every table of variants has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from modeling_macaron.analysis.predict import predict_strands
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.overlap import read_ahead, write_behind
+from modeling_macaron.table_writer import check_output, write_table
+from modeling_macaron.tables import string_buffers
+from tokenization import PROBLEMS, KmerTokenizer, StrandBatch, reverse_complement
+
+EFFECT_COLUMNS = ("reference_expression", "alternative_expression", "delta")
+PROBLEM = "problem"
+
+
+class VariantEffects(NamedTuple):
+    """Effects of variants on expression.
+
+    Attributes
+    ----------
+    reference : numpy.ndarray
+        (variants,) float64 expression with the reference, in assay units.
+    alternative : numpy.ndarray
+        (variants,) float64 expression with the alternative, in assay units.
+    delta : numpy.ndarray
+        (variants,) float64 alternative less reference, in assay units.
+    """
+
+    reference: np.ndarray
+    alternative: np.ndarray
+    delta: np.ndarray
+
+
+class VariantRows(NamedTuple):
+    """Rows of an output, with the two sequences that each stands for.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        (rows) the columns that stand before the effects.
+    references, alternatives : list of str
+        (rows,) both sequences; whatever where there is a problem.
+    problems : list of str
+        (rows,) why there is no alternative sequence; empty where there is one.
+    places : list of str
+        (rows,) where each row comes from, for messages.
+    """
+
+    table: pa.Table
+    references: list[str]
+    alternatives: list[str]
+    problems: list[str]
+    places: list[str]
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch size below 1 with a `ValueError`."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
+    """Refuse what can be refused before any work.
+
+    Parameters
+    ----------
+    output : str or Path
+        File to be written.
+    overwrite : bool
+        Whether it may be replaced.
+    batch_size : int
+        Sequences that go through the model at once.
+
+    Raises
+    ------
+    FileExistsError
+        If the output is there and may not be replaced.
+    ValueError
+        If it is of unknown kind, or the batch size is below 1.
+    """
+    check_batch_size(batch_size)
+    check_output(output)
+    if Path(output).exists() and not overwrite:
+        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
+
+
+def write_effects(
+    model: MacaronForExpressionPrediction,
+    tokenizer: KmerTokenizer,
+    batches: Iterable[VariantRows],
+    output: str | Path,
+    *,
+    both_orientations: bool,
+    strict: bool,
+    batch_size: int,
+    progress: tqdm,
+    if_none: str,
+) -> tuple[int, int]:
+    """Write the effects of a stream of variants; threads read and write while the model computes.
+
+    Parameters
+    ----------
+    model, tokenizer
+        From `load_model`.
+    batches : iterable of VariantRows
+        The stream.
+    output : str or Path
+        See `variants_file`.
+    both_orientations, strict, batch_size
+        See `variants_file`.
+    progress : tqdm
+        Counts the rows.
+    if_none : str
+        What to say of a stream without rows.
+
+    Returns
+    -------
+    num_rows, num_problems : int
+        Rows written, and those among them without an effect.
+
+    Raises
+    ------
+    ValueError
+        If the stream has no row, or with `strict` at the first row with a problem; nothing is written then.
+    """
+    num_rows = num_problems = 0
+    with write_table(output) as write, write_behind(write) as put:
+        for rows in read_ahead(batches):
+            pair, problems = encode_pairs(tokenizer, rows.references, rows.alternatives, rows.problems)
+            bad = np.array([problem != "" for problem in problems], dtype=bool)
+            if strict and bad.any():
+                first = int(np.flatnonzero(bad)[0])
+                raise ValueError(f"{rows.places[first]}: {problems[first]}")
+            fine = [StrandBatch(*(array[~bad] for array in strands)) for strands in pair]
+            effects = effects_of(
+                model, fine, both_orientations=both_orientations, batch_size=batch_size, progress=progress
+            )
+            progress.update(int(bad.sum()))
+            put(_with_effects(rows.table, effects, bad, problems))
+            num_rows += len(bad)
+            num_problems += int(bad.sum())
+        if not num_rows:
+            raise ValueError(if_none)
+    return num_rows, num_problems
+
+
+def encode_pairs(
+    tokenizer: KmerTokenizer, references: list[str], alternatives: list[str], problems: list[str]
+) -> tuple[list[StrandBatch], list[str]]:
+    """Encode both sequences of each row.
+
+    Parameters
+    ----------
+    tokenizer : KmerTokenizer
+        It tells what is no promoter.
+    references, alternatives : list of str
+        (rows,) the sequences.
+    problems : list of str
+        (rows,) problems known before, else empty.
+
+    Returns
+    -------
+    list of StrandBatch
+        Reference strands (rows, strand_length) and alternative ones.
+    list of str
+        (rows,) problems: those known before; what the tokenizer refuses in either sequence; constant flanks that are
+        cut from one sequence and not, or not the same, from the other. Nothing is raised.
+    """
+    texts, problems = (references, alternatives), list(problems)
+    pair = [tokenizer.encode_strands(*string_buffers(pa.array(column, pa.string()))) for column in texts]
+    for which, strands in zip(("reference", "alternative"), pair, strict=True):
+        for row in np.flatnonzero(strands.problem):
+            problems[row] = problems[row] or f"{which} sequence: {PROBLEMS[strands.problem[row]]}"
+    for row, problem in enumerate(problems):
+        if not problem:
+            cut = [_cut_ends(tokenizer, texts[i][row], int(pair[i].lengths[row])) for i in (0, 1)]
+            problems[row] = "" if cut[0] == cut[1] else "the constant flanks differ"
+    return pair, problems
+
+
+def _cut_ends(tokenizer: KmerTokenizer, text: str, length: int) -> tuple[str, str]:
+    """Flanks that were trimmed to leave `length` nucleotides."""
+    if len(text) == length:
+        return "", ""
+    left = len(tokenizer.flank5)
+    return spell(text[:left]), spell(text[left + length :])
+
+
+def spell(text: str) -> str:
+    """DNA as the tokenizer reads it: in capitals, U as T."""
+    return text.upper().replace("U", "T")
+
+
+def effects_of(
+    model: MacaronForExpressionPrediction,
+    pair: Sequence[StrandBatch],
+    *,
+    both_orientations: bool,
+    batch_size: int,
+    progress: tqdm,
+) -> VariantEffects:
+    """Predict the effects of encoded pairs that have no problem; equal strands are computed once.
+
+    Parameters
+    ----------
+    model : MacaronForExpressionPrediction
+        A model in evaluation mode.
+    pair : sequence of StrandBatch
+        Reference strands (rows, strand_length) and alternative ones.
+    both_orientations : bool
+        Average each sequence's expression over both orientations of its variable part.
+    batch_size : int
+        Sequences that go through the model at once.
+    progress : tqdm
+        Counts the rows.
+
+    Returns
+    -------
+    VariantEffects
+        Arrays (rows,) in assay units.
+    """
+    rows, strands = len(pair[0].ids), [batch.ids for batch in pair]
+    if both_orientations:
+        strands += [_turn_around(batch.ids, batch.lengths) for batch in pair]
+    strands = np.concatenate(strands)
+    keys = np.ascontiguousarray(strands).view(f"V{strands.shape[1]}").ravel()
+    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    values = [np.empty(0)]
+    for batch in predict_strands(model, strands[first], batch_size=batch_size):
+        values.append(batch)
+        progress.update(rows * len(batch) / len(first))
+    reference, alternative = np.concatenate(values)[places].reshape(1 + both_orientations, 2, rows).mean(axis=0)
+    return VariantEffects(reference, alternative, alternative - reference)
+
+
+def _turn_around(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Reverse complement of the variable parts (rows, strand_length), padded as the tokenizer pads it."""
+    turned = reverse_complement(ids)
+    odd = (ids.shape[1] - lengths) % 2 == 1
+    turned[odd] = np.roll(turned[odd], -1, axis=1)
+    return turned
+
+
+def _with_effects(rows: pa.Table, effects: VariantEffects, bad: np.ndarray, problems: list[str]) -> pa.Table:
+    """Rows with the columns of the effects, which are missing where there is a problem."""
+    for name, values in zip(EFFECT_COLUMNS, effects, strict=True):
+        column = np.full(len(bad), np.nan)
+        column[~bad] = values
+        rows = rows.append_column(name, pa.array(column, mask=bad))
+    return rows.append_column(PROBLEM, pa.array(problems, pa.string()))

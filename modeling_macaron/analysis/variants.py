@@ -1,0 +1,333 @@
+"""Predict variant effects: the expression of a promoter with the alternative allele less that with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+import torch
+from tqdm.auto import tqdm
+
+from modeling_macaron.analysis.predict import FilePrediction, load_model
+from modeling_macaron.analysis.variant_pairs import (
+    EFFECT_COLUMNS,
+    PROBLEM,
+    VariantEffects,
+    VariantRows,
+    check_batch_size,
+    check_request,
+    effects_of,
+    encode_pairs,
+    spell,
+    write_effects,
+)
+from modeling_macaron.delimited import find_layout
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.tables import DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, PromoterTable, open_table
+from tokenization import KmerTokenizer
+
+PAIR_NAMES = {
+    "reference": ("reference_sequence", "ref_sequence", "ref_seq"),
+    "alternative": ("alternative_sequence", "alternate_sequence", "alt_sequence", "alt_seq"),
+}
+ALLELE_NAMES = {
+    "sequence": SEQUENCE_NAMES,
+    "position": ("position", "pos"),
+    "reference": ("reference", "ref", "reference_allele", "ref_allele"),
+    "alternative": ("alternative", "alternate", "alt", "alternative_allele", "alternate_allele", "alt_allele"),
+}
+_DNA, _CERTAIN = frozenset("ACGTUNRYSWKMBDHV"), frozenset("ACGTU")
+
+
+def check_allele(allele: str) -> None:
+    """Refuse an allele that is no certain DNA.
+
+    Parameters
+    ----------
+    allele : str
+        Nucleotides, in either case; it may be empty.
+
+    Raises
+    ------
+    ValueError
+        If it is symbolic (`<DEL>`), a breakend or `*`, holds a letter that is not DNA, or one that stands for several
+        nucleotides (N and the others of IUPAC).
+    """
+    letters = set(allele.upper())
+    if letters & set("<>[]*"):
+        raise ValueError("symbolic, breakend or * allele")
+    if letters - _DNA:
+        raise ValueError("allele with a letter that is not DNA")
+    if letters - _CERTAIN:
+        raise ValueError("allele with an ambiguous letter (N or another of IUPAC)")
+
+
+def apply_variant(sequence: str, start: int, reference: str, alternative: str) -> str:
+    """Put the alternative allele in the place of the reference allele.
+
+    Parameters
+    ----------
+    sequence : str
+        DNA, in either case; elsewhere than at the variant it may hold N.
+    start : int
+        Position of the first nucleotide of `reference`, counted from 0.
+    reference, alternative : str
+        The alleles; one of another length makes the sequence longer or shorter, and one may be empty.
+
+    Returns
+    -------
+    str
+        The sequence with the alternative.
+
+    Raises
+    ------
+    ValueError
+        On an allele that `check_allele` refuses, if `reference` does not lie within the sequence, or if the sequence
+        holds something else there (case does not count, and U is T).
+
+    Examples
+    --------
+    >>> apply_variant("ACGTT", 1, "C", "T")
+    'ATGTT'
+    >>> apply_variant("ACGTT", 1, "CG", "C")
+    'ACTT'
+    """
+    check_allele(reference)
+    check_allele(alternative)
+    end = start + len(reference)
+    if start < 0 or end > len(sequence):
+        raise ValueError("position outside the sequence")
+    if spell(sequence[start:end]) != spell(reference):
+        raise ValueError("reference allele is not what the sequence holds")
+    return sequence[:start] + alternative + sequence[end:]
+
+
+def variant_effects(
+    model: str | Path | MacaronForExpressionPrediction,
+    references: Sequence[str],
+    alternatives: Sequence[str],
+    *,
+    tokenizer: KmerTokenizer | None = None,
+    both_orientations: bool = False,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    verbose: bool = False,
+) -> VariantEffects:
+    """Predict the effects of variants from pairs of sequences; sequences that are equal are computed once.
+
+    Parameters
+    ----------
+    model, tokenizer, device
+        See `load_model`.
+    references, alternatives : sequence of str
+        (variants,) DNA without and with each variant, with or without the constant flanks.
+    both_orientations : bool
+        Average over both orientations: the variable part and its reverse complement, each as the forward strand.
+    batch_size : int
+        Sequences that go through the model at once.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    VariantEffects
+        Arrays (variants,) in assay units.
+
+    Raises
+    ------
+    ValueError
+        If the lists are not of one length, or on a sequence that is no DNA, empty or too long, or a pair that differs
+        in the constant flanks; the message tells which.
+    """
+    if isinstance(references, str) or isinstance(alternatives, str):
+        raise ValueError("`references` and `alternatives` must be lists of sequences, got one str")
+    if len(references) != len(alternatives):
+        raise ValueError(f"{len(references)} references and {len(alternatives)} alternatives: expected pairs")
+    check_batch_size(batch_size)
+    model, tokenizer = load_model(model, tokenizer, device)
+    pair, problems = encode_pairs(tokenizer, list(references), list(alternatives), [""] * len(references))
+    for index, problem in enumerate(problems):
+        if problem:
+            raise ValueError(f"pair {index} (counted from 0): {problem}")
+    with tqdm(total=len(problems), unit=" variants", unit_scale=True, disable=not verbose) as progress:
+        return effects_of(model, pair, both_orientations=both_orientations, batch_size=batch_size, progress=progress)
+
+
+def variants_file(
+    model: str | Path | MacaronForExpressionPrediction,
+    source: str | Path,
+    output: str | Path,
+    *,
+    tokenizer: KmerTokenizer | None = None,
+    reference_column: str | None = None,
+    alternative_column: str | None = None,
+    sequence_column: str | None = None,
+    position_column: str | None = None,
+    position_base: int = 1,
+    both_orientations: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    merged: bool = False,
+    dtype: str | torch.dtype | None = None,
+    compile_model: bool = False,
+    verbose: bool = False,
+) -> FilePrediction:
+    """Predict the effect of every row of a table in a stream, in its order and with its columns.
+
+    A row is either a pair of sequences (columns `reference_sequence` and `alternative_sequence`) or a sequence with one
+    variant in it (`sequence`, `position`, `ref`, `alt`); see `PAIR_NAMES` and `ALLELE_NAMES` for the names that are
+    known. A table is of the second kind if a column of the sequence or of the position is given, or if it has one of
+    the position and none named as of pairs.
+
+    Parameters
+    ----------
+    model, tokenizer, device, merged, dtype, compile_model
+        See `load_model`.
+    source : str or Path
+        TSV, CSV or Parquet.
+    output : str or Path
+        `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `reference_expression`,
+        `alternative_expression` and `delta` (assay units), and `problem`, which says why a row has none. It appears
+        under its name when it is complete.
+    reference_column, alternative_column : str, optional
+        Columns of both sequences, or of both alleles. In a file without header a column is named by its position,
+        counted from 0.
+    sequence_column, position_column : str, optional
+        Columns of the sequence and of the position of the reference allele's first nucleotide in it.
+    position_base : int
+        The position of a sequence's first nucleotide, 1 (as in VCF and HGVS) or 0.
+    both_orientations : bool
+        Average over both orientations of the variable part.
+    strict : bool
+        Raise at the first row with a problem.
+    overwrite : bool
+        Replace an output that is there.
+    batch_size : int
+        Sequences that go through the model at once; equal ones in 16 times as many rows are computed once.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    FilePrediction
+
+    Raises
+    ------
+    ValueError
+        If the source or the kind of output is not understood, or with `strict`.
+    OSError
+        If a file cannot be read or written, or there is no such checkpoint.
+
+    Notes
+    -----
+    Problems of a row: whatever `apply_variant` refuses; a position that is no whole number; an allele that is missing;
+    several alternatives in one row; and for either sequence, what the tokenizer refuses (so an insertion that makes the
+    variable part longer than `strand_length`). A shorter or longer variable part is padded anew, in its middle. An N
+    elsewhere than in an allele is predicted, as `predict` does. A variant in the constant flanks is a problem too: they
+    are no part of what the model reads.
+    """
+    if position_base not in (0, 1):
+        raise ValueError(f"position_base must be 0 or 1, got {position_base}")
+    check_request(output, overwrite, batch_size)
+    given = {"reference": reference_column, "alternative": alternative_column}
+    given |= {"sequence": sequence_column, "position": position_column}
+    columns = _find_columns(_column_names(source, given), given, str(source))
+    table = open_table(source, sequence_column=next(iter(columns.values())), batch_rows=16 * batch_size)
+    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
+    with tqdm(total=table.num_rows, unit=" variants", unit_scale=True, disable=not verbose) as progress:
+        num_rows, num_problems = write_effects(
+            model, tokenizer, _read_rows(table, columns, position_base), output,
+            both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
+            if_none=f"{source} has no rows",
+        )  # fmt: skip
+    return FilePrediction(num_rows, num_problems, table.num_malformed)
+
+
+def _column_names(source: str | Path, given: dict[str, str | None]) -> list[str]:
+    """Names of the columns of a table; positions where a text file has no header."""
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {source}")
+    kind = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() not in (".gz", ".zst")), "")
+    if kind not in (*DELIMITERS, ".parquet"):
+        raise ValueError(
+            f"{source}: unknown kind of file for a table of variants; expected .tsv, .txt or .csv (each also with "
+            ".gz or .zst) or .parquet"
+        )
+    usual = [name for names in (*PAIR_NAMES.values(), *ALLELE_NAMES.values()) for name in names]
+    known = {*usual, *VALUE_NAMES, *(name.lower() for name in given.values() if name and not name.isdigit())}
+    try:
+        if kind == ".parquet":
+            return pyarrow.parquet.read_schema(path).names
+        return find_layout(path, "detect", DELIMITERS[kind], known).names
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{source} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _find_columns(names: Sequence[str], given: dict[str, str | None], where: str) -> dict[str, str]:
+    """Column of each role: reference and alternative, after sequence and position where these are alleles."""
+    lowered = [name.strip().lower() for name in names]
+    of_pairs = any(name in lowered for usual in PAIR_NAMES.values() for name in usual)
+    has_position = any(name in lowered for name in ALLELE_NAMES["position"])
+    of_alleles = given["sequence"] or given["position"] or (has_position and not of_pairs)
+    columns, listed = {}, "its columns are " + ", ".join(repr(name) for name in names)
+    for role, usual in (ALLELE_NAMES if of_alleles else PAIR_NAMES).items():
+        found = [name for name, low in zip(names, lowered, strict=True) if low in usual]
+        if given[role] is not None:
+            found = [name for name in names if name == given[role]]
+            if not found:
+                raise ValueError(f"{where} has no column {given[role]!r}: {listed}")
+        if len(found) != 1:
+            what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
+            needed = "sequence, position, ref, alt" if of_alleles else "reference_sequence, alternative_sequence"
+            raise ValueError(f"{where}: {what} (of {needed}); {listed}. Pass --{role}_column")
+        columns[role] = found[0]
+    if len(set(columns.values())) < len(columns):
+        raise ValueError(f"{where}: one column cannot be two things: {columns}")
+    return columns
+
+
+def _read_rows(table: PromoterTable, columns: dict[str, str], position_base: int) -> Iterator[VariantRows]:
+    """Rows of a table with both sequences of each."""
+    for batch in table:
+        taken = {*EFFECT_COLUMNS, PROBLEM} & set(batch.table.column_names)
+        if taken:
+            raise ValueError(f"{table.path} already has the column {', '.join(sorted(taken))}: rename it first")
+        texts = [_texts(batch.table.column(name)) for name in columns.values()]
+        places = [f"{table.path}, {table.unit} {number}" for number in batch.numbers.tolist()]
+        if len(columns) == 2:
+            references, alternatives = texts
+            problems = [""] * len(places)
+        else:
+            references, applied = texts[0], [_apply_row(*row, position_base) for row in zip(*texts, strict=True)]
+            alternatives, problems = [text for text, _ in applied], [problem for _, problem in applied]
+        yield VariantRows(batch.table, references, alternatives, problems, places)
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """Column as texts, empty where it is missing."""
+    return pc.fill_null(column.cast(pa.large_string()), "").to_pylist()
+
+
+def _apply_row(sequence: str, position: str, reference: str, alternative: str, base: int) -> tuple[str, str]:
+    """Alternative sequence of a row, or empty, and why."""
+    try:
+        number = float(position)
+    except ValueError:
+        number = np.nan
+    if not number.is_integer():
+        return "", "position that is no whole number"
+    if {reference, alternative} & {"", "."}:
+        return "", "missing allele"
+    if "," in alternative:
+        return "", "several alternative alleles: each needs a row of its own"
+    try:
+        return apply_variant(sequence, int(number) - base, reference, alternative), ""
+    except ValueError as problem:
+        return "", str(problem)

@@ -1,0 +1,86 @@
+#!/usr/bin/env python
+"""Predict variant effects: expression with the alternative allele less expression with the reference allele.
+
+    python scripts/variants.py MODEL TABLE OUTPUT
+    python scripts/variants.py MODEL VARIANTS.vcf OUTPUT --genome GENOME.fa --promoters PROMOTERS.bed
+
+MODEL is a checkpoint folder or a name on the Hub. TABLE (TSV, CSV or Parquet) has either pairs of sequences (columns
+reference_sequence, alternative_sequence) or a sequence with a variant in it (sequence, position, ref, alt). A VCF (or
+BCF) needs the genome's FASTA and a BED of the promoters with their strand; it gives one line for each variant,
+alternative allele and promoter. OUTPUT is a .tsv, .csv or .parquet file with `reference_expression`,
+`alternative_expression`, `delta` and `problem`, which says why a line has none.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from modeling_macaron.analysis.predict import FilePrediction
+from modeling_macaron.analysis.variants import variants_file
+
+VCF_SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
+COLUMNS = ("reference_column", "alternative_column", "sequence_column", "position_column", "position_base")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and predict."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder or name on the Hub")
+    parser.add_argument("input", type=Path, help="table, VCF or BCF")
+    parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
+    parser.add_argument("--genome", type=Path, help="FASTA of the genome, plain or bgzipped, for a VCF")
+    parser.add_argument("--promoters", type=Path, help="BED of the promoters, six columns, for a VCF")
+    parser.add_argument("--reference_column", help="column of the reference sequence, or of its allele")
+    parser.add_argument("--alternative_column", help="column of the alternative sequence, or of its allele")
+    parser.add_argument("--sequence_column", help="column of the sequence that the position is counted in")
+    parser.add_argument("--position_column", help="column of the position of the first letter of ref")
+    parser.add_argument("--position_base", type=int, choices=(0, 1), help="position of the first letter (1, as in VCF)")
+    parser.add_argument("--both_orientations", action="store_true", help="average over both orientations")
+    parser.add_argument("--strict", action="store_true", help="stop at the first variant that cannot be predicted")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
+    parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
+    parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert the weights")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model: later start, faster; for large files"
+    )
+    parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
+    args = parser.parse_args(argv)
+    try:
+        result = _predict(args)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{result.num_rows:,} variants written to {args.output}")
+    if result.num_problems:
+        print(f"{result.num_problems:,} of them could not be predicted: their column `problem` says why")
+    if result.num_malformed:
+        print(f"{result.num_malformed:,} lines of {args.input} are no rows and were left out")
+
+
+def _predict(args: argparse.Namespace) -> FilePrediction:
+    """Call the library for the kind of input."""
+    is_vcf = args.input.name.lower().endswith(VCF_SUFFIXES)
+    columns = {name: getattr(args, name) for name in COLUMNS if getattr(args, name) is not None}
+    options = {"compile_model": args.compile, "verbose": True} | {
+        name: getattr(args, name)
+        for name in ("both_orientations", "strict", "overwrite", "batch_size", "device", "merged", "dtype")
+    }
+    if not is_vcf:
+        if args.genome or args.promoters:
+            raise ValueError(
+                f"--genome and --promoters are for a VCF ({', '.join(VCF_SUFFIXES)}), not for {args.input}"
+            )
+        return variants_file(args.model, args.input, args.output, **columns, **options)
+    if not (args.genome and args.promoters):
+        raise ValueError("a VCF needs --genome (FASTA) and --promoters (BED)")
+    if columns:
+        raise ValueError(f"--{next(iter(columns))} is for a table, not for a VCF")
+    try:
+        from modeling_macaron.analysis.genome_variants import vcf_file
+    except ImportError as error:
+        raise ImportError(f"{error}; VCF files need pysam and pandas: pip install pysam pandas") from error
+    return vcf_file(args.model, args.input, args.genome, args.promoters, args.output, **options)
+
+
+if __name__ == "__main__":
+    main()
