@@ -98,7 +98,7 @@ def train_variant(variant: Variant, seed: int, dataset: Path, work: Path, thread
     Returns
     -------
     dict
-        `variant`, `seed`, measures of the validation split, `parameters` and `seconds`.
+        `variant`, `seed`, measures of the validation split and `parameters`.
 
     Raises
     ------
@@ -122,9 +122,8 @@ def train_variant(variant: Variant, seed: int, dataset: Path, work: Path, thread
     return {
         "variant": variant.name,
         "seed": seed,
-        **{measure: metrics[f"eval_{measure}"] for measure in _MEASURES},
+        **{measure: metrics[f"eval_{measure}"] for measure in _MEASURES if f"eval_{measure}" in metrics},
         "parameters": parameters,
-        "seconds": round(metrics["train_runtime"], 1),
     }
 
 
@@ -210,7 +209,7 @@ def _train_all(todo: list[tuple[Variant, int]], result: dict, args: argparse.Nam
             with new_file(args.output) as partial:
                 partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             print(f"{figures['variant']:<28} seed {figures['seed']}   r {figures['pearson_r']:.4f}   "
-                  f"rho {figures['spearman_rho']:.4f}   {figures['seconds']:.0f} s", flush=True)  # fmt: skip
+                  f"rho {figures['spearman_rho']:.4f}", flush=True)  # fmt: skip
     return failed
 
 

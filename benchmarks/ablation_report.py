@@ -87,10 +87,8 @@ def render_figures(result: dict, variants: list[Variant]) -> str:
     rows = [header, ["---", "---", *["---:"] * 4, "---"], *(_cells(result, variant) for variant in shown)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     seeds = len(values_of(result, "base"))
-    minutes = sum(run["seconds"] for run in result["runs"]) / 60
     note = (
-        f"{seeds} seeds each, {len(result['runs'])} runs, {minutes:.0f} minutes of training in all, {result['jobs']} "
-        f"runs at a time on {result['machine']['name']} ({result['date']}, "
+        f"{seeds} seeds each, {len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
         f"torch {result['machine']['versions']['torch']}, `{result['command']}`). Pearson r: mean and standard "
         "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. The "
         "team's finding: official Pearson / Spearman Score on the challenge's full data."

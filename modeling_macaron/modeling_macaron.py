@@ -391,6 +391,9 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
                 raise ValueError(f"labels must hold one value per sequence ({logits.shape[0]}), got {labels.numel()}")
             predicted, measured = _full_precision(logits).flatten(), _full_precision(labels).flatten()
             loss = expression_loss = F.mse_loss(predicted, measured.to(predicted.dtype))
+            if self.training and not output_nucleotide_logits:
+                # A gradient of zero for the other head: a parameter without one breaks distributed training.
+                loss = loss + 0.0 * self.nucleotide_head(hidden_states[:, :1]).sum()
         if nucleotide_labels is not None:
             nucleotide_loss = reconstruction_loss(nucleotide_logits, nucleotide_labels)
             weighted = self.config.reconstruction_weight * nucleotide_loss

@@ -33,24 +33,31 @@ def compute_metrics(prediction: EvalPrediction, reconstruction_weight: float = 1
     Parameters
     ----------
     prediction : EvalPrediction
-        `predictions` are three arrays (rows,): the standardized expression, the summed cross-entropy (nats) of the
-        row's masked letters and their number; `label_ids` (rows,) the standardized measurements.
+        `predictions` are arrays (rows,): the standardized expression and, where letters are reconstructed, the summed
+        cross-entropy (nats) of the row's masked letters and their number; `label_ids` (rows,) the standardized
+        measurements.
     reconstruction_weight : float
         Weight of the reconstruction in the loss.
 
     Returns
     -------
     dict[str, float]
-        `loss`, `expression_loss`, `reconstruction_loss`, `pearson_r` and `spearman_rho`.
+        `loss`, `expression_loss`, `pearson_r`, `spearman_rho` and, where letters are reconstructed,
+        `reconstruction_loss`.
     """
-    predicted, entropies, num_masked = (np.asarray(values, dtype=np.float64) for values in prediction.predictions)
+    parts = prediction.predictions if isinstance(prediction.predictions, tuple) else (prediction.predictions,)
+    predicted, *masked = (np.asarray(values, dtype=np.float64) for values in parts)
     measured = np.asarray(prediction.label_ids, dtype=np.float64)
-    expression_loss = float(np.mean((predicted - measured) ** 2))
-    reconstruction_loss = float(entropies.sum() / (num_masked.sum() + 1))
+    loss = expression_loss = float(np.mean((predicted - measured) ** 2))
+    reconstruction = {}
+    if masked:
+        entropies, num_masked = masked
+        reconstruction["reconstruction_loss"] = float(entropies.sum() / (num_masked.sum() + 1))
+        loss += reconstruction_weight * reconstruction["reconstruction_loss"]
     return {
-        "loss": expression_loss + reconstruction_weight * reconstruction_loss,
+        "loss": loss,
         "expression_loss": expression_loss,
-        "reconstruction_loss": reconstruction_loss,
+        **reconstruction,
         "pearson_r": correlation(predicted, measured),
         "spearman_rho": correlation(predicted, measured, "spearman"),
     }

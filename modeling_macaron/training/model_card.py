@@ -17,7 +17,12 @@ from .trainer import MacaronTrainer
 
 LEARNING_CURVE = "learning_curve.png"
 TRAINING_FACTS = "training.json"
-_MEASURES = ("eval_pearson_r", "eval_spearman_rho", "eval_expression_loss", "eval_reconstruction_loss")
+_MEASURES = {
+    "eval_pearson_r": "Pearson r",
+    "eval_spearman_rho": "Spearman rho",
+    "eval_expression_loss": "Mean squared error (standardized)",
+    "eval_reconstruction_loss": "Reconstruction loss (nats)",
+}
 
 _TEMPLATE = """---
 {{ card_data }}
@@ -133,7 +138,7 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "run_seconds": metrics["run_seconds"],
         "hardware": _hardware(trainer),
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
-        "metrics": {name.removeprefix("eval_"): metrics[name] for name in _MEASURES},
+        "metrics": {name.removeprefix("eval_"): metrics[name] for name in _MEASURES if name in metrics},
     }
 
 
@@ -231,13 +236,7 @@ def write_model_card(
         trimming=tokenizer.trimming,
         strand_length=tokenizer.strand_length,
         validation_rows=f"{len(data.validation):,}",
-        results=_rows(
-            {
-                **{measure: f"{metrics[key]:.4f}" for measure, key in measures.items()},
-                "Mean squared error (standardized)": f"{metrics['eval_expression_loss']:.4f}",
-                "Reconstruction loss (nats)": f"{metrics['eval_reconstruction_loss']:.4f}",
-            }
-        ),
+        results=_rows({_MEASURES[key]: f"{metrics[key]:.4f}" for key in _MEASURES if key in metrics}),
         curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
         training=training_table(facts),
     )

@@ -107,6 +107,11 @@ class MacaronTrainer(Trainer):
         counts = torch.stack([rows, sum(masked, torch.zeros_like(rows))])
         return batch_samples, self.accelerator.reduce(counts, reduction="sum")
 
+    @property
+    def _reconstructs(self) -> bool:
+        """Whether masked nucleotides are reconstructed; else the last block computes the expression positions alone."""
+        return self.model.config.reconstruction_weight > 0
+
     def _num_masked(self, nucleotide_labels: torch.Tensor) -> torch.Tensor:
         """Count the masked letters of each row (batch,) among those that the model reads."""
         return (nucleotide_labels[:, : self.model.config.sequence_length] != -100).sum(dim=1)
@@ -130,8 +135,12 @@ class MacaronTrainer(Trainer):
         torch.Tensor or tuple
             () loss, times the number of processes, over which gradients are averaged.
         """
-        outputs = model(**inputs)
-        losses = torch.stack([outputs.expression_loss, outputs.reconstruction_loss])
+        if self._reconstructs:
+            outputs = model(**inputs)
+            losses = torch.stack([outputs.expression_loss, outputs.reconstruction_loss])
+        else:
+            outputs = model(inputs["input_ids"], labels=inputs["labels"], output_nucleotide_logits=False)
+            losses = torch.stack([outputs.loss, torch.zeros_like(outputs.loss)])
         if num_items_in_batch is not None:
             rows, masked = inputs["labels"].numel(), self._num_masked(inputs["nucleotide_labels"]).sum()
             share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
@@ -146,6 +155,8 @@ class MacaronTrainer(Trainer):
         if "loss" in logs:
             losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / max(self._steps_since_log, 1)
             logs["expression_loss"], logs["reconstruction_loss"] = losses.tolist()
+            if not self._reconstructs:
+                del logs["reconstruction_loss"]
             self._logged_losses.zero_()
             self._steps_since_log = 0
         super().log(logs, start_time)
@@ -156,13 +167,15 @@ class MacaronTrainer(Trainer):
         Returns
         -------
         tuple
-            None; standardized expression, summed cross-entropy (nats) of the masked letters and their number, each
-            (batch,); labels (batch,).
+            None; standardized expression and, unless the weight of the reconstruction is 0, summed cross-entropy (nats)
+            of the masked letters and their number, each (batch,); labels (batch,).
         """
         inputs = self._prepare_inputs(inputs)
         labels, nucleotide_labels = inputs["labels"], inputs["nucleotide_labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(input_ids=inputs["input_ids"], output_nucleotide_logits=False).logits
+            if not self._reconstructs:
+                return None, (logits.flatten().float(),), labels
             nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
         nucleotide_labels = nucleotide_labels[:, : nucleotide_logits.shape[1]]
         entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), nucleotide_labels, reduction="none")

@@ -104,6 +104,24 @@ def test_accumulation_is_exact_where_one_strand_is_read(prepared, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.parametrize("fields", [{}, {"pooling": "mean"}])
+def test_without_reconstruction_the_gradients_are_those_of_the_expression(prepared, tmp_path, fields):
+    model = tiny_model(reconstruction_weight=0.0, **fields)
+    trainer = make_trainer(prepared, tmp_path, model=model, max_grad_norm=0.0)
+    got, logged = gradients_of_first_step(trainer)
+    reference = tiny_model(reconstruction_weight=0.0, **fields)
+    assert "reconstruction_loss" not in logged and math.isfinite(logged["expression_loss"])
+    assert not got["nucleotide_head.weight"].any(), "zero, and not none: distributed training needs one"
+    whole = make_trainer(prepared, tmp_path / "whole", model=reference, max_grad_norm=0.0)
+    whole.__class__ = type("BothHeads", (MacaronTrainer,), {"_reconstructs": True})
+    expected, _ = gradients_of_first_step(whole)
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+    metrics = trainer.evaluate()
+    assert "eval_reconstruction_loss" not in metrics
+    assert metrics["eval_loss"] == metrics["eval_expression_loss"]
+
+
 def test_logged_loss_is_its_two_terms(prepared, tmp_path):
     trainer = make_trainer(
         prepared, tmp_path, model=tiny_model(reconstruction_weight=0.5), max_steps=4, logging_steps=2
