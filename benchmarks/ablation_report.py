@@ -113,7 +113,7 @@ def plot(result: dict, variants: list[Variant]) -> Figure:
     """
     base = values_of(result, "base")
     shown = [variant for variant in variants[1:] if values_of(result, variant.name).keys() & base.keys()]
-    figure = Figure(figsize=(6.7, 0.4 + 0.27 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(6.7, 0.7 + 0.27 * len(shown)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=0.8)
     spread = stdev(base.values()) if len(base) > 1 else 0
@@ -129,7 +129,7 @@ def plot(result: dict, variants: list[Variant]) -> Figure:
     axes.set_xlabel("change of Pearson r on validation, against the base with the same seed", size=8)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, frameon=False, loc="lower left")
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from benchmarks import ablation, ablation_report
 from benchmarks.challenge_table import random_sequences
+from benchmarks.pages import render_block
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.training.arguments import parse_recipe
 
@@ -53,6 +55,14 @@ def test_page_shows_mean_spread_and_change(tmp_path):
     assert "0.765 / 0.810" in block and "no convolution" not in block
     figure = ablation_report.plot(result, VARIANTS)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["GLU"]
+
+
+def test_committed_page_shows_the_committed_results():
+    result = json.loads(ablation.RESULT.read_text(encoding="utf-8"))
+    block = render_block(ablation_report.BLOCK, ablation_report.render_figures(result, VARIANTS))
+    assert block in ablation_report.PAGE.read_text(encoding="utf-8"), "run python -m benchmarks.ablation_report"
+    assert ablation_report.PLOT.is_file()
+    assert result["recipe"] == yaml.safe_load((ablation.RECIPES / "base.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
