@@ -1,0 +1,366 @@
+"""Export the expression of a model to ONNX, and predict with such a file."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from modeling_macaron.analysis.predict import load_model, predict_strands
+from modeling_macaron.atomic import new_file
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from tokenization import KmerTokenizer, reverse_complement
+from tokenization.tokenization_kmer import LETTERS, N_ID
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from onnxruntime import InferenceSession
+
+PACKAGE = "macaron-promoter"
+TOLERANCE = 1e-4  # standard deviations of expression
+CHECKED_BATCHES = (1, 7, 64)
+_MAX_BYTES = 2**31  # of a file of protocol buffers
+
+
+class OnnxExport(NamedTuple):
+    """What was exported.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    error : float or None
+        Largest difference from PyTorch on random promoters, in standard deviations of expression; None if unchecked.
+    opset : int
+        Version of the ONNX operators.
+    num_bytes : int
+        Size of the file.
+    """
+
+    path: Path
+    error: float | None
+    opset: int
+    num_bytes: int
+
+
+class ExpressionInAssayUnits(nn.Module):
+    """Letter ids (batch, 2 * strand_length) to expression (batch,) in assay units.
+
+    Parameters
+    ----------
+    model : MacaronForExpressionPrediction
+        Gives the standardized expression.
+    """
+
+    def __init__(self, model: MacaronForExpressionPrediction):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Predict, without nucleotide logits."""
+        config = self.model.config
+        (logits,) = self.model(input_ids, output_nucleotide_logits=False, return_dict=False)
+        return logits.flatten() * config.expression_std + config.expression_mean
+
+
+def export_onnx(
+    model: str | Path | MacaronForExpressionPrediction,
+    output: str | Path,
+    *,
+    tokenizer: KmerTokenizer | None = None,
+    merged: bool = True,
+    opset: int | None = None,
+    overwrite: bool = False,
+    check: bool = True,
+) -> OnnxExport:
+    """Export a model to ONNX: letter ids of any number of promoters in, expression in assay units out.
+
+    The input `input_ids` is (batch, 2 * strand_length) int64 as `KmerTokenizer` gives it, the output `expression`
+    (batch,) float32. The nucleotide head is left out. What a tokenizer must know stands in the file's metadata.
+
+    Parameters
+    ----------
+    model, tokenizer
+        See `load_model`. A loaded model stays as it is; half precision is exported as float32.
+    output : str or Path
+        `.onnx` file to write. It appears under its name when it is complete and checked.
+    merged : bool
+        Merge the attention's projections, see `to_merged`. False keeps them as they are.
+    opset : int, optional
+        Version of the ONNX operators. Default: torch's choice.
+    overwrite : bool
+        Replace an output that is there.
+    check : bool
+        Run the file in ONNX Runtime, and compare it with the model as it was given on 1, 7 and 64 random promoters.
+
+    Returns
+    -------
+    OnnxExport
+
+    Raises
+    ------
+    ValueError
+        If the output's name, the opset or the tokenizer does not fit, or the model is too large for one file.
+    OSError
+        If the file cannot be written or exists, or there is no such checkpoint.
+    ImportError
+        If the extra `export` is not installed.
+    RuntimeError
+        If the export fails, or its numbers differ from PyTorch's by more than 1e-4 standard deviations.
+    """
+    output = Path(output)
+    _check_request(output, overwrite)
+    from onnx.helper import set_model_props
+
+    model = model if isinstance(model, (str, Path)) else copy.deepcopy(model)
+    model, tokenizer = load_model(model, tokenizer, "cpu", dtype="float32")
+    metadata = describe(model, tokenizer)
+    proto = build_graph(model.to_merged() if merged else copy.deepcopy(model), opset)
+    metadata["attention_projections"] = "merged" if merged else model.config.attention_projections
+    set_model_props(proto, metadata)
+    error = None
+    with new_file(output) as partial:
+        partial.write_bytes(proto.SerializeToString())
+        if check:
+            error = largest_error(partial, model)
+            if not error <= TOLERANCE:
+                raise RuntimeError(
+                    f"the exported graph differs from PyTorch by {error:.1e} standard deviations of expression "
+                    f"(allowed: {TOLERANCE:.0e}); nothing was written"
+                )
+        num_bytes = partial.stat().st_size
+    return OnnxExport(output, error, proto.opset_import[0].version, num_bytes)
+
+
+def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+    """Predict the expression of sequences with an exported file, whose metadata say how to read them.
+
+    Parameters
+    ----------
+    path : str or Path
+        File that `export_onnx` wrote.
+    sequences : sequence of str
+        DNA, with or without the constant flanks.
+    batch_size : int
+        Sequences that go through the model at once.
+
+    Returns
+    -------
+    numpy.ndarray
+        (sequences,) float64 expression in assay units.
+
+    Raises
+    ------
+    ValueError
+        On a sequence that is no DNA, empty or too long; the message tells which.
+    ImportError
+        If the extra `export` is not installed.
+    """
+    if isinstance(sequences, str):
+        raise ValueError("`sequences` must be a list of sequences, got one str")
+    if not len(sequences):
+        return np.empty(0)
+    session = open_session(path)
+    about = session.get_modelmeta().custom_metadata_map
+    sizes = {name: int(about[name]) for name in ("kmer_size", "strand_length")}
+    tokenizer = KmerTokenizer(**sizes, **{name: about[name] for name in ("flank5", "flank3", "trimming")})
+    input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
+    starts = range(0, len(input_ids), batch_size)
+    parts = [session.run(None, {"input_ids": input_ids[start : start + batch_size]})[0] for start in starts]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def open_session(path: str | Path, num_threads: int | None = None) -> InferenceSession:
+    """Load a file into ONNX Runtime on the CPU.
+
+    Parameters
+    ----------
+    path : str or Path
+        File that `export_onnx` wrote.
+    num_threads : int, optional
+        Threads of an operator. Default: as many as PyTorch has.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+    """
+    _check_installed("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads() if num_threads is None else num_threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def build_graph(model: MacaronForExpressionPrediction, opset: int | None = None) -> ModelProto:
+    """Trace a model into an ONNX graph without metadata.
+
+    Parameters
+    ----------
+    model : MacaronForExpressionPrediction
+        In evaluation mode on the CPU; its attention becomes eager.
+    opset : int, optional
+        Version of the ONNX operators.
+
+    Returns
+    -------
+    onnx.ModelProto
+    """
+    if 4 * model.num_parameters() >= _MAX_BYTES:
+        raise ValueError(f"{model.num_parameters():,} parameters in float32 are too many for one ONNX file (2 GB)")
+    model.set_attn_implementation("eager")  # one graph, whatever the checkpoint names
+    letters = torch.from_numpy(_both_strands(random_promoters(2, model.config.strand_length)))
+    with _quiet():
+        program = torch.onnx.export(
+            ExpressionInAssayUnits(model).eval(),
+            (letters,),
+            input_names=["input_ids"],
+            output_names=["expression"],
+            dynamic_shapes={"input_ids": {0: torch.export.Dim("batch")}},
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    proto = program.model_proto
+    if opset not in (None, proto.opset_import[0].version):
+        raise ValueError(f"opset {opset} is not possible: torch exports {proto.opset_import[0].version}")
+    _remove_traces(proto)
+    return proto
+
+
+def largest_error(path: str | Path, model: MacaronForExpressionPrediction) -> float:
+    """Compare a file with its model on random promoters in batches of several sizes.
+
+    Parameters
+    ----------
+    path : str or Path
+        File that `export_onnx` wrote.
+    model : MacaronForExpressionPrediction
+        In evaluation mode.
+
+    Returns
+    -------
+    float
+        Largest difference in standard deviations of expression; NaN where there is a NaN.
+    """
+    session, errors = open_session(path), []
+    for rows in CHECKED_BATCHES:
+        strands = random_promoters(rows, model.config.strand_length, seed=rows)
+        (expected,) = predict_strands(model, strands, batch_size=rows)
+        (got,) = session.run(["expression"], {"input_ids": _both_strands(strands)})
+        if got.shape != expected.shape:
+            raise RuntimeError(f"the exported graph gives {got.shape} for {rows} promoters")
+        errors.append(np.abs(got - expected).max() / model.config.expression_std)
+    return float(np.max(errors))
+
+
+def describe(model: MacaronForExpressionPrediction, tokenizer: KmerTokenizer) -> dict[str, str]:
+    """Metadata of an exported file: how to read sequences, and what the numbers mean.
+
+    Parameters
+    ----------
+    model : MacaronForExpressionPrediction
+        What is exported.
+    tokenizer : KmerTokenizer
+        What makes its input.
+
+    Returns
+    -------
+    dict of str to str
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer is that of another model.
+    """
+    config = model.config
+    for name in ("kmer_size", "strand_length"):
+        if getattr(tokenizer, name) != getattr(config, name):
+            raise ValueError(f"the tokenizer has {name} {getattr(tokenizer, name)}, the model {getattr(config, name)}")
+    fields = {name: getattr(tokenizer, name) for name in ("kmer_size", "strand_length", "flank5", "flank3", "trimming")}
+    fields |= {name: getattr(config, name) for name in ("expression_mean", "expression_std", "model_type")}
+    fields |= {"letters": " ".join(LETTERS), "package": PACKAGE, "package_version": _package_version()}
+    return {name: str(value) for name, value in fields.items()}
+
+
+def random_promoters(rows: int, strand_length: int, seed: int = 0) -> np.ndarray:
+    """Random forward strands (rows, strand_length) uint8 of letter ids: padding of N on both sides, N within too.
+
+    Parameters
+    ----------
+    rows : int
+        Promoters.
+    strand_length : int
+        Their length with padding, in nucleotides.
+    seed : int
+        Of the letters.
+
+    Returns
+    -------
+    numpy.ndarray
+    """
+    rng = np.random.default_rng(seed)
+    strands = rng.integers(0, N_ID, (rows, strand_length), dtype=np.uint8)
+    strands[rng.random(strands.shape) < 0.02] = N_ID
+    padding = rng.integers(0, strand_length // 4 + 1, (rows, 1))
+    position = np.arange(strand_length)
+    strands[(position < padding) | (position >= strand_length - padding)] = N_ID
+    return strands
+
+
+def _both_strands(strands: np.ndarray) -> np.ndarray:
+    return np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
+
+
+def _check_request(output: Path, overwrite: bool) -> None:
+    """Refuse what cannot be written, before anything is loaded."""
+    if output.suffix != ".onnx":
+        raise ValueError(f"{output}: name a file that ends in .onnx")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
+    _check_installed("onnx", "onnxruntime", "onnxscript")
+
+
+def _check_installed(*names: str) -> None:
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"ONNX needs {', '.join(missing)}: pip install '{PACKAGE}[export]'")
+
+
+def _remove_traces(proto: ModelProto) -> None:
+    """Remove names of files and lines of code of this machine, which torch leaves at each node."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what torch's exporter says about torchvision and about its own deprecated calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _package_version() -> str:
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Export the expression of a model to ONNX, for programs without PyTorch.
+
+    python scripts/export_onnx.py MODEL OUTPUT
+
+MODEL is a checkpoint folder or a name on the Hub; OUTPUT is a .onnx file: `input_ids` (batch, 2 * strand_length) in,
+`expression` (batch,) in assay units out. It is compared with PyTorch before it appears.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from modeling_macaron.analysis.export import export_onnx
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and export."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder or name on the Hub")
+    parser.add_argument("output", type=Path, help="file to write: .onnx")
+    parser.add_argument(
+        "--separate", dest="merged", action="store_false", help="keep the attention's projections as they are"
+    )
+    parser.add_argument("--opset", type=int, help="version of the ONNX operators; default: torch's choice")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
+    parser.add_argument("--no_check", dest="check", action="store_false", help="do not compare with PyTorch")
+    args = parser.parse_args(argv)
+    try:
+        result = export_onnx(**vars(args))
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{result.path} written: {result.num_bytes / 1e6:,.1f} MB, opset {result.opset}")
+    if result.error is not None:
+        print(f"largest difference from PyTorch: {result.error:.1e} standard deviations of expression")
+
+
+if __name__ == "__main__":
+    main()
