@@ -1,0 +1,217 @@
+"""What a designed promoter must keep to: GC content, sites that must not be there, positions that must stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from tokenization import KmerTokenizer
+
+BASES = "ACGT"
+IUPAC = {
+    "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
+    "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
+}  # fmt: skip
+
+_C, _G = BASES.index("C"), BASES.index("G")
+_ROUNDING = 1e-9  # a content that equals a limit is inside
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Rules that every design keeps to.
+
+    Parameters
+    ----------
+    gc_range : (float, float), optional
+        Least and most G and C, as fractions of the variable part; both limits are allowed.
+    forbidden_sites : tuple of str
+        Sites in IUPAC letters, such as `"GAATTC"` or `"GGTCTC"`, that must be on neither strand. Sites that reach from
+        the variable part into the constant flanks count; one that lies in a flank alone cannot be helped and does not.
+        A run of one base is a site too: `"AAAAAAAA"`.
+    fixed_positions : tuple of int
+        Positions of the variable part, from 0, that are not edited.
+
+    Raises
+    ------
+    ValueError
+        If one of them makes no sense.
+
+    Examples
+    --------
+    >>> Constraints(gc_range=(0.3, 0.6), forbidden_sites=("GAATTC",), fixed_positions=tuple(range(5)))
+    Constraints(gc_range=(0.3, 0.6), forbidden_sites=('GAATTC',), fixed_positions=(0, 1, 2, 3, 4))
+    """
+
+    gc_range: tuple[float, float] | None = None
+    forbidden_sites: tuple[str, ...] = ()
+    fixed_positions: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.gc_range is not None and not (
+            len(self.gc_range) == 2 and 0 <= self.gc_range[0] <= self.gc_range[1] <= 1
+        ):
+            raise ValueError(f"gc_range must be two fractions, the smaller first, got {self.gc_range}")
+        if isinstance(self.forbidden_sites, str):
+            raise ValueError("forbidden_sites must be a tuple of sites, got one str")
+        for site in self.forbidden_sites:
+            if not site or set(site.upper()) - set(IUPAC):
+                raise ValueError(f"forbidden site {site!r} is no DNA in IUPAC letters")
+            if set(site.upper()) == {"N"}:
+                raise ValueError(f"forbidden site {site!r} is everywhere")
+        for position in self.fixed_positions:
+            if position < 0:
+                raise ValueError(f"fixed position {position}: positions are counted from 0")
+
+
+class _Pattern(NamedTuple):
+    """A site on one strand: `allowed` (width, 4) bool, which bases fit each position; and its construct's flanks."""
+
+    site: str
+    strand: str
+    allowed: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+    def hits(self, letters: np.ndarray) -> np.ndarray:
+        """Windows (rows, windows) of sequences (rows, length) that are the site; window 0 begins in the flank."""
+        sides = [np.broadcast_to(side, (len(letters), side.size)) for side in (self.left, self.right)]
+        construct = np.concatenate([sides[0], letters, sides[1]], axis=1)
+        width = len(self.allowed)
+        num_windows = max(construct.shape[1] - width + 1, 0)
+        found = np.ones((len(letters), num_windows), dtype=bool)
+        for offset in range(width):
+            found &= self.allowed[offset][construct[:, offset : offset + num_windows]]
+        return found
+
+
+class Rules:
+    """Constraints on one construct, checked for many sequences at once.
+
+    Parameters
+    ----------
+    constraints : Constraints
+        The rules.
+    tokenizer : KmerTokenizer
+        It knows the constant flanks. With `trimming="never"` a sequence is taken for the whole construct, without more
+        around it; with `"auto"` a sequence whose own ends are the flanks is not allowed: they would be cut off.
+    """
+
+    def __init__(self, constraints: Constraints, tokenizer: KmerTokenizer):
+        self.constraints = constraints
+        flanks = ("", "") if tokenizer.trimming == "never" else (tokenizer.flank5, tokenizer.flank3)
+        self._flank5, self._flank3 = (np.array([BASES.index(base) for base in flank], np.uint8) for flank in flanks)
+        self._may_be_cut = tokenizer.trimming == "auto" and any(flanks)
+        self._patterns = [
+            pattern for site in dict.fromkeys(site.upper() for site in constraints.forbidden_sites)
+            for pattern in self._strands_of(site)
+        ]  # fmt: skip
+
+    def _strands_of(self, site: str) -> list[_Pattern]:
+        """Patterns of a site on both strands, or the one of a palindrome."""
+        forward = np.array([[base in IUPAC[letter] for base in BASES] for letter in site])
+        reverse = forward[::-1, ::-1]
+        margin = len(site) - 1
+        flanks = self._flank5[max(self._flank5.size - margin, 0) :], self._flank3[:margin]
+        patterns = [_Pattern(site, "forward", forward, *flanks), _Pattern(site, "reverse", reverse, *flanks)]
+        return patterns[:1] if np.array_equal(forward, reverse) else patterns
+
+    def free_positions(self, length: int) -> np.ndarray:
+        """Positions (free,) of a sequence of `length` that may be edited."""
+        return np.setdiff1d(np.arange(length), np.array(self.constraints.fixed_positions, dtype=np.int64))
+
+    def allow(self, letters: np.ndarray) -> np.ndarray:
+        """Check sequences.
+
+        Parameters
+        ----------
+        letters : numpy.ndarray
+            (rows, length) uint8 ids of A, C, G and T.
+
+        Returns
+        -------
+        numpy.ndarray
+            (rows,) bool.
+        """
+        allowed = ~self._is_cut(letters)
+        if self.constraints.gc_range is not None:
+            content = _gc_content(letters)
+            low, high = self.constraints.gc_range
+            allowed &= (content >= low - _ROUNDING) & (content <= high + _ROUNDING)
+        for pattern in self._patterns:
+            allowed[allowed] = ~pattern.hits(letters[allowed]).any(axis=1)
+        return allowed
+
+    def explain(self, letters: np.ndarray) -> str | None:
+        """Say which rule a sequence (length,) breaks, None if it breaks none."""
+        if any(position >= letters.size for position in self.constraints.fixed_positions):
+            return f"fixed position {max(self.constraints.fixed_positions)} is beyond its {letters.size} nt"
+        if self.constraints.gc_range is not None:
+            content, (low, high) = float(_gc_content(letters[None])[0]), self.constraints.gc_range
+            if not low - _ROUNDING <= content <= high + _ROUNDING:
+                return f"its GC content {content:.3f} is outside {low} to {high}"
+        for pattern in self._patterns:
+            windows = np.flatnonzero(pattern.hits(letters[None])[0])
+            if windows.size:
+                position = int(windows[0]) - pattern.left.size
+                return f"it has the forbidden site {pattern.site} at position {position} ({pattern.strand} strand)"
+        if self._is_cut(letters[None])[0]:
+            return "its variable part begins and ends like the flanks, which would be cut off"
+        return None
+
+    def _is_cut(self, letters: np.ndarray) -> np.ndarray:
+        """Whether the ends of sequences (rows, length) are the flanks themselves, (rows,)."""
+        left, right = self._flank5.size, self._flank3.size
+        if not self._may_be_cut or letters.shape[1] < left + right:
+            return np.zeros(len(letters), dtype=bool)
+        ends = letters[:, letters.shape[1] - right :]
+        return (letters[:, :left] == self._flank5).all(axis=1) & (ends == self._flank3).all(axis=1)
+
+
+def _gc_content(letters: np.ndarray) -> np.ndarray:
+    """Fraction of G and C in sequences (rows, length), (rows,)."""
+    return ((letters == _C) | (letters == _G)).mean(axis=1)
+
+
+def random_promoters(num: int, length: int, gc: float, rules: Rules, seed: int, max_draws: int = 1000) -> np.ndarray:
+    """Draw random sequences with a GC content that keep to the rules; the first of more are the same.
+
+    Parameters
+    ----------
+    num, length : int
+        Sequences and their length in nucleotides.
+    gc : float
+        Fraction of G and C; each sequence has the nearest number of them.
+    rules : Rules
+        A draw that breaks them is drawn anew.
+    seed : int
+        Seed of the draws.
+    max_draws : int
+        Draws of one sequence.
+
+    Returns
+    -------
+    numpy.ndarray
+        (num, length) uint8 letter ids.
+
+    Raises
+    ------
+    ValueError
+        If none of `max_draws` keeps to the rules; the message tells what the last one breaks.
+    """
+    found = np.empty((num, length), np.uint8)
+    num_gc = round(gc * length)
+    for index in range(num):
+        random = np.random.default_rng([seed, index])
+        for _ in range(max_draws):
+            strong = random.permutation(length) < num_gc
+            letters = np.where(strong, random.choice([_C, _G], length), random.choice([0, 3], length)).astype(np.uint8)
+            broken = rules.explain(letters)
+            if broken is None:
+                break
+        else:
+            raise ValueError(f"none of {max_draws} random promoters of {length} nt will do; of the last one, {broken}")
+        found[index] = letters
+    return found

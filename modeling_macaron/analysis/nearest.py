@@ -1,0 +1,100 @@
+"""How far sequences are from those that a model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from modeling_macaron.tables import open_table, string_buffers
+from tokenization import KmerTokenizer
+
+_BLOCK_ROWS = 8192  # their letters stay in a processor's cache
+
+
+def nearest_training_distance(
+    tokenizer: KmerTokenizer,
+    sequences: Sequence[str],
+    training_sequences: Sequence[str] | str | Path,
+    *,
+    verbose: bool = False,
+) -> np.ndarray:
+    """Find the Hamming distance of sequences to the nearest training sequence, on the same strand.
+
+    Sequences are compared as the model reads them, without flanks and with their middles aligned, so a difference in
+    length counts too. A table is read in a stream: a second for every 100 million letters compared, or less.
+
+    Parameters
+    ----------
+    tokenizer : KmerTokenizer
+        The model's.
+    sequences : sequence of str
+        DNA, with or without the constant flanks.
+    training_sequences : sequence of str, or str or Path
+        DNA, or the file of a promoter table (see `modeling_macaron.tables.open_table`), whose rows that are no DNA or
+        too long are left out, as training does.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    numpy.ndarray
+        (sequences,) int64 positions that differ.
+
+    Raises
+    ------
+    ValueError
+        On a sequence that is no DNA, a table that cannot be read, or no training sequence at all.
+    FileNotFoundError
+        If there is no such table.
+
+    Examples
+    --------
+    >>> nearest_training_distance(KmerTokenizer(), ["ACGTACGT", "TTTTTTTT"], ["ACGTACGA", "TTTTAAAA"]).tolist()
+    [1, 4]
+    """
+    return nearest_strand_distance(tokenizer, _encode(tokenizer, sequences), training_sequences, verbose=verbose)
+
+
+def nearest_strand_distance(
+    tokenizer: KmerTokenizer,
+    strands: np.ndarray,
+    training_sequences: Sequence[str] | str | Path,
+    *,
+    verbose: bool = False,
+) -> np.ndarray:
+    """Find what `nearest_training_distance` does for padded strands (sequences, strand_length) uint8 letter ids."""
+    nearest = np.full(len(strands), tokenizer.strand_length + 1)
+    with tqdm(unit=" training sequences", unit_scale=True, disable=not verbose) as progress:
+        for training in _training_strands(tokenizer, training_sequences):
+            for start in range(0, len(training), _BLOCK_ROWS):
+                block = training[start : start + _BLOCK_ROWS]
+                for row, letters in enumerate(strands):
+                    nearest[row] = min(nearest[row], np.count_nonzero(block != letters, axis=1).min())
+            progress.update(len(training))
+    if (nearest > tokenizer.strand_length).any():
+        raise ValueError("there is no training sequence to compare with")
+    return nearest
+
+
+def _encode(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> np.ndarray:
+    """Strands (sequences, strand_length) of sequences that must all be fine."""
+    if not len(sequences):
+        return np.empty((0, tokenizer.strand_length), np.uint8)
+    ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
+    return ids[:, : tokenizer.strand_length].astype(np.uint8)
+
+
+def _training_strands(tokenizer: KmerTokenizer, training_sequences: Sequence[str] | str | Path) -> Iterator[np.ndarray]:
+    """Strands (rows, strand_length) of training sequences, some at a time."""
+    if not isinstance(training_sequences, (str, Path)):
+        yield _encode(tokenizer, training_sequences)
+        return
+    table = open_table(training_sequences)
+    for batch in table:
+        column: pa.ChunkedArray = batch.table.column(table.columns.sequence)
+        strands = tokenizer.encode_strands(*string_buffers(column))
+        yield strands.ids[strands.problem == 0]

@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+"""Design promoters in silico: from given or random starts to more, less or a wanted expression.
+
+    python scripts/design.py MODEL OUTPUT --starts FILE --target higher --max_edits 5
+    python scripts/design.py MODEL OUTPUT --random 10 --target 12.5 --gc_range 0.3 0.6 --forbid GAATTC GGTCTC
+
+MODEL is a checkpoint folder or a name on the Hub; FILE is a TSV, CSV, FASTA or Parquet file of starts; OUTPUT is a
+.tsv, .csv or .parquet file with a line for each design: row of FILE (from 0), rank, start, sequence, their predictions
+(in assay units), num_edits, edits (positions from 0 in the variable part), nearest_training_distance, out_of_range.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from modeling_macaron.analysis.constraints import Constraints
+from modeling_macaron.analysis.design import design_file
+from modeling_macaron.analysis.design_search import METHODS
+
+
+def parse_target(text: str) -> str | float:
+    """Read `higher`, `lower` or a number."""
+    if text in ("higher", "lower"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected higher, lower or a number in assay units, got {text!r}") from None
+
+
+def parse_positions(text: str) -> range:
+    """Read a position, `12`, or a range with both ends, `0-4`."""
+    first, _, last = text.partition("-")
+    try:
+        return range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a position such as 12 or 0-4, got {text!r}") from None
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of the search."""
+    parser.add_argument("--max_edits", type=int, default=10, help="most substitutions from a start (%(default)s)")
+    parser.add_argument("--method", choices=METHODS, default="greedy", help="how to search (%(default)s)")
+    parser.add_argument("--num_designs", type=int, default=1, metavar="N", help="designs for each start (%(default)s)")
+    parser.add_argument("--min_distance", type=int, default=2, help="positions any two must differ at (%(default)s)")
+    parser.add_argument("--beam_width", type=int, default=10, help="sequences of a beam (%(default)s)")
+    parser.add_argument("--population", type=int, default=64, help="sequences of an evolution (%(default)s)")
+    parser.add_argument("--generations", type=int, default=30, help="generations of an evolution (%(default)s)")
+    parser.add_argument("--num_candidates", type=int, default=16, help="substitutions by gradient (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random starts and evolution (%(default)s)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder or name on the Hub")
+    parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--starts", type=Path, metavar="FILE", help="file with sequences to start from")
+    origin.add_argument("--random", type=int, dest="num_starts", metavar="N", help="start from N random promoters")
+    parser.add_argument("--length", type=int, metavar="NT", help="length of random promoters (80, or a strand)")
+    parser.add_argument("--gc", type=float, help="GC fraction of random promoters (0.5, or the middle of --gc_range)")
+    parser.add_argument("--sequence_column", help="column of the DNA; its position, from 0, where there is no header")
+    parser.add_argument("--target", type=parse_target, default="higher", help="higher, lower or an expression")
+    add_search_options(parser)
+    parser.add_argument("--gc_range", type=float, nargs=2, metavar=("MIN", "MAX"), help="GC fractions of a design")
+    parser.add_argument("--forbid", nargs="+", default=[], metavar="SITE", help="sites on neither strand, IUPAC")
+    parser.add_argument("--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="as 12 or 0-4: stay")
+    parser.add_argument("--training", type=Path, metavar="FILE", help="training table, for nearest_training_distance")
+    parser.add_argument("--fasta", type=Path, metavar="FILE", help="write the designs as FASTA too")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs where they exist")
+    parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
+    parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
+    parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and design."""
+    options = vars(build_parser().parse_args(argv))
+    gc_range, sites, fixed = (options.pop(name) for name in ("gc_range", "forbid", "fix"))
+    options["training_sequences"] = options.pop("training")
+    options["num_starts"] = 1 if options["num_starts"] is None else options["num_starts"]
+    try:
+        positions = tuple(position for part in fixed for position in part)
+        constraints = Constraints(gc_range and tuple(gc_range), tuple(sites), positions)
+        result = design_file(**options, constraints=constraints, verbose=True)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{result.num_designs:,} designs for {result.num_starts:,} starts written to {options['output']}")
+    if result.num_unchanged:
+        print(f"{result.num_unchanged:,} of them are their start: no edit brought it closer to the target")
+    if result.num_out_of_range:
+        print(f"{result.num_out_of_range:,} of them are predicted beyond 3 sd of the training data: `out_of_range`")
+    if result.num_malformed:
+        print(f"{result.num_malformed:,} lines of {options['starts']} are no rows and were left out")
+
+
+if __name__ == "__main__":
+    main()
