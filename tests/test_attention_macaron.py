@@ -246,6 +246,8 @@ def test_gradients_of_the_expression_alone_are_the_same(make_model):
         model.zero_grad()
         model(random_ids(2), labels=labels, output_nucleotide_logits=wanted).loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    other_head = [gradients[1].pop(f"nucleotide_head.{name}") for name in ("weight", "bias")]
+    assert not any(gradient.any() for gradient in other_head), "zero, and not none: distributed training needs one"
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-12)
 
 
