@@ -1,0 +1,185 @@
+"""Configuration of the Macaron promoter model."""
+
+import copy
+import math
+from typing import ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+_AUTO_MAP = {
+    "AutoConfig": "configuration_macaron.MacaronConfig",
+    "AutoModel": "modeling_macaron.MacaronForExpressionPrediction",
+    "AutoModelForSequenceClassification": "modeling_macaron.MacaronForExpressionPrediction",
+    "AutoModelForMaskedLM": "modeling_macaron.MacaronForMaskedLM",
+    "AutoTokenizer": ["tokenization_kmer.KmerTokenizer", None],
+}
+_CUSTOM_PIPELINES = {
+    "promoter-expression": {
+        "impl": "pipeline_macaron.PromoterExpressionPipeline",
+        "pt": ["AutoModelForSequenceClassification"],
+        "type": "text",
+    }
+}
+
+
+@strict
+class MacaronConfig(PreTrainedConfig):
+    """Configuration of `MacaronModel` and its heads; the defaults are the paper's model of 47,425,543 parameters.
+
+    Parameters
+    ----------
+    vocab_size : int
+        Letters: A 0, C 1, G 2, T 3, N 4, mask 5.
+    kmer_size : int
+        Length of the k-mer that a position is embedded from, in nucleotides.
+    strand_length : int
+        Nucleotides of one strand after padding; the model takes both strands, `2 * strand_length` letters.
+    reverse_complement : bool
+        False: of these letters only those of the forward strand are read (an ablation).
+    hidden_size, num_hidden_layers, num_attention_heads : int
+        Width of the stream, Macaron blocks, and heads of a block.
+    head_dim : int
+        Size of ONE head. In the original it is the width of the stream, not a share of it.
+    attention_projections : str
+        `"separate"`: query, key, value and output, as in the original. `"merged"`: the same functions with two
+        projections, which is worth it where `head_dim` is more than about half of `hidden_size`; `to_merged()` of a
+        model turns one into the other. (`head_dim` then tells the scale of the scores.)
+    intermediate_size : int
+        Width of the feed-forward layers after the gate.
+    feed_forward : str
+        `"half_steps"`: a half-step feed-forward layer before the convolution and one after attention (Macaron), or
+        `"single"`: one full step after attention, as in the plain Transformer (an ablation).
+    use_convolution : bool
+        False: blocks without the separable convolution (an ablation).
+    conv_kernel_size : int
+        Width of the depthwise convolution, in positions.
+    num_expression_positions : int
+        Pseudo-expression positions put in front of the sequence, whose predictions are averaged.
+    hidden_dropout : float
+        Dropout of the feed-forward layers, the convolution and the heads. The team's report names 0.01; in its
+        released run dropout was never active.
+    layer_norm_eps : float
+        Epsilon of every layer norm.
+    gate_activation : str
+        `"silu"` (SwiGLU) or `"sigmoid"` (GLU, an ablation).
+    pooling : str
+        `"expression_positions"`, or `"mean"`: global average pooling over the sequence (an ablation; there are no
+        expression positions then).
+    reconstruction_weight : float
+        Weight of the reconstruction of masked nucleotides in the loss.
+    expression_mean, expression_std : float
+        Mean and standard deviation of the training expression, in assay units: `logits * std + mean` are assay units.
+
+    Raises
+    ------
+    huggingface_hub.errors.StrictDataclassError
+        On a value that no model can have, or of the wrong type; the message names the field.
+
+    References
+    ----------
+    Rafi et al., "A community effort to optimize sequence-based deep learning models of gene regulation", Nature
+    Biotechnology 2024 (team Unlock_DNA); Kwak et al., "Proformer: a hybrid macaron transformer model predicts
+    expression values from promoter sequences", BMC Bioinformatics 2024.
+
+    Examples
+    --------
+    >>> config = MacaronConfig(hidden_size=64, head_dim=64, intermediate_size=128, num_hidden_layers=2)
+    >>> config.sequence_length
+    200
+    """
+
+    model_type = "macaron"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "nucleotide_logits",
+        "expression_loss",
+        "reconstruction_loss",
+        "hidden_states",
+        "attentions",
+    ]
+    _auto_class: ClassVar[str] = "AutoConfig"
+
+    vocab_size: int = 6
+    kmer_size: int = 10
+    strand_length: int = 100
+    reverse_complement: bool = True
+    hidden_size: int = 512
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 8
+    head_dim: int = 512
+    attention_projections: Literal["separate", "merged"] = "separate"
+    intermediate_size: int = 1024
+    feed_forward: Literal["half_steps", "single"] = "half_steps"
+    use_convolution: bool = True
+    conv_kernel_size: int = 15
+    num_expression_positions: int = 32
+    hidden_dropout: int | float = 0.01
+    layer_norm_eps: float = 1e-6
+    gate_activation: Literal["silu", "sigmoid"] = "silu"
+    pooling: Literal["expression_positions", "mean"] = "expression_positions"
+    reconstruction_weight: int | float = 1.0
+    expression_mean: int | float = 0.0
+    expression_std: int | float = 1.0
+    problem_type: Literal["regression"] = "regression"
+    pad_token_id: int | None = 4
+    mask_token_id: int | None = 5
+
+    def __post_init__(self, **kwargs):
+        if self.id2label is None and kwargs.get("num_labels", 1) == 1:
+            self.id2label, self.label2id = {0: "expression"}, {"expression": 0}
+        kwargs.setdefault("auto_map", copy.deepcopy(_AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", copy.deepcopy(_CUSTOM_PIPELINES))
+        super().__post_init__(**kwargs)
+
+    @property
+    def sequence_length(self) -> int:
+        """Letters that the model reads: both strands, or the forward one."""
+        return (2 if self.reverse_complement else 1) * self.strand_length
+
+    @property
+    def num_pooled_positions(self) -> int:
+        """Positions in front of the sequence whose predictions are averaged; 0 with `pooling="mean"`."""
+        return self.num_expression_positions if self.pooling == "expression_positions" else 0
+
+    def validate_architecture(self):
+        """Refuse values that no model can have; called by every validation of the config.
+
+        Raises
+        ------
+        ValueError
+            Naming the field, its value and what is possible.
+        """
+        for name in (
+            "kmer_size",
+            "strand_length",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "head_dim",
+            "intermediate_size",
+            "conv_kernel_size",
+            "num_expression_positions",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if self.vocab_size != 6:
+            raise ValueError(f"`vocab_size` must be 6 (A, C, G, T, N and the mask), got {self.vocab_size}")
+        if self.kmer_size > self.sequence_length:
+            raise ValueError(
+                f"`kmer_size` {self.kmer_size} is longer than the letters that are read ({self.sequence_length})"
+            )
+        if not 0 <= self.hidden_dropout < 1:
+            raise ValueError(f"`hidden_dropout` must be in [0, 1), got {self.hidden_dropout}")
+        if not 0 < self.layer_norm_eps < math.inf:
+            raise ValueError(f"`layer_norm_eps` must be a finite number > 0, got {self.layer_norm_eps}")
+        if not 0 <= self.reconstruction_weight < math.inf:
+            raise ValueError(f"`reconstruction_weight` must be a finite number >= 0, got {self.reconstruction_weight}")
+        if not 0 < self.expression_std < math.inf:
+            raise ValueError(f"`expression_std` must be a finite number > 0, got {self.expression_std}")
+        if not math.isfinite(self.expression_mean):
+            raise ValueError(f"`expression_mean` must be finite, got {self.expression_mean}")
+        if self.num_labels != 1:
+            raise ValueError(f"`num_labels` must be 1, the expression, got {self.num_labels}")
+
+
+__all__ = ["MacaronConfig"]

@@ -1,0 +1,86 @@
+"""Macaron block: gated feed-forward layers, separable convolution, attention."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention_macaron import ATTENTION_CLASSES
+from .configuration_macaron import MacaronConfig
+
+
+class MacaronFeedForward(nn.Module):
+    """Gated feed-forward layer on (batch, positions, hidden)."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.gate_activation = nn.SiLU() if config.gate_activation == "silu" else nn.Sigmoid()
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Give what is to be added to the stream, (batch, positions, hidden)."""
+        value, gate = self.up_proj(self.layer_norm(hidden_states)).chunk(2, dim=-1)
+        hidden_states = self.dropout(value * self.gate_activation(gate))
+        return self.dropout(self.down_proj(hidden_states))
+
+
+class MacaronConvolution(nn.Module):
+    """Separable convolution over the positions of (batch, positions, hidden)."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.depthwise_conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            config.conv_kernel_size,
+            padding="same",
+            groups=config.hidden_size,
+            bias=False,
+        )
+        self.pointwise_conv = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Give what is to be added to the stream, (batch, positions, hidden)."""
+        hidden_states = self.layer_norm(hidden_states).transpose(1, 2)
+        hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
+        return self.dropout(F.relu(self.pointwise_conv(hidden_states)))
+
+
+class OmittedBranch(nn.Module):
+    """Branch that an ablation leaves out: it adds nothing to the stream."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Give a zero ()."""
+        return hidden_states.new_zeros(())
+
+
+class MacaronLayer(GradientCheckpointingLayer):
+    """Macaron block: convolution and attention between two half-step feed-forward layers.
+
+    With `feed_forward="single"` it has one full-step feed-forward layer, after attention.
+    """
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        is_macaron = config.feed_forward == "half_steps"
+        self.feed_forward_step = 0.5 if is_macaron else 1.0
+        self.feed_forward1 = MacaronFeedForward(config) if is_macaron else OmittedBranch()
+        self.convolution = MacaronConvolution(config) if config.use_convolution else OmittedBranch()
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = ATTENTION_CLASSES[config.attention_projections](config)
+        self.feed_forward2 = MacaronFeedForward(config)
+
+    def forward(self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs) -> torch.Tensor:
+        """Give (batch, positions, hidden) at the first `num_queries` positions, by default at all of them."""
+        hidden_states = hidden_states + self.feed_forward_step * self.feed_forward1(hidden_states)
+        hidden_states = hidden_states + self.convolution(hidden_states)
+        hidden_states = self.layer_norm(hidden_states)
+        query_states = hidden_states[:, :num_queries]
+        attn_output, _ = self.self_attn(query_states, hidden_states, **kwargs)
+        hidden_states = query_states + attn_output
+        return hidden_states + self.feed_forward_step * self.feed_forward2(hidden_states)

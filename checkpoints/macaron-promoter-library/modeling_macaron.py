@@ -1,0 +1,471 @@
+"""Macaron Transformer that predicts expression from promoter DNA (team Unlock_DNA, Proformer)."""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput, logging
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention_macaron import MacaronAttentionBase, cost_of_merging, merge_projections
+from .configuration_macaron import MacaronConfig
+from .layers_macaron import MacaronLayer
+from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class MacaronOutput(ModelOutput):
+    """Output of `MacaronForExpressionPrediction`.
+
+    Attributes
+    ----------
+    loss : torch.Tensor, optional
+        () expression loss plus `reconstruction_weight` times reconstruction loss, of the labels that were given.
+    logits : torch.Tensor
+        (batch, 1) standardized expression; `logits * config.expression_std + config.expression_mean` are assay units.
+    nucleotide_logits : torch.Tensor, optional
+        (batch, sequence_length, vocab_size) logits of the letter at each position, unless they were not wanted.
+    expression_loss : torch.Tensor, optional
+        () mean squared error of the standardized expression.
+    reconstruction_loss : torch.Tensor, optional
+        () sum of the cross-entropies (nats) of the masked letters / (their number + 1).
+    hidden_states, attentions : tuple[torch.Tensor, ...], optional
+        (batch, positions, hidden) before the first and after each block; (batch, heads, positions, positions). Without
+        nucleotide logits the last block's have its expression positions only (attentions: those as queries).
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    nucleotide_logits: torch.FloatTensor | None = None
+    expression_loss: torch.FloatTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class MacaronEmbeddings(nn.Module):
+    """Letters (batch, length) to k-mer, position and strand embeddings behind the expression positions."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.vocab_size = config.vocab_size
+        self.kmer_size = config.kmer_size
+        self.strand_length = config.strand_length
+        self.num_pooled_positions = config.num_pooled_positions
+        self.kmer_projection = nn.Linear(config.kmer_size * config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.sequence_length, config.hidden_size)
+        self.strand_embeddings = nn.Embedding(2, config.hidden_size)
+        if self.num_pooled_positions:
+            self.expression_projection = nn.Linear(1, config.hidden_size)
+
+    def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed letters (batch, length), or take their k-mers embedded (batch, length, hidden).
+
+        Gives (batch, expression positions + length, hidden).
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_one_hot(F.one_hot(input_ids.long(), self.vocab_size))
+        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+        hidden_states = (
+            inputs_embeds
+            + self.position_embeddings(positions)
+            + self.strand_embeddings(positions // self.strand_length)
+        )
+        if not self.num_pooled_positions:
+            return hidden_states
+        pseudo_expression = inputs_embeds.new_zeros(inputs_embeds.shape[0], self.num_pooled_positions, 1)
+        return torch.cat([self.expression_projection(pseudo_expression), hidden_states], dim=1)
+
+    def embed_one_hot(self, one_hot: torch.Tensor) -> torch.Tensor:
+        """Embed the k-mers of letters or weights of letters: (batch, length, letters) to (batch, length, hidden)."""
+        return self.kmer_projection(self.sliding_kmers(one_hot.to(self.kmer_projection.weight.dtype)))
+
+    def sliding_kmers(self, one_hot: torch.Tensor) -> torch.Tensor:
+        """Flatten the k-mer around each position: (batch, length, letters) to (batch, length, k * letters)."""
+        left = (self.kmer_size - 1) // 2
+        padded = F.pad(one_hot, (0, 0, left, self.kmer_size - 1 - left))
+        return padded.unfold(1, self.kmer_size, 1).transpose(2, 3).flatten(2)
+
+
+class MacaronPreTrainedModel(PreTrainedModel):
+    """What all Macaron models share: the original's initial weights, and saving with the code."""
+
+    config: MacaronConfig
+    config_class = MacaronConfig
+    base_model_prefix = "macaron"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules = ["MacaronLayer"]  # noqa: RUF012
+    _can_record_outputs = {"hidden_states": MacaronLayer, "attentions": MacaronAttentionBase}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialize as Keras does: Glorot-uniform kernels with its own way of counting fans, +-0.05 embeddings."""
+        if isinstance(module, nn.Linear):
+            if hasattr(module, "initial_std"):
+                init.normal_(module.weight, std=module.initial_std)
+            else:
+                fans = getattr(module, "glorot_fans", (module.in_features, module.out_features))
+                _glorot_uniform_(module.weight, *fans)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv1d):
+            width = module.kernel_size[0]
+            _glorot_uniform_(module.weight, module.in_channels * width, width)
+        elif isinstance(module, nn.Embedding):
+            init.uniform_(module.weight, -0.05, 0.05)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save weights, config and the code that loads them; see `PreTrainedModel.save_pretrained`."""
+        self.config.auto_map = dict(type(self.config)().auto_map)
+        super().save_pretrained(save_directory, **kwargs)
+
+    @torch.no_grad()
+    def to_merged(self) -> "MacaronPreTrainedModel":
+        """Return a model with the same outputs whose attention has two projections instead of four.
+
+        The query and key projections of a head act as one matrix, and so do those of its values and its output; as a
+        head is as wide as the stream, each product has no more weights than one of its factors. At the default size
+        30,615,559 parameters do what 47,425,543 did. It pays where `head_dim` is more than half of `hidden_size` (in
+        parameters; in arithmetic from about 0.6 on); elsewhere it is done all the same, with a warning. Merge float32
+        weights and convert the result to a lower precision, not the other way round. There is no way back.
+
+        Returns
+        -------
+        MacaronPreTrainedModel
+            Of the same class, dtype, device and mode, with weights of its own (all of them trainable) and
+            `attention_projections="merged"`; of a merged model, a copy.
+
+        Raises
+        ------
+        ValueError
+            If the model has no weights (device meta).
+
+        Examples
+        --------
+        >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+        >>> model, ids = MacaronForExpressionPrediction(config).eval(), torch.zeros(2, 200, dtype=torch.long)
+        >>> torch.testing.assert_close(model.to_merged()(ids).logits, model(ids).logits)
+        """
+        if self.config.attention_projections == "merged":
+            return copy.deepcopy(self)
+        config = copy.deepcopy(self.config)
+        config.attention_projections = "merged"
+        if self.device.type == "meta":
+            raise ValueError("a model without weights (device meta) cannot be merged: load it onto a device first")
+        with torch.device("meta"):
+            merged = type(self)(config)
+        merged.load_state_dict(merge_projections(self), assign=True)
+        if cost := cost_of_merging(config):
+            logger.warning(
+                f"merging does not pay at head_dim {config.head_dim} and hidden_size {config.hidden_size}: {cost} "
+                f"({merged.num_parameters():,} parameters instead of {self.num_parameters():,})"
+            )
+        return merged.train(self.training)
+
+
+def _glorot_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int) -> None:
+    limit = math.sqrt(6 / (fan_in + fan_out))
+    init.uniform_(weight, -limit, limit)
+
+
+class MacaronModel(MacaronPreTrainedModel):
+    """Encoder without heads.
+
+    Examples
+    --------
+    >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+    >>> encoder = MacaronModel(config)
+    >>> encoder(torch.zeros(2, 200, dtype=torch.long)).last_hidden_state.shape
+    torch.Size([2, 232, 32])
+    """
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__(config)
+        self.embeddings = MacaronEmbeddings(config)
+        self.layers = nn.ModuleList([MacaronLayer(config) for _ in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Linear map of the k-mers: the nearest that this model has to token embeddings."""
+        return self.embeddings.kmer_projection
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the linear map of the k-mers."""
+        self.embeddings.kmer_projection = value
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        expression_positions_only: bool = False,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Encode letters of both strands.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor, optional
+            (batch, 2 * strand_length) integer letter ids.
+        attention_mask : torch.Tensor, optional
+            Accepted because general tooling makes one, and not read: N is attended like any letter.
+        expression_positions_only : bool
+            Give the expression positions only, and let the last block compute its queries, attention output and second
+            feed-forward layer there alone. Without such positions (`pooling="mean"`) nothing changes.
+        inputs_embeds : torch.Tensor, optional
+            (batch, sequence_length, hidden) k-mers that are embedded already, in place of `input_ids`;
+            `embeddings.embed_one_hot` makes them from weights of letters, for example to take gradients.
+        **kwargs
+            `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
+
+        Returns
+        -------
+        BaseModelOutput
+            `last_hidden_state` (batch, expression positions + sequence_length, hidden), or the first of these.
+
+        Raises
+        ------
+        ValueError
+            If the sequence has another length than the position embeddings, or not exactly one of `input_ids` and
+            `inputs_embeds` is given.
+        """
+        self._check_inputs(input_ids, inputs_embeds)
+        if input_ids is not None:
+            input_ids = input_ids[:, : self.config.sequence_length]
+        hidden_states = self.embeddings(input_ids, inputs_embeds)
+        for layer in self.layers[:-1]:
+            hidden_states = layer(hidden_states, **kwargs)
+        num_queries = self.config.num_pooled_positions if expression_positions_only else 0
+        hidden_states = self.layers[-1](hidden_states, num_queries or None, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def _check_inputs(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
+        config = self.config
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given")
+        if input_ids is not None and (input_ids.ndim != 2 or input_ids.shape[1] != 2 * config.strand_length):
+            raise ValueError(
+                f"input_ids must be (batch, {2 * config.strand_length}), both strands of "
+                f"{config.strand_length} nt as KmerTokenizer gives them; got {tuple(input_ids.shape)}"
+            )
+        if inputs_embeds is not None and inputs_embeds.shape[1:] != (config.sequence_length, config.hidden_size):
+            raise ValueError(
+                f"inputs_embeds must be (batch, {config.sequence_length}, {config.hidden_size}), an embedded k-mer for "
+                f"each letter that is read; got {tuple(inputs_embeds.shape)}"
+            )
+
+
+def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """At least float32: a loss in half precision overflows."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def reconstruction_loss(nucleotide_logits: torch.Tensor, nucleotide_labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the masked letters: their sum / (their number + 1), in nats.
+
+    Parameters
+    ----------
+    nucleotide_logits : torch.Tensor
+        (batch, length, vocab_size).
+    nucleotide_labels : torch.Tensor
+        (batch, length or more) true letters, -100 where nothing was masked; what lies beyond the logits is not read.
+
+    Returns
+    -------
+    torch.Tensor
+        () loss; 0 where nothing is masked.
+    """
+    nucleotide_labels = nucleotide_labels[:, : nucleotide_logits.shape[1]]
+    logits = _full_precision(nucleotide_logits.transpose(1, 2))
+    total = F.cross_entropy(logits, nucleotide_labels.long(), reduction="sum")
+    return total / ((nucleotide_labels != -100).sum() + 1)
+
+
+def _hide_nucleotide_labels(forward: Callable) -> Callable:
+    """Leave `nucleotide_labels` out of the signature of `forward`.
+
+    The Trainer reads the signature and takes every argument with 'label' in its name for one that evaluation batches
+    must have; a plain regression has `labels` only.
+    """
+    signature = inspect.signature(forward)
+    shown = [parameter for name, parameter in signature.parameters.items() if name != "nucleotide_labels"]
+    forward.__signature__ = signature.replace(parameters=shown)
+    return forward
+
+
+class MacaronForExpressionPrediction(MacaronPreTrainedModel):
+    """Encoder with the expression head and the nucleotide head.
+
+    Examples
+    --------
+    >>> from tokenization import KmerTokenizer
+    >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+    >>> model = MacaronForExpressionPrediction(config).eval()
+    >>> inputs = KmerTokenizer()(["ACGTACGT", "TTTATATAAGG"], return_tensors="pt")
+    >>> model(**inputs).logits.shape
+    torch.Size([2, 1])
+    """
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__(config)
+        self.macaron = MacaronModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.expression_head = nn.Linear(config.hidden_size, 1)
+        self.nucleotide_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @_hide_nucleotide_labels
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        nucleotide_labels: torch.Tensor | None = None,
+        output_nucleotide_logits: bool = True,
+        **kwargs,
+    ) -> MacaronOutput:
+        """Predict the standardized expression and the letter at each position.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor, optional
+            (batch, 2 * strand_length) letter ids of both strands.
+        labels : torch.Tensor, optional
+            (batch,) or (batch, 1) standardized expression.
+        nucleotide_labels : torch.Tensor, optional
+            (batch, 2 * strand_length) letters to reconstruct, -100 where there is nothing to predict.
+        output_nucleotide_logits : bool
+            False where only the expression is wanted: the last block then computes the expression positions alone, with
+            the same numbers.
+        **kwargs
+            `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
+            `output_attentions` (eager attention only) and `return_dict`.
+
+        Returns
+        -------
+        MacaronOutput
+
+        Raises
+        ------
+        ValueError
+            If `input_ids` or `labels` have the wrong shape, or there are `nucleotide_labels` and their logits are not
+            wanted.
+        """
+        if nucleotide_labels is not None and not output_nucleotide_logits:
+            raise ValueError("nucleotide_labels need the nucleotide logits: leave output_nucleotide_logits=True")
+        outputs = self.macaron(
+            input_ids, expression_positions_only=not output_nucleotide_logits, return_dict=True, **kwargs
+        )
+        hidden_states = self.dropout(outputs.last_hidden_state)
+        num_pooled = self.config.num_pooled_positions
+        logits = self.expression_head(hidden_states[:, : num_pooled or None]).mean(dim=1)
+        nucleotide_logits = self.nucleotide_head(hidden_states[:, num_pooled:]) if output_nucleotide_logits else None
+
+        loss = expression_loss = nucleotide_loss = None
+        if labels is not None:
+            if labels.numel() != logits.shape[0]:
+                raise ValueError(f"labels must hold one value per sequence ({logits.shape[0]}), got {labels.numel()}")
+            predicted, measured = _full_precision(logits).flatten(), _full_precision(labels).flatten()
+            loss = expression_loss = F.mse_loss(predicted, measured.to(predicted.dtype))
+            if self.training and not output_nucleotide_logits:
+                # A gradient of zero for the other head: a parameter without one breaks distributed training.
+                loss = loss + 0.0 * self.nucleotide_head(hidden_states[:, :1]).sum()
+        if nucleotide_labels is not None:
+            nucleotide_loss = reconstruction_loss(nucleotide_logits, nucleotide_labels)
+            weighted = self.config.reconstruction_weight * nucleotide_loss
+            loss = weighted if loss is None else loss + weighted
+        return MacaronOutput(
+            loss=loss,
+            logits=logits,
+            nucleotide_logits=nucleotide_logits,
+            expression_loss=expression_loss,
+            reconstruction_loss=nucleotide_loss,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class MacaronForMaskedLM(MacaronPreTrainedModel):
+    """Encoder with the nucleotide head only; loads the same checkpoints.
+
+    Examples
+    --------
+    >>> config = MacaronConfig(hidden_size=32, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+    >>> model = MacaronForMaskedLM(config).eval()
+    >>> model(torch.full((1, 200), 5)).logits.shape
+    torch.Size([1, 200, 6])
+    """
+
+    _auto_class = "AutoModelForMaskedLM"
+    _keys_to_ignore_on_load_unexpected = [r"^expression_head\."]  # noqa: RUF012
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__(config)
+        self.macaron = MacaronModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.nucleotide_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs
+    ) -> MaskedLMOutput:
+        """Predict the letter at each position.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor, optional
+            (batch, 2 * strand_length) letter ids, masked letters included.
+        labels : torch.Tensor, optional
+            (batch, 2 * strand_length) letters to reconstruct, -100 elsewhere.
+        **kwargs
+            `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
+            `output_attentions` (eager attention only) and `return_dict`.
+
+        Returns
+        -------
+        MaskedLMOutput
+            `loss` () and `logits` (batch, sequence_length, vocab_size).
+        """
+        outputs = self.macaron(input_ids, expression_positions_only=False, return_dict=True, **kwargs)
+        sequence_states = outputs.last_hidden_state[:, self.config.num_pooled_positions :]
+        logits = self.nucleotide_head(self.dropout(sequence_states))
+        return MaskedLMOutput(
+            loss=None if labels is None else reconstruction_loss(logits, labels),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "MacaronForExpressionPrediction",
+    "MacaronForMaskedLM",
+    "MacaronModel",
+    "MacaronOutput",
+    "MacaronPreTrainedModel",
+]
