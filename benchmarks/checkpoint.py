@@ -114,11 +114,10 @@ def _metadata(name: str, result: dict) -> ModelCardData:
             task_type="text-classification",
             task_name="Promoter expression",
             dataset_type=_DATASET,
-            dataset_name=f"Random Promoter DREAM Challenge 2022, designed library: {TITLES[category]}",
+            dataset_name="Random Promoter DREAM Challenge 2022, designed library, held-out clusters",
             dataset_split=SPLIT,
-            dataset_args={"category": category},
             metric_type=metric_type,
-            metric_name=metric_name,
+            metric_name=f"{metric_name}, {TITLES[category].lower()}",
             metric_value=figures[measure],
         )
         for category, figures in result["all"].items()

@@ -10,7 +10,7 @@ import yaml
 
 from benchmarks import checkpoint as benchmark
 from benchmarks.pages import render_block
-from modeling_macaron.analysis.evaluation import evaluate_files
+from modeling_macaron.analysis.evaluation import TITLES, evaluate_files
 from modeling_macaron.hub import check_hub_folder
 from tests.test_hub_folder import TRAVELLING
 
@@ -84,13 +84,13 @@ def test_readme_shows_the_figures():
 def test_metadata_has_the_figures_of_every_category(evaluation):
     metadata = yaml.safe_load((CHECKPOINT / "README.md").read_text(encoding="utf-8").split("---")[1])
     figures = {
-        (result["dataset"]["args"]["category"], metric["type"]): metric["value"]
+        (metric["name"].partition(", ")[2], metric["type"]): metric["value"]
         for result in metadata["model-index"][0]["results"]
         for metric in result["metrics"]
     }
     for category, measured in evaluation["all"].items():
-        assert figures[category, "pearsonr"] == measured["pearson_r"]
-        assert figures[category, "spearmanr"] == measured["spearman_rho"]
+        assert figures[TITLES[category].lower(), "pearsonr"] == measured["pearson_r"]
+        assert figures[TITLES[category].lower(), "spearmanr"] == measured["spearman_rho"]
     assert len(figures) == 18 and metadata["license"] == "apache-2.0"
 
 
