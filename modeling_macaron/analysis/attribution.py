@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from modeling_macaron.analysis.predict import load_model
+from modeling_macaron.analysis.predict import check_batch_size, load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.tables import string_buffers
 from tokenization import KmerTokenizer
@@ -316,8 +316,7 @@ def _spread_baseline(baseline: str | np.ndarray, inputs: _Inputs) -> np.ndarray:
 
 def _attribute(inputs: _Inputs, path: _Path, gradient_correction: bool, batch_size: int, verbose: bool) -> Attribution:
     """Sum up the weighted gradients along each path, times the way from its baseline to its sequence."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     way, steps = inputs.one_hot - path.baseline, len(path.nodes)
     gradients = np.zeros(way.shape)
     with tqdm(total=len(way) * steps, unit=" gradients", unit_scale=True, disable=not verbose) as progress:

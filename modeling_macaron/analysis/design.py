@@ -40,7 +40,7 @@ from .design_search import (
 )
 from .mutants import NUM_BASES, pad_centered
 from .nearest import nearest_strand_distance
-from .predict import load_model
+from .predict import check_batch_size, load_model
 
 DEFAULT_LENGTH = 80  # nt of the challenge's variable part
 OUT_OF_RANGE = 3.0  # standard deviations of expression in training
@@ -242,8 +242,7 @@ def design(
     options = _Options(target, max_edits, method, num_designs, min_distance, beam_width, population, generations,
                        num_candidates, seed)  # fmt: skip
     options.check()
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     if isinstance(training_sequences, (str, Path)):
         open_table(training_sequences)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged)

@@ -17,8 +17,8 @@ import pysam
 import torch
 from tqdm.auto import tqdm
 
-from modeling_macaron.analysis.predict import FilePrediction, load_model
-from modeling_macaron.analysis.variant_pairs import VariantRows, check_request, write_effects
+from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model
+from modeling_macaron.analysis.variant_pairs import VariantRows, write_effects
 from modeling_macaron.analysis.variants import apply_variant, check_allele
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer

@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.overlap import read_ahead, write_behind
-from modeling_macaron.table_writer import check_output, write_table
+from modeling_macaron.table_writer import write_table
 from modeling_macaron.tables import PromoterTable, open_table, string_buffers
 from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
 from .mutants import NUM_BASES, Edits, MutantStrands, Substitutions, WindowEdits
-from .predict import load_model, predict_strands
+from .predict import check_batch_size, check_request, load_model, predict_strands
 
 BASES = "ACGT"
 
@@ -147,7 +147,7 @@ def saturation_mutagenesis(
     >>> results[0].deltas.shape  # doctest: +SKIP
     (12, 4)
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     letters = _variable_parts(_encode_sequences(tokenizer, sequences))
     return _results(model, letters, Substitutions(), batch_size, verbose)
@@ -198,7 +198,7 @@ def window_scan(
     ValueError
         As `saturation_mutagenesis`; and on options that make no window, or a sequence too short for one.
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     edits = WindowEdits(window, step, method, num_shuffles, seed)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     strands = _encode_sequences(tokenizer, sequences)
@@ -285,10 +285,9 @@ def mutagenesis_file(
     OSError
         If a file cannot be read or written, or there is no such checkpoint.
     """
-    _check_batch_size(batch_size)
+    check_request(output, overwrite, batch_size)
     edits = Substitutions() if window is None else WindowEdits(window, step, method, num_shuffles, seed)
-    check_output(output)
-    _check_free(output, plots, overwrite)
+    _check_plots(plots, overwrite)
     table = open_table(source, sequence_column=sequence_column, batch_rows=batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     num_rows = num_lines = num_problems = 0
@@ -316,15 +315,8 @@ def mutagenesis_file(
     return FileMutagenesis(num_rows, num_lines, num_problems, table.num_malformed)
 
 
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-
-
-def _check_free(output: str | Path, plots: str | Path | None, overwrite: bool) -> None:
-    """Refuse outputs that are there, and figures that cannot be drawn, before any work is done."""
-    if Path(output).exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
+def _check_plots(plots: str | Path | None, overwrite: bool) -> None:
+    """Refuse figures that are there, or that cannot be drawn, before any work is done."""
     if plots is None:
         return
     if Path(plots).exists() and not Path(plots).is_dir():

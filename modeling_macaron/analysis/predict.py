@@ -137,6 +137,37 @@ def check_checkpoint_name(name: str | Path) -> None:
         raise FileNotFoundError(f"there is no checkpoint folder {name}, and a name on the Hub is OWNER/NAME")
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch size below 1 with a `ValueError`."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
+    """Refuse what can be refused before any work.
+
+    Parameters
+    ----------
+    output : str or Path
+        File to be written.
+    overwrite : bool
+        Whether it may be replaced.
+    batch_size : int
+        Sequences that go through the model at once.
+
+    Raises
+    ------
+    FileExistsError
+        If the output is there and may not be replaced.
+    ValueError
+        If it is of unknown kind, or the batch size is below 1.
+    """
+    check_batch_size(batch_size)
+    check_output(output)
+    if Path(output).exists() and not overwrite:
+        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
+
+
 @torch.inference_mode()
 def predict_strands(
     model: MacaronForExpressionPrediction, strands: np.ndarray, *, batch_size: int = 256
@@ -286,11 +317,7 @@ def predict_file(
     OSError
         If a file cannot be read or written, or there is no such checkpoint.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    check_output(output)
-    if Path(output).exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
+    check_request(output, overwrite, batch_size)
     table = open_table(source, sequence_column=sequence_column, batch_rows=16 * batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     known = {} if deduplicate else None

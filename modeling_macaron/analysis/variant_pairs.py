@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from modeling_macaron.analysis.predict import predict_strands
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.overlap import read_ahead, write_behind
-from modeling_macaron.table_writer import check_output, write_table
+from modeling_macaron.table_writer import write_table
 from modeling_macaron.tables import string_buffers
 from tokenization import PROBLEMS, KmerTokenizer, StrandBatch, reverse_complement
 
@@ -59,37 +59,6 @@ class VariantRows(NamedTuple):
     alternatives: list[str]
     problems: list[str]
     places: list[str]
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Refuse a batch size below 1 with a `ValueError`."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-
-
-def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
-    """Refuse what can be refused before any work.
-
-    Parameters
-    ----------
-    output : str or Path
-        File to be written.
-    overwrite : bool
-        Whether it may be replaced.
-    batch_size : int
-        Sequences that go through the model at once.
-
-    Raises
-    ------
-    FileExistsError
-        If the output is there and may not be replaced.
-    ValueError
-        If it is of unknown kind, or the batch size is below 1.
-    """
-    check_batch_size(batch_size)
-    check_output(output)
-    if Path(output).exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
 
 
 def write_effects(

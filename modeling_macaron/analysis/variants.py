@@ -12,14 +12,12 @@ import pyarrow.parquet
 import torch
 from tqdm.auto import tqdm
 
-from modeling_macaron.analysis.predict import FilePrediction, load_model
+from modeling_macaron.analysis.predict import FilePrediction, check_batch_size, check_request, load_model
 from modeling_macaron.analysis.variant_pairs import (
     EFFECT_COLUMNS,
     PROBLEM,
     VariantEffects,
     VariantRows,
-    check_batch_size,
-    check_request,
     effects_of,
     encode_pairs,
     spell,

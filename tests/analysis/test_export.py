@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -14,10 +15,6 @@ from modeling_macaron.analysis import export
 from modeling_macaron.analysis.export import export_onnx, open_session, predict_onnx, random_promoters
 from modeling_macaron.analysis.predict import predict
 from tokenization import reverse_complement
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "export_onnx.py"
