@@ -138,6 +138,14 @@ def _metadata(name: str, result: dict) -> ModelCardData:
     )
 
 
+def _read_figures(checkpoint: Path) -> tuple[dict, dict]:
+    """Facts of the training and result of the evaluation."""
+    facts, result = (
+        json.loads((checkpoint / name).read_text(encoding="utf-8")) for name in (TRAINING_FACTS, EVALUATION)
+    )
+    return facts, result
+
+
 def render_card(checkpoint: Path, folder: str = "") -> str:
     """Render the card of a checkpoint from its own files.
 
@@ -153,9 +161,7 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
     str
         Markdown with the Hub's metadata.
     """
-    facts, result = (
-        json.loads((checkpoint / name).read_text(encoding="utf-8")) for name in (TRAINING_FACTS, EVALUATION)
-    )
+    facts, result = _read_figures(checkpoint)
     tokenizer = KmerTokenizer.from_pretrained(checkpoint)
     size = (checkpoint / "model.safetensors").stat().st_size
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
@@ -181,9 +187,7 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
 
 def render_summary(checkpoint: Path) -> str:
     """Render what the README says of the checkpoint."""
-    facts, result = (
-        json.loads((checkpoint / name).read_text(encoding="utf-8")) for name in (TRAINING_FACTS, EVALUATION)
-    )
+    facts, result = _read_figures(checkpoint)
     config, folder = MacaronConfig.from_pretrained(checkpoint), f"checkpoints/{checkpoint.name}"
     expression = result["example"]["expression"]
     standardized = (expression - config.expression_mean) / config.expression_std
