@@ -20,7 +20,7 @@ from benchmarks.challenge_table import random_sequences, write_challenge_table
 from benchmarks.figures import Results, time_call
 from benchmarks.inference import make_model
 from benchmarks.original_way import prepare as prepare_the_original_way
-from modeling_macaron.analysis.predict import predict_file
+from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.training.collator import PromoterCollator
 from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.dataset import PreparedData

@@ -26,7 +26,7 @@ from benchmarks.gpu_setup import (
     seconds_per_step,
     synchronize,
 )
-from modeling_macaron.analysis.predict import predict_file
+from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.simulation import simulate
 from tokenization import KmerTokenizer

@@ -2,16 +2,19 @@
 """Predict the expression of every promoter in a file.
 
     python scripts/predict.py MODEL INPUT OUTPUT
+    accelerate launch --num_processes 4 scripts/predict.py MODEL INPUT OUTPUT      (four GPUs)
 
 MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, FASTA or Parquet file (text also as .gz or
 .zst); OUTPUT is a .tsv, .csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`.
+It appears when it is complete; until then what is done stands in the folder OUTPUT.parts, from which --resume goes on.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from modeling_macaron.analysis.predict import predict_file
+from modeling_macaron.analysis.predict_file import predict_file
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,6 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("input", type=Path, help="file with sequences")
     parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
     parser.add_argument("--sequence_column", help="column of the DNA; its position, from 0, where there is no header")
+    parser.add_argument("--resume", action="store_true", help="go on with what an interrupted run has left")
+    parser.add_argument("--strict", action="store_true", help="stop at a row that cannot be predicted")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
     parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
@@ -37,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
             args.input,
             args.output,
             sequence_column=args.sequence_column,
+            resume=args.resume,
+            strict=args.strict,
             overwrite=args.overwrite,
             batch_size=args.batch_size,
             device=args.device,
@@ -48,6 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped: --resume goes on with the rows that are done")
+    if int(os.environ.get("RANK", "0")) > 0:
+        return  # the first process speaks for all
     print(f"{result.num_rows:,} rows written to {args.output}")
     if result.num_problems:
         print(f"{result.num_problems:,} of them could not be predicted: their column `problem` says why")

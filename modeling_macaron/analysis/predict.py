@@ -1,4 +1,4 @@
-"""Predict expression for sequences in memory and for files of any size."""
+"""Predict expression for sequences in memory, and what all verbs need for it; for files see `predict_file`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.overlap import read_ahead, write_behind
-from modeling_macaron.table_writer import check_output, write_table
-from modeling_macaron.tables import PromoterTable, open_table, string_buffers
-from tokenization import PROBLEMS, KmerTokenizer, StrandBatch, reverse_complement
+from modeling_macaron.table_writer import check_output
+from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import N_ID
-
-PREDICTION, PROBLEM = "predicted_expression", "problem"
 
 
 class FilePrediction(NamedTuple):
@@ -263,121 +258,28 @@ def predict(
     input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
     strands = input_ids[:, : tokenizer.strand_length].astype(np.uint8)
     with tqdm(total=len(strands), unit=" sequences", unit_scale=True, disable=not verbose) as progress:
-        return _predict_all(model, strands, batch_size, progress)
+        return predict_all(model, strands, batch_size, progress)
 
 
-def predict_file(
-    model: str | Path | MacaronForExpressionPrediction,
-    source: str | Path,
-    output: str | Path,
-    *,
-    tokenizer: KmerTokenizer | None = None,
-    sequence_column: str | None = None,
-    overwrite: bool = False,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    merged: bool = False,
-    dtype: str | torch.dtype | None = None,
-    compile_model: bool = False,
-    deduplicate: bool = False,
-    verbose: bool = False,
-) -> FilePrediction:
-    """Predict every row of a file in a stream, in its order and with its other columns.
-
-    Threads read and encode the next rows, and write the last ones, while the model computes.
+def predict_all(
+    model: MacaronForExpressionPrediction, strands: np.ndarray, batch_size: int, progress: tqdm
+) -> np.ndarray:
+    """Predict padded forward strands in batches.
 
     Parameters
     ----------
-    model, tokenizer, device, merged, dtype, compile_model
-        See `load_model`.
-    source : str or Path
-        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
-    output : str or Path
-        `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `predicted_expression` (assay units) and
-        `problem`, which says why a row has no prediction. It appears under its name when it is complete.
-    sequence_column : str, optional
-        Name of the column with the DNA, or its position in a file without header.
-    overwrite : bool
-        Replace an output that is there.
-    batch_size : int
-        Sequences that go through the model at once.
-    deduplicate : bool
-        Compute sequences that are equal (after trimming) once. About 0.25 GB of memory for a million different ones.
-    verbose : bool
-        Show a progress bar.
+    model, strands, batch_size
+        See `predict_strands`.
+    progress : tqdm
+        Counts the sequences.
 
     Returns
     -------
-    FilePrediction
-
-    Raises
-    ------
-    ValueError
-        If the source or the kind of output is not understood.
-    OSError
-        If a file cannot be read or written, or there is no such checkpoint.
+    numpy.ndarray
+        (sequences,) float64 expression in assay units.
     """
-    check_request(output, overwrite, batch_size)
-    table = open_table(source, sequence_column=sequence_column, batch_rows=16 * batch_size)
-    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    known = {} if deduplicate else None
-    num_rows = num_problems = 0
-    with (
-        write_table(output) as write,
-        write_behind(write) as put,
-        tqdm(total=table.num_rows, unit=" sequences", unit_scale=True, disable=not verbose) as progress,
-    ):
-        for rows, strands in read_ahead(_encode_batches(table, tokenizer)):
-            fine = strands.problem == 0
-            predicted = np.full(len(fine), np.nan)
-            predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, progress)
-            put(_with_prediction(rows, predicted, strands.problem))
-            num_rows += len(fine)
-            num_problems += len(fine) - int(fine.sum())
-        if not num_rows:
-            raise ValueError(f"{source} has no rows")
-    return FilePrediction(num_rows, num_problems, table.num_malformed)
-
-
-def _encode_batches(table: PromoterTable, tokenizer: KmerTokenizer) -> Iterator[tuple[pa.Table, StrandBatch]]:
-    """Rows of a table with their strands."""
-    for batch in table:
-        taken = {PREDICTION, PROBLEM} & set(batch.table.column_names)
-        if taken:
-            raise ValueError(f"{table.path} already has the column {', '.join(sorted(taken))}: rename it first")
-        yield batch.table, tokenizer.encode_strands(*string_buffers(batch.table.column(table.columns.sequence)))
-
-
-def _predict_new(
-    model: MacaronForExpressionPrediction,
-    strands: np.ndarray,
-    known: dict[bytes, float] | None,
-    batch_size: int,
-    progress: tqdm,
-) -> np.ndarray:
-    """Predict strands (rows, strand_length); with `known`, those that it does not hold, and remember them there."""
-    if known is None:
-        return _predict_all(model, strands, batch_size, progress)
-    keys = np.ascontiguousarray(strands).view(f"V{strands.shape[1]}").ravel().tolist()
-    new = {key: row for row, key in enumerate(keys) if key not in known}
-    progress.update(len(keys) - len(new))
-    values = _predict_all(model, strands[list(new.values())], batch_size, progress)
-    known.update(zip(new, values.tolist(), strict=True))
-    return np.array([known[key] for key in keys])
-
-
-def _predict_all(
-    model: MacaronForExpressionPrediction, strands: np.ndarray, batch_size: int, progress: tqdm
-) -> np.ndarray:
-    """Predict strands (rows, strand_length) in batches."""
     values = [np.empty(0)]
     for batch in predict_strands(model, strands, batch_size=batch_size):
         values.append(batch)
         progress.update(len(batch))
     return np.concatenate(values)
-
-
-def _with_prediction(rows: pa.Table, predicted: np.ndarray, problem: np.ndarray) -> pa.Table:
-    """Rows with the columns of the prediction; it is missing where there is a problem."""
-    reasons = pa.DictionaryArray.from_arrays(pa.array(problem), pa.array(PROBLEMS)).cast(pa.string())
-    return rows.append_column(PREDICTION, pa.array(predicted, mask=problem != 0)).append_column(PROBLEM, reasons)

@@ -1,17 +1,13 @@
-"""Prediction of sequences and of files."""
+"""Prediction of sequences."""
 
-import gzip
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.analysis.predict import load_model, predict, predict_file
+from modeling_macaron.analysis.predict import load_model, predict
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG"]
@@ -109,126 +105,6 @@ def test_bad_sequence_is_named(tiny_folder):
         predict(tiny_folder, ["ACGT", "ACX"])
 
 
-def frame_of(sequences):
-    return pd.DataFrame({"name": [f"p{i}" for i in range(len(sequences))], "sequence": sequences})
-
-
-@pytest.mark.parametrize("output", ["out.parquet", "out.csv", "out.tsv"])
-@pytest.mark.parametrize("source", ["in.tsv", "in.csv", "in.tsv.gz", "in.parquet", "in.fa"])
-def test_files_keep_their_order_and_columns(tiny_folder, tmp_path, source, output):
-    frame = frame_of(SEQUENCES)
-    path = tmp_path / source
-    if source.endswith(".fa"):
-        path.write_text("".join(f">{row['name']}\n{row['sequence']}\n" for row in frame.to_dict("records")))
-    elif source.endswith(".parquet"):
-        frame.to_parquet(path)
-    else:
-        frame.to_csv(path, sep="," if ".csv" in source else "\t", index=False)
-    result = predict_file(tiny_folder, path, tmp_path / output, batch_size=2)
-    assert result == (len(SEQUENCES), 0, 0)
-    written = tmp_path / output
-    separator = "\t" if output.endswith(".tsv") else ","
-    got = pd.read_parquet(written) if output.endswith(".parquet") else pd.read_csv(written, sep=separator)
-    assert got["name"].tolist() == frame["name"].tolist()
-    assert got["sequence"].tolist() == SEQUENCES
-    np.testing.assert_allclose(got["predicted_expression"], predict(tiny_folder, SEQUENCES), rtol=1e-6)
-
-
-def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
-    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG"]
-    frame_of(sequences).to_parquet(tmp_path / "in.parquet")
-    result = predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert result == (5, 3, 0)
-    got = pd.read_parquet(tmp_path / "out.parquet")
-    assert got["sequence"].tolist() == sequences
-    assert got["predicted_expression"].isna().tolist() == [False, True, True, True, False]
-    assert got["problem"].tolist() == ["", "letter that is not DNA", "longer than strand_length", "empty sequence", ""]
-    expected = predict(tiny_folder, ["ACGT", "GGGG"])
-    np.testing.assert_allclose(got["predicted_expression"].dropna(), expected, rtol=1e-6)
-
-
-def test_equal_sequences_are_computed_once(tiny_folder, tmp_path):
-    # After trimming the flanks ACCA and GGT, two of these are the same as the first; one cannot be predicted.
-    sequences = ["ACGTACGTAC", "GGGG", "acgtacgtac", "AC!T", "ACCAACGTACGTACGGT", "TTTT"] * 20
-    frame_of(sequences).to_parquet(tmp_path / "in.parquet")
-    model, computed = MacaronForExpressionPrediction.from_pretrained(tiny_folder), []
-    model.register_forward_hook(lambda _, inputs, __: computed.append(len(inputs[0])))
-    outputs = []
-    for deduplicate, rows in ((False, 100), (True, 3)):
-        computed.clear()
-        options = {"batch_size": 2, "deduplicate": deduplicate, "overwrite": True}
-        assert predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", **options) == (120, 20, 0)
-        assert sum(computed) == rows
-        outputs.append(pd.read_parquet(tmp_path / "out.parquet"))
-    pd.testing.assert_frame_equal(outputs[0], outputs[1], rtol=1e-5)
-
-
-def test_error_of_the_model_leaves_nothing(tiny_folder, tmp_path):
-    frame_of(SEQUENCES * 50).to_parquet(tmp_path / "in.parquet")
-    model, calls = MacaronForExpressionPrediction.from_pretrained(tiny_folder), []
-
-    def fail(*_):
-        calls.append(1)
-        if len(calls) == 20:
-            raise RuntimeError("out of memory")
-
-    model.register_forward_hook(fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", batch_size=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
-
-
-@pytest.mark.parametrize(
-    ("source", "output", "message"),
-    [
-        ("absent.tsv", "out.tsv", "there is no file"),
-        ("in.xyz", "out.tsv", "unknown kind of file"),
-        ("in.tsv", "out.xyz", "unknown kind of output"),
-        ("empty.tsv", "out.tsv", "empty"),
-        ("broken.tsv.gz", "out.tsv", "cannot be read"),
-        ("done.tsv", "out.tsv", "already has the column"),
-    ],
-)
-def test_mistakes_are_told_in_one_line_and_leave_nothing(tiny_folder, tmp_path, source, output, message):
-    frame = frame_of(SEQUENCES)
-    frame.to_csv(tmp_path / "in.tsv", sep="\t", index=False)
-    frame.to_csv(tmp_path / "in.xyz", sep="\t", index=False)
-    frame.assign(predicted_expression=1.0).to_csv(tmp_path / "done.tsv", sep="\t", index=False)
-    (tmp_path / "empty.tsv").write_text("")
-    compressed = gzip.compress("".join(f"{s}\t1\n" for s in np.random.default_rng(0).choice(SEQUENCES, 5000)).encode())
-    (tmp_path / "broken.tsv.gz").write_bytes(compressed[: len(compressed) // 2])
-    before = {path.name for path in tmp_path.iterdir()}
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tiny_folder), source, output], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 1, result.stderr
-    assert message in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
-    assert {path.name for path in tmp_path.iterdir()} == before
-
-
-def test_script_reports_rows_without_a_prediction(tiny_folder, tmp_path):
-    frame_of(["ACGT", "XXXX"]).to_csv(tmp_path / "in.csv", index=False)
-    command = [sys.executable, str(SCRIPT), str(tiny_folder), "in.csv", "out.tsv"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "2 rows written to out.tsv" in result.stdout
-    options = ["--merged", "--dtype", "float32", "--deduplicate", "--overwrite"]
-    again = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
-    assert again.stdout == result.stdout, again.stderr
-    assert "1 of them could not be predicted" in result.stdout
-
-
-def test_existing_output_is_replaced_only_when_asked(tiny_folder, tmp_path):
-    frame_of(SEQUENCES).to_csv(tmp_path / "in.csv", index=False)
-    (tmp_path / "out.csv").write_text("mine")
-    with pytest.raises(FileExistsError, match="--overwrite"):
-        predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text() == "mine"
-    predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", overwrite=True)
-    assert len(pd.read_csv(tmp_path / "out.csv")) == len(SEQUENCES)
-
-
 @pytest.mark.parametrize("name", ["absent", "absent/", "./absent", "tests/absent", "a/b/c"])
 def test_checkpoint_that_can_only_be_a_folder(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -241,9 +117,3 @@ def test_folder_of_a_run_leads_to_its_model(tiny_folder, tmp_path):
     (tmp_path / "run" / "final").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"did you mean .*final"):
         load_model(tmp_path / "run")
-
-
-def test_batch_size_of_zero_is_refused(tiny_folder, tmp_path):
-    frame_of(SEQUENCES).to_csv(tmp_path / "in.csv", index=False)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", batch_size=0)

@@ -1,0 +1,240 @@
+"""Predict files of any size in a stream that goes on after a crash and that several processes share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model, predict_all
+from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.overlap import read_ahead, write_behind
+from modeling_macaron.parts import TableParts, check_parts, parts_folder
+from modeling_macaron.table_writer import write_table
+from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
+from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
+
+PREDICTION, PROBLEM = "predicted_expression", "problem"
+TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
+
+
+def predict_file(
+    model: str | Path | MacaronForExpressionPrediction,
+    source: str | Path,
+    output: str | Path,
+    *,
+    tokenizer: KmerTokenizer | None = None,
+    sequence_column: str | None = None,
+    resume: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    merged: bool = False,
+    dtype: str | torch.dtype | None = None,
+    compile_model: bool = False,
+    deduplicate: bool = False,
+    verbose: bool = False,
+) -> FilePrediction:
+    """Predict every row of a file in a stream, in its order and with its other columns.
+
+    Threads read and encode the next rows, and write the last ones, while the model computes. Under `accelerate launch`
+    each process predicts a share of the rows (all must call this), and the first joins them.
+
+    Parameters
+    ----------
+    model, tokenizer, device, merged, dtype, compile_model
+        See `load_model`. The default device of one of several processes is the GPU of its own.
+    source : str or Path
+        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
+    output : str or Path
+        `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `predicted_expression` (assay units) and
+        `problem`, which says why a row has no prediction. It appears under its name when it is complete; until then
+        the rows that are done stand in a folder beside it, `OUTPUT.parts`.
+    sequence_column : str, optional
+        Name of the column with the DNA, or its position in a file without header.
+    resume : bool
+        Go on with what an interrupted run has left in `OUTPUT.parts`, if it has; the output is that of a run that was
+        never interrupted. Model, source, batch size and the like must be the same.
+    strict : bool
+        Raise at a row that cannot be predicted.
+    overwrite : bool
+        Replace an output that is there, and without `resume` what an interrupted run has left of one.
+    batch_size : int
+        Sequences that go through the model at once.
+    deduplicate : bool
+        Compute sequences that are equal (after trimming) once in each process. About 0.25 GB of memory for a million
+        different ones.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    FilePrediction
+
+    Raises
+    ------
+    ValueError
+        If the source or the kind of output is not understood, if parts to go on with are of another request, or with
+        `strict`.
+    OSError
+        If a file cannot be read or written, or there is no such checkpoint.
+    """
+    check_request(output, overwrite, batch_size)
+    check_parts(parts_folder(output), resume=resume, overwrite=overwrite)
+    table = open_table(source, sequence_column=sequence_column, batch_rows=16 * batch_size)
+    process, processes, device = _place_among_processes(device)
+    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
+    parts = TableParts(output, _request(table, model, tokenizer, batch_size, deduplicate))
+    if process == 0:
+        parts.begin(resume=resume, overwrite=overwrite)
+    _wait_for_others(processes)
+    with (
+        parts,
+        tqdm(
+            total=table.num_rows and table.num_rows // processes,
+            unit=" sequences",
+            unit_scale=True,
+            disable=not (verbose and process == 0),
+        ) as progress,
+    ):
+        counts = _predict_parts(
+            model, tokenizer, table, parts, lambda number: number % processes == process,
+            strict=strict, batch_size=batch_size, known={} if deduplicate else None, progress=progress,
+        )  # fmt: skip
+        num_parts, num_rows, num_problems = np.sum(_from_all(counts, processes), axis=0).tolist()
+        if not num_rows:
+            raise ValueError(f"{source} has no rows")
+        if process == 0:
+            with write_table(output) as write:
+                for number in range(num_parts):
+                    write(parts.read(number))
+            parts.remove()
+    _wait_for_others(processes)
+    return FilePrediction(num_rows, num_problems, table.num_malformed)
+
+
+def _place_among_processes(device: str | torch.device | None) -> tuple[int, int, str | torch.device | None]:
+    """Index of this process, number of processes that `accelerate launch` has started, and the device to use."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1, device
+    on_cpu = not torch.cuda.is_available() or torch.device(device or "cuda").type == "cpu"
+    state = PartialState(cpu=on_cpu)
+    return state.process_index, state.num_processes, state.device if device is None else device
+
+
+def _wait_for_others(processes: int) -> None:
+    if processes > 1:
+        PartialState().wait_for_everyone()
+
+
+def _from_all(counts: tuple[int, int, int], processes: int) -> list[tuple[int, int, int]]:
+    """Gather the counts of all processes."""
+    return gather_object([counts]) if processes > 1 else [counts]
+
+
+def _request(
+    table: PromoterTable,
+    model: MacaronForExpressionPrediction,
+    tokenizer: KmerTokenizer,
+    batch_size: int,
+    deduplicate: bool,
+) -> dict:
+    """All that decides what the parts of an output hold."""
+    stat = os.stat(table.path)
+    weights = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        weights.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return {
+        "source": [Path(table.path).name, stat.st_size, stat.st_mtime_ns],
+        "sequence_column": table.columns.sequence,
+        "config": {name: getattr(model.config, name) for name in MacaronConfig.__annotations__},
+        "weights": weights.hexdigest(),
+        "tokenizer": {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS},
+        "batch_size": batch_size,
+        "deduplicate": deduplicate,
+    }
+
+
+def _predict_parts(
+    model: MacaronForExpressionPrediction,
+    tokenizer: KmerTokenizer,
+    table: PromoterTable,
+    parts: TableParts,
+    is_mine: Callable[[int], bool],
+    *,
+    strict: bool,
+    batch_size: int,
+    known: dict[bytes, float] | None,
+    progress: tqdm,
+) -> tuple[int, int, int]:
+    """Write the parts of this process that are not there yet; count its parts, their rows and their problems."""
+    num_parts = num_rows = num_problems = 0
+    with write_behind(lambda part: parts.write(*part)) as put:
+        for number, batch, strands in read_ahead(_encode_batches(table, tokenizer, is_mine)):
+            fine = strands.problem == 0
+            num_parts, num_rows, num_problems = num_parts + 1, num_rows + len(fine), num_problems + int((~fine).sum())
+            if strict and not fine.all():
+                bad = int(np.flatnonzero(~fine)[0])
+                raise ValueError(f"{table.path}, {table.unit} {batch.numbers[bad]}: {PROBLEMS[strands.problem[bad]]}")
+            if parts.is_finished(number):
+                progress.update(len(fine))
+                if known is not None:
+                    done = parts.read(number).column(PREDICTION).to_numpy()[fine]
+                    known.update(zip(_keys(strands.ids[fine]), done.tolist(), strict=True))
+                continue
+            predicted = np.full(len(fine), np.nan)
+            predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, progress)
+            put((number, _with_prediction(batch.table, predicted, strands.problem)))
+    return num_parts, num_rows, num_problems
+
+
+def _encode_batches(
+    table: PromoterTable, tokenizer: KmerTokenizer, is_mine: Callable[[int], bool]
+) -> Iterator[tuple[int, TableBatch, StrandBatch]]:
+    """Give number, rows and strands of those batches of a table that are this process's."""
+    for number, batch in enumerate(table):
+        taken = {PREDICTION, PROBLEM} & set(batch.table.column_names)
+        if taken:
+            raise ValueError(f"{table.path} already has the column {', '.join(sorted(taken))}: rename it first")
+        if is_mine(number):
+            column = batch.table.column(table.columns.sequence)
+            yield number, batch, tokenizer.encode_strands(*string_buffers(column))
+
+
+def _keys(strands: np.ndarray) -> list[bytes]:
+    """Strands (rows, strand_length) as dictionary keys."""
+    return np.ascontiguousarray(strands).view(f"V{strands.shape[1]}").ravel().tolist()
+
+
+def _predict_new(
+    model: MacaronForExpressionPrediction,
+    strands: np.ndarray,
+    known: dict[bytes, float] | None,
+    batch_size: int,
+    progress: tqdm,
+) -> np.ndarray:
+    """Predict strands (rows, strand_length); with `known`, those that it does not hold, and remember them there."""
+    if known is None:
+        return predict_all(model, strands, batch_size, progress)
+    keys = _keys(strands)
+    new = {key: row for row, key in enumerate(keys) if key not in known}
+    progress.update(len(keys) - len(new))
+    values = predict_all(model, strands[list(new.values())], batch_size, progress)
+    known.update(zip(new, values.tolist(), strict=True))
+    return np.array([known[key] for key in keys])
+
+
+def _with_prediction(rows: pa.Table, predicted: np.ndarray, problem: np.ndarray) -> pa.Table:
+    """Rows with the columns of the prediction; it is missing where there is a problem."""
+    reasons = pa.DictionaryArray.from_arrays(pa.array(problem), pa.array(PROBLEMS)).cast(pa.string())
+    return rows.append_column(PREDICTION, pa.array(predicted, mask=problem != 0)).append_column(PROBLEM, reasons)

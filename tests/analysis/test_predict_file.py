@@ -1,0 +1,299 @@
+"""Prediction of files: every format, resumed after a crash, by several processes."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.analysis.predict import predict
+from modeling_macaron.analysis.predict_file import predict_file
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
+SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG"]
+
+
+def frame_of(sequences):
+    return pd.DataFrame({"name": [f"p{i}" for i in range(len(sequences))], "sequence": sequences})
+
+
+@pytest.mark.parametrize("output", ["out.parquet", "out.csv", "out.tsv"])
+@pytest.mark.parametrize("source", ["in.tsv", "in.csv", "in.tsv.gz", "in.parquet", "in.fa"])
+def test_files_keep_their_order_and_columns(tiny_folder, tmp_path, source, output):
+    frame = frame_of(SEQUENCES)
+    path = tmp_path / source
+    if source.endswith(".fa"):
+        path.write_text("".join(f">{row['name']}\n{row['sequence']}\n" for row in frame.to_dict("records")))
+    elif source.endswith(".parquet"):
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, sep="," if ".csv" in source else "\t", index=False)
+    result = predict_file(tiny_folder, path, tmp_path / output, batch_size=2)
+    assert result == (len(SEQUENCES), 0, 0)
+    written = tmp_path / output
+    separator = "\t" if output.endswith(".tsv") else ","
+    got = pd.read_parquet(written) if output.endswith(".parquet") else pd.read_csv(written, sep=separator)
+    assert got["name"].tolist() == frame["name"].tolist()
+    assert got["sequence"].tolist() == SEQUENCES
+    np.testing.assert_allclose(got["predicted_expression"], predict(tiny_folder, SEQUENCES), rtol=1e-6)
+
+
+def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
+    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG"]
+    frame_of(sequences).to_parquet(tmp_path / "in.parquet")
+    result = predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert result == (5, 3, 0)
+    got = pd.read_parquet(tmp_path / "out.parquet")
+    assert got["sequence"].tolist() == sequences
+    assert got["predicted_expression"].isna().tolist() == [False, True, True, True, False]
+    assert got["problem"].tolist() == ["", "letter that is not DNA", "longer than strand_length", "empty sequence", ""]
+    expected = predict(tiny_folder, ["ACGT", "GGGG"])
+    np.testing.assert_allclose(got["predicted_expression"].dropna(), expected, rtol=1e-6)
+
+
+def test_equal_sequences_are_computed_once(tiny_folder, tmp_path):
+    # After trimming the flanks ACCA and GGT, two of these are the same as the first; one cannot be predicted.
+    sequences = ["ACGTACGTAC", "GGGG", "acgtacgtac", "AC!T", "ACCAACGTACGTACGGT", "TTTT"] * 20
+    frame_of(sequences).to_parquet(tmp_path / "in.parquet")
+    model, computed = MacaronForExpressionPrediction.from_pretrained(tiny_folder), []
+    model.register_forward_hook(lambda _, inputs, __: computed.append(len(inputs[0])))
+    outputs = []
+    for deduplicate, rows in ((False, 100), (True, 3)):
+        computed.clear()
+        options = {"batch_size": 2, "deduplicate": deduplicate, "overwrite": True}
+        assert predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", **options) == (120, 20, 0)
+        assert sum(computed) == rows
+        outputs.append(pd.read_parquet(tmp_path / "out.parquet"))
+    pd.testing.assert_frame_equal(outputs[0], outputs[1], rtol=1e-5)
+
+
+def random_table(path, rows, seed=0):
+    """Write a table of random sequences, some of which cannot be predicted and some of which come twice."""
+    letters = np.random.default_rng(seed).choice(list("ACGT"), (rows, 12))
+    sequences = ["".join(row) for row in letters]
+    sequences[3::17] = ["ACGT!"] * len(sequences[3::17])
+    sequences[5::7] = sequences[: len(sequences[5::7])]
+    frame_of(sequences).to_csv(path, sep="\t", index=False)
+
+
+def failing_at(folder, call, error):
+    """Load the model of a folder, which raises at a forward pass."""
+    model, calls = MacaronForExpressionPrediction.from_pretrained(folder), []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == call:
+            raise error
+
+    model.register_forward_hook(fail)
+    return model
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("options", [{}, {"deduplicate": True}])
+@pytest.mark.parametrize("output", ["out.parquet", "out.csv"])
+def test_error_of_the_model_loses_nothing(tiny_folder, tmp_path, output, options):
+    random_table(tmp_path / "in.tsv", 250)
+    options = {"batch_size": 2, **options}
+    undisturbed = predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / f"whole_{output}", **options)
+    assert undisturbed.num_rows == 250 and undisturbed.num_problems > 10
+    for call in (40, 20):  # fails in the third part, then two parts later
+        model = failing_at(tiny_folder, call, RuntimeError("out of memory"))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            predict_file(model, tmp_path / "in.tsv", tmp_path / output, resume=True, **options)
+        assert names_in(tmp_path) == sorted(["in.tsv", f"{output}.parts", f"whole_{output}"])
+    with pytest.raises(FileExistsError, match=r"parts: pass --resume .* or --overwrite"):
+        predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / output, **options)
+    model, computed = MacaronForExpressionPrediction.from_pretrained(tiny_folder), []
+    model.register_forward_hook(lambda _, inputs, __: computed.append(len(inputs[0])))
+    resumed = predict_file(model, tmp_path / "in.tsv", tmp_path / output, resume=True, **options)
+    assert resumed == undisturbed
+    assert sum(computed) < 170, "finished parts are not computed again"
+    assert (tmp_path / output).read_bytes() == (tmp_path / f"whole_{output}").read_bytes()
+    assert names_in(tmp_path) == sorted(["in.tsv", output, f"whole_{output}"])
+
+
+def test_error_before_anything_is_done_leaves_nothing(tiny_folder, tmp_path):
+    random_table(tmp_path / "in.tsv", 250)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        predict_file(
+            failing_at(tiny_folder, 1, RuntimeError("out of memory")), tmp_path / "in.tsv", tmp_path / "out.csv"
+        )
+    assert names_in(tmp_path) == ["in.tsv"]
+
+
+def interrupted(folder, tmp_path):
+    """Leave the parts of an interrupted run."""
+    random_table(tmp_path / "in.tsv", 250)
+    with pytest.raises(KeyboardInterrupt):
+        model = failing_at(folder, 40, KeyboardInterrupt())
+        predict_file(model, tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=2)
+
+
+@pytest.mark.parametrize("changed", ["batch_size", "source", "weights", "deduplicate", "tokenizer"])
+def test_parts_of_another_request_are_not_joined(tiny_folder, tiny_tokenizer, make_model, tmp_path, changed):
+    interrupted(tiny_folder, tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "out.csv.parts").iterdir()}
+    options = {"batch_size": 3 if changed == "batch_size" else 2, "deduplicate": changed == "deduplicate"}
+    model = make_model(seed=1) if changed == "weights" else MacaronForExpressionPrediction.from_pretrained(tiny_folder)
+    if changed == "source":
+        random_table(tmp_path / "in.tsv", 250, seed=1)
+    if changed == "tokenizer":
+        tiny_tokenizer = type(tiny_tokenizer)(kmer_size=5, strand_length=20, flank5="ACCA", flank3="GG")
+    with pytest.raises(ValueError, match=f"had other values of {changed}: repeat it"):
+        predict_file(model, tmp_path / "in.tsv", tmp_path / "out.csv", tokenizer=tiny_tokenizer, resume=True, **options)
+    assert {path: path.read_bytes() for path in (tmp_path / "out.csv.parts").iterdir()} == before
+
+
+def test_overwrite_begins_anew(tiny_folder, tmp_path):
+    interrupted(tiny_folder, tmp_path)
+    predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=3, overwrite=True)
+    assert names_in(tmp_path) == ["in.tsv", "out.csv"]
+    expected = predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "again.csv", batch_size=3)
+    assert expected.num_rows == 250
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_that_is_not_ours_stays(tiny_folder, tmp_path, overwrite):
+    random_table(tmp_path / "in.tsv", 10)
+    (tmp_path / "out.csv.parts").mkdir()
+    (tmp_path / "out.csv.parts" / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="is in the way"):
+        predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.csv", resume=True, overwrite=overwrite)
+    assert names_in(tmp_path / "out.csv.parts") == ["thesis.tex"]
+
+
+SLOWLY = """
+import sys, time
+from modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.analysis.predict_file import predict_file
+model = MacaronForExpressionPrediction.from_pretrained(sys.argv[1])
+model.register_forward_hook(lambda *_: time.sleep(0.02))
+predict_file(model, "in.tsv", "out.parquet", batch_size=2, resume=True)
+"""
+
+
+def test_killed_twice_and_resumed(tiny_folder, tmp_path):
+    random_table(tmp_path / "in.tsv", 500)
+    undisturbed = predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "whole.parquet", batch_size=2)
+    generator = np.random.default_rng()
+    finished = 0
+    for _ in range(2):
+        wanted = finished + int(generator.integers(1, 5))
+        process = subprocess.Popen([sys.executable, "-c", SLOWLY, str(tiny_folder)], cwd=tmp_path)
+        while len(list(tmp_path.glob("out.parquet.parts/*.arrow"))) < wanted:
+            assert process.poll() is None, "it was to be killed before it ends"
+            time.sleep(0.005)
+        time.sleep(generator.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        finished = len(list(tmp_path.glob("out.parquet.parts/*.arrow")))
+        assert not (tmp_path / "out.parquet").exists()
+    assert predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.parquet", batch_size=2, resume=True) == (
+        undisturbed
+    )
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert names_in(tmp_path) == ["in.tsv", "out.parquet", "whole.parquet"]
+
+
+def launch(tmp_path, *arguments, processes=2):
+    """Start `accelerate launch scripts/predict.py` on the CPU."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"),
+        *("--num_processes", str(processes), str(SCRIPT), *map(str, arguments), "--device", "cpu"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_two_processes_write_what_one_does(tiny_folder, tmp_path):
+    random_table(tmp_path / "in.tsv", 250)
+    expected = predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "whole.csv", batch_size=2)
+    interrupted(tiny_folder, tmp_path)  # what two processes also go on with
+    result = launch(tmp_path, tiny_folder, "in.tsv", "out.csv", "--batch_size", 2, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("250 rows written to out.csv") == 1
+    assert result.stdout.count(f"{expected.num_problems} of them could not be predicted") == 1
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
+    strict = launch(tmp_path, tiny_folder, "in.tsv", "strict.csv", "--batch_size", 2, "--strict")
+    assert strict.returncode != 0
+    assert "in.tsv, line 5: letter that is not DNA" in strict.stderr
+    assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
+
+
+def test_strict_stops_at_the_first_row_with_a_problem(tiny_folder, tmp_path):
+    frame_of(["ACGT"] * 9 + ["AC!T", ""]).to_csv(tmp_path / "in.csv", index=False)
+    with pytest.raises(ValueError, match=r"in\.csv, line 11: letter that is not DNA"):
+        predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True)
+    assert names_in(tmp_path) == ["in.csv"]
+    frame_of(["ACGT"] * 9).to_csv(tmp_path / "in.csv", index=False)
+    assert predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True) == (9, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("absent.tsv", "out.tsv", "there is no file"),
+        ("in.xyz", "out.tsv", "unknown kind of file"),
+        ("in.tsv", "out.xyz", "unknown kind of output"),
+        ("empty.tsv", "out.tsv", "empty"),
+        ("broken.tsv.gz", "out.tsv", "cannot be read"),
+        ("done.tsv", "out.tsv", "already has the column"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing(tiny_folder, tmp_path, source, output, message):
+    frame = frame_of(SEQUENCES)
+    frame.to_csv(tmp_path / "in.tsv", sep="\t", index=False)
+    frame.to_csv(tmp_path / "in.xyz", sep="\t", index=False)
+    frame.assign(predicted_expression=1.0).to_csv(tmp_path / "done.tsv", sep="\t", index=False)
+    (tmp_path / "empty.tsv").write_text("")
+    compressed = gzip.compress("".join(f"{s}\t1\n" for s in np.random.default_rng(0).choice(SEQUENCES, 5000)).encode())
+    (tmp_path / "broken.tsv.gz").write_bytes(compressed[: len(compressed) // 2])
+    before = {path.name for path in tmp_path.iterdir()}
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tiny_folder), source, output], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stderr
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_script_reports_rows_without_a_prediction(tiny_folder, tmp_path):
+    frame_of(["ACGT", "XXXX"]).to_csv(tmp_path / "in.csv", index=False)
+    command = [sys.executable, str(SCRIPT), str(tiny_folder), "in.csv", "out.tsv"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "2 rows written to out.tsv" in result.stdout
+    options = ["--merged", "--dtype", "float32", "--deduplicate", "--overwrite"]
+    again = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert again.stdout == result.stdout, again.stderr
+    assert "1 of them could not be predicted" in result.stdout
+
+
+def test_existing_output_is_replaced_only_when_asked(tiny_folder, tmp_path):
+    frame_of(SEQUENCES).to_csv(tmp_path / "in.csv", index=False)
+    (tmp_path / "out.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "mine"
+    predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", overwrite=True)
+    assert len(pd.read_csv(tmp_path / "out.csv")) == len(SEQUENCES)
+
+
+def test_batch_size_of_zero_is_refused(tiny_folder, tmp_path):
+    frame_of(SEQUENCES).to_csv(tmp_path / "in.csv", index=False)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", batch_size=0)
