@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from modeling_macaron.atomic import new_file
+from modeling_macaron.training.hardware import read_processor
 
 RESULTS = Path(__file__).parent / "results"
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
@@ -176,7 +177,7 @@ def describe_machine(device: str = "cpu") -> dict:
     dict
         `name` (short), processor, its cores and instruction sets, memory, GPU, and versions of the libraries.
     """
-    processor, flags = _processor()
+    processor, flags = read_processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = {
         "name": f"{cores} cores of {processor}",
@@ -245,17 +246,6 @@ def time_in_turn(calls: dict[str, Callable[[], object]], rounds: int = 4) -> dic
 def _file_name(argument: str) -> str:
     """Argument without the folders of a path: results are public."""
     return Path(argument).name if os.sep in argument else argument
-
-
-def _processor() -> tuple[str, str]:
-    """Name of the processor and its flags."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine(), ""
-    found = {key: re.search(rf"^{key}\s*:\s*(.*)$", text, re.MULTILINE) for key in ("model name", "flags")}
-    name, flags = (match[1] if match else "" for match in found.values())
-    return re.sub(r"\(R\)|\(TM\)", "", name).strip() or platform.machine(), flags
 
 
 def _version(name: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from modeling_macaron.analysis.plots import learning_curves, save_figure
 
 from .dataset import PreparedData
+from .hardware import hardware
 from .trainer import MacaronTrainer
 
 LEARNING_CURVE = "learning_curve.png"
@@ -85,13 +85,6 @@ def _source_name(data: PreparedData) -> str:
     return Path(name).name if Path(name).is_absolute() or Path(name).suffix else name
 
 
-def _hardware(trainer: MacaronTrainer) -> str:
-    processes = trainer.accelerator.num_processes
-    device = trainer.args.device
-    device = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
-    return f"{processes} x {device}"
-
-
 def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float]) -> dict:
     """Collect what a reader must know to judge or repeat the run.
 
@@ -129,6 +122,7 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "weight_decay": args.weight_decay,
         "mask_probability": args.mask_probability,
         "strands": args.strands,
+        "reconstruction_weight": trainer.model.config.reconstruction_weight,
         "hidden_dropout": trainer.model.config.hidden_dropout,
         "reverse_probability": args.reverse_probability,
         "max_shift": args.max_shift,
@@ -136,10 +130,18 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "float32",
         "seed": args.seed,
         "run_seconds": metrics["run_seconds"],
-        "hardware": _hardware(trainer),
+        "hardware": hardware(args.device, trainer.accelerator.num_processes),
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
         "metrics": {name.removeprefix("eval_"): metrics[name] for name in _MEASURES if name in metrics},
     }
+
+
+def _masking(facts: dict) -> str:
+    """Tell how letters were masked, and what for."""
+    if not facts["mask_probability"]:
+        return "none"
+    purpose = "" if facts["reconstruction_weight"] else ", not reconstructed"
+    return f"{facts['mask_probability']:.0%}, {facts['strands']} strands{purpose}"
 
 
 def training_table(facts: dict) -> str:
@@ -165,7 +167,7 @@ def training_table(facts: dict) -> str:
             "Learning rate": f"{facts['learning_rate']:.4g}, {facts['lr_scheduler_type']}, "
             f"{facts['warmup_steps']} warm-up steps",
             "Weight decay": facts["weight_decay"],
-            "Masked letters": f"{facts['mask_probability']:.0%}, {facts['strands']} strands",
+            "Masked letters": _masking(facts),
             "Dropout": facts["hidden_dropout"],
             "Augmentation": f"reverse complement first in {facts['reverse_probability']:.0%} of the rows, padding "
             f"shifted by up to {facts['max_shift']} nt",
