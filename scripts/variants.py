@@ -19,6 +19,10 @@ from modeling_macaron.analysis.predict import FilePrediction
 from modeling_macaron.analysis.variants import variants_file
 
 VCF_SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
+OPTIONS = (
+    *("both_orientations", "plots", "num_plots", "strict", "overwrite"),
+    *("batch_size", "device", "merged", "dtype"),
+)
 COLUMNS = ("reference_column", "alternative_column", "sequence_column", "position_column", "position_base")
 
 
@@ -36,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--position_column", help="column of the position of the first letter of ref")
     parser.add_argument("--position_base", type=int, choices=(0, 1), help="position of the first letter (1, as in VCF)")
     parser.add_argument("--both_orientations", action="store_true", help="average over both orientations")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for figures of the first promoters")
+    parser.add_argument("--num_plots", type=int, default=10, metavar="N", help="how many of them (%(default)s)")
     parser.add_argument("--strict", action="store_true", help="stop at the first variant that cannot be predicted")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
@@ -61,10 +67,7 @@ def _predict(args: argparse.Namespace) -> FilePrediction:
     """Call the library for the kind of input."""
     is_vcf = args.input.name.lower().endswith(VCF_SUFFIXES)
     columns = {name: getattr(args, name) for name in COLUMNS if getattr(args, name) is not None}
-    options = {"compile_model": args.compile, "verbose": True} | {
-        name: getattr(args, name)
-        for name in ("both_orientations", "strict", "overwrite", "batch_size", "device", "merged", "dtype")
-    }
+    options = {"compile_model": args.compile, "verbose": True} | {name: getattr(args, name) for name in OPTIONS}
     if not is_vcf:
         if args.genome or args.promoters:
             raise ValueError(

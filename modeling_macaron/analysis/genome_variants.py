@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model
 from modeling_macaron.analysis.variant_pairs import VariantRows, write_effects
+from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.analysis.variants import apply_variant, check_allele
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
@@ -88,6 +89,8 @@ def vcf_file(
     *,
     tokenizer: KmerTokenizer | None = None,
     both_orientations: bool = False,
+    plots: str | Path | None = None,
+    num_plots: int = 10,
     strict: bool = False,
     overwrite: bool = False,
     batch_size: int = 256,
@@ -115,7 +118,7 @@ def vcf_file(
         `.parquet`, `.csv` or `.tsv` with one line for each variant, alternative allele and promoter: `chrom`, `pos`
         (counted from 1), `id`, `ref`, `alt` (as in the VCF), `promoter`, `strand`, `reference_expression`,
         `alternative_expression`, `delta` (assay units) and `problem`. It appears under its name when it is complete.
-    both_orientations, strict, overwrite, batch_size, verbose
+    both_orientations, plots, num_plots, strict, overwrite, batch_size, verbose
         See `variants_file`.
 
     Returns
@@ -141,6 +144,7 @@ def vcf_file(
     within the promoter; no alternative allele (`.`); and those of `variants_file`.
     """
     check_request(output, overwrite, batch_size)
+    figures = None if plots is None else VariantPlots(plots, num_plots, overwrite)
     contigs = _by_contig(read_promoters(promoters))
     with _open_genome(genome):
         first = _first_contig(vcf)
@@ -156,6 +160,7 @@ def vcf_file(
         num_rows, num_problems = write_effects(
             model, tokenizer, read_rows(), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
+            plots=figures,
             if_none=f"no variant of {vcf} lies in a promoter of {promoters} (their first contigs are {first!r} and "
             f"{next(iter(contigs))!r})",
         )  # fmt: skip

@@ -287,7 +287,8 @@ def mutagenesis_file(
     """
     check_request(output, overwrite, batch_size)
     edits = Substitutions() if window is None else WindowEdits(window, step, method, num_shuffles, seed)
-    _check_plots(plots, overwrite)
+    if plots is not None:
+        check_plots(plots, overwrite, "row_*.png")
     table = open_table(source, sequence_column=sequence_column, batch_rows=batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     num_rows = num_lines = num_problems = 0
@@ -315,13 +316,28 @@ def mutagenesis_file(
     return FileMutagenesis(num_rows, num_lines, num_problems, table.num_malformed)
 
 
-def _check_plots(plots: str | Path | None, overwrite: bool) -> None:
-    """Refuse figures that are there, or that cannot be drawn, before any work is done."""
-    if plots is None:
-        return
+def check_plots(plots: str | Path, overwrite: bool, pattern: str) -> None:
+    """Refuse figures that are there, or that cannot be drawn, before any work is done.
+
+    Parameters
+    ----------
+    plots : str or Path
+        Folder for the figures.
+    overwrite : bool
+        Whether figures may be replaced.
+    pattern : str
+        Which files of the folder are such figures.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder is a file, or holds figures that may not be replaced.
+    ValueError
+        If what draws is not installed.
+    """
     if Path(plots).exists() and not Path(plots).is_dir():
         raise FileExistsError(f"{plots} is no folder: give one for the figures")
-    if not overwrite and any(Path(plots).glob("row_*.png")):
+    if not overwrite and any(Path(plots).glob(pattern)):
         raise FileExistsError(f"{plots} holds figures already; choose another folder or pass --overwrite")
     try:
         from . import sequence_plots  # noqa: F401

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import logomaker
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -219,3 +222,97 @@ def window_profile(scan: WindowScan, *, title: str = "") -> Figure:
     axes.set_ylabel(f"Change without {scan.window} nt\n(assay units)", size=7)
     _style_value_axis(axes)
     return figure
+
+
+def variant_effect_plot(
+    sequence: str,
+    positions: np.ndarray,
+    alternatives: Sequence[str],
+    deltas: np.ndarray,
+    *,
+    measured: np.ndarray | None = None,
+    title: str = "",
+    ylabel: str = "Change of expression\n(assay units)",
+    positions_per_line: int = POSITIONS_PER_LINE,
+) -> Figure:
+    """Plot the effects of variants over their positions along a sequence, in lines below each other.
+
+    Parameters
+    ----------
+    sequence : str
+        The reference, written below each line.
+    positions : numpy.ndarray
+        (variants,) integer positions, counted from 0.
+    alternatives : sequence of str
+        (variants,) alternative alleles: a single base has its colour, all else is grey and a diamond.
+    deltas : numpy.ndarray
+        (variants,) predicted effects, in assay units.
+    measured : numpy.ndarray, optional
+        (variants,) measured effects, drawn as open circles; NaN where there is none.
+    title, ylabel : str
+        Texts.
+    positions_per_line : int
+        See `sequence_logo`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One journal column wide, all lines to one scale.
+
+    Raises
+    ------
+    ValueError
+        If there is no variant, the arrays differ in length, or a position lies outside the sequence.
+    """
+    positions, deltas = np.asarray(positions, np.int64), np.asarray(deltas, np.float64)
+    measured = np.full(len(deltas), np.nan) if measured is None else np.asarray(measured, np.float64)
+    if not len(positions) or not len(positions) == len(alternatives) == len(deltas) == len(measured):
+        raise ValueError(
+            f"an effect and an allele are needed for each variant, got {len(positions)} positions, {len(alternatives)} "
+            f"alleles, {len(deltas)} effects and {len(measured)} measured ones"
+        )
+    if positions.min() < 0 or positions.max() >= len(sequence):
+        raise ValueError(f"positions {positions.min()} to {positions.max()} do not lie in {len(sequence)} nucleotides")
+    colors = np.array([BASE_COLORS.get(allele, GREY) for allele in alternatives])
+    single = np.array([allele in BASE_COLORS for allele in alternatives])
+    values = np.r_[0.0, deltas, measured[np.isfinite(measured)]]
+    margin = 0.08 * float(np.ptp(values)) or 0.5
+    figure, panels = _lines(len(sequence), 0.85, positions_per_line, title)
+    for start, axes in panels:
+        axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
+        here = (positions >= start) & (positions < start + positions_per_line)
+        axes.vlines(positions[here], 0, deltas[here], color=colors[here], linewidth=0.6)
+        for chosen, marker in ((here & single, "o"), (here & ~single, "D")):
+            axes.scatter(
+                positions[chosen], deltas[chosen], c=colors[chosen], s=9, marker=marker, linewidths=0, zorder=3
+            )
+        axes.scatter(
+            positions[here], measured[here], s=14, facecolors="none", edgecolors=colors[here], linewidths=0.7, zorder=2
+        )
+        for position, letter in enumerate(sequence[start : start + positions_per_line], start=start):
+            axes.annotate(
+                letter, (position, 0), xycoords=("data", "axes fraction"), xytext=(0, 1), textcoords="offset points",
+                size=4.5, ha="center", va="bottom", color=BASE_COLORS.get(letter, GREY),
+            )  # fmt: skip
+        axes.set_ylim(values.min() - 2 * margin, values.max() + margin)
+        _style_value_axis(axes)
+    _add_legend(
+        figure, [allele for allele in BASES if allele in alternatives], not single.all(), np.isfinite(measured).any()
+    )
+    figure.supylabel(ylabel, size=7)
+    return figure
+
+
+def _add_legend(figure: Figure, bases: list[str], has_other: bool, has_measured: bool) -> None:
+    """Explain colours and marks in one line above the panels."""
+    entries = [
+        Line2D([], [], color=BASE_COLORS[base], marker="o", markersize=3, linewidth=0.6, label=base) for base in bases
+    ]
+    if has_other:
+        entries.append(Line2D([], [], color=GREY, marker="D", markersize=3, linewidth=0.6, label="other"))
+    if has_measured:
+        entries.append(Line2D([], [], color=GREY, marker="o", markersize=4, mfc="none", linewidth=0, label="measured"))
+    figure.legend(
+        handles=entries, loc="outside upper right", ncols=len(entries), fontsize=6, frameon=False, handlelength=1.2,
+        columnspacing=1.0, handletextpad=0.4, borderpad=0,
+    )  # fmt: skip

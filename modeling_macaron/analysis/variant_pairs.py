@@ -11,6 +11,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.predict import predict_strands
+from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.overlap import read_ahead, write_behind
 from modeling_macaron.table_writer import write_table
@@ -72,6 +73,7 @@ def write_effects(
     batch_size: int,
     progress: tqdm,
     if_none: str,
+    plots: VariantPlots | None = None,
 ) -> tuple[int, int]:
     """Write the effects of a stream of variants; threads read and write while the model computes.
 
@@ -89,6 +91,8 @@ def write_effects(
         Counts the rows.
     if_none : str
         What to say of a stream without rows.
+    plots : VariantPlots, optional
+        Gets the variants, and draws at the end.
 
     Returns
     -------
@@ -112,12 +116,20 @@ def write_effects(
             effects = effects_of(
                 model, fine, both_orientations=both_orientations, batch_size=batch_size, progress=progress
             )
+            if plots is not None:
+                parts = [
+                    _variable_parts(tokenizer, texts, strands.lengths, ~bad)
+                    for texts, strands in zip((rows.references, rows.alternatives), pair, strict=True)
+                ]
+                plots.add(*parts, effects.delta)
             progress.update(int(bad.sum()))
             put(_with_effects(rows.table, effects, bad, problems))
             num_rows += len(bad)
             num_problems += int(bad.sum())
         if not num_rows:
             raise ValueError(if_none)
+    if plots is not None:
+        plots.draw()
     return num_rows, num_problems
 
 
@@ -161,6 +173,15 @@ def _cut_ends(tokenizer: KmerTokenizer, text: str, length: int) -> tuple[str, st
         return "", ""
     left = len(tokenizer.flank5)
     return spell(text[:left]), spell(text[left + length :])
+
+
+def _variable_parts(tokenizer: KmerTokenizer, texts: list[str], lengths: np.ndarray, wanted: np.ndarray) -> list[str]:
+    """Variable parts of the texts that are wanted, as the tokenizer reads them."""
+    parts = []
+    for row in np.flatnonzero(wanted):
+        start = len(_cut_ends(tokenizer, texts[row], int(lengths[row]))[0])
+        parts.append(spell(texts[row][start : start + int(lengths[row])]))
+    return parts
 
 
 def spell(text: str) -> str:

@@ -23,6 +23,7 @@ from modeling_macaron.analysis.variant_pairs import (
     spell,
     write_effects,
 )
+from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.delimited import find_layout
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.tables import DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, PromoterTable, open_table
@@ -167,6 +168,8 @@ def variants_file(
     position_column: str | None = None,
     position_base: int = 1,
     both_orientations: bool = False,
+    plots: str | Path | None = None,
+    num_plots: int = 10,
     strict: bool = False,
     overwrite: bool = False,
     batch_size: int = 256,
@@ -202,6 +205,9 @@ def variants_file(
         The position of a sequence's first nucleotide, 1 (as in VCF and HGVS) or 0.
     both_orientations : bool
         Average over both orientations of the variable part.
+    plots : str or Path, optional
+        Folder for figures of the first `num_plots` promoters (different references) that have an effect, with their
+        variants along the sequence, drawn at the end.
     strict : bool
         Raise at the first row with a problem.
     overwrite : bool
@@ -233,6 +239,7 @@ def variants_file(
     if position_base not in (0, 1):
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
     check_request(output, overwrite, batch_size)
+    figures = None if plots is None else VariantPlots(plots, num_plots, overwrite)
     given = {"reference": reference_column, "alternative": alternative_column}
     given |= {"sequence": sequence_column, "position": position_column}
     columns = _find_columns(_column_names(source, given), given, str(source))
@@ -242,6 +249,7 @@ def variants_file(
         num_rows, num_problems = write_effects(
             model, tokenizer, _read_rows(table, columns, position_base), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
+            plots=figures,
             if_none=f"{source} has no rows",
         )  # fmt: skip
     return FilePrediction(num_rows, num_problems, table.num_malformed)
