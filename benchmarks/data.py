@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from time import perf_counter
 
@@ -20,6 +18,7 @@ from benchmarks.challenge_table import random_sequences, write_challenge_table
 from benchmarks.figures import Results, time_call
 from benchmarks.inference import make_model
 from benchmarks.original_way import prepare as prepare_the_original_way
+from benchmarks.peak_memory import run_script
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.training.collator import PromoterCollator
 from modeling_macaron.training.data import prepare_dataset
@@ -27,18 +26,7 @@ from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.sources import open_source
 from tokenization import KmerTokenizer
 
-ROOT = Path(__file__).parents[1]
 _BATCH_SIZE = 512
-# The peak of that process alone: what `wait4` tells of a child counts the process that it was forked from.
-_MEASURED = """
-import re, resource, sys
-from scripts.prepare_data import main
-main(sys.argv[1:])
-try:
-    print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000)
-except OSError:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
-"""
 
 
 def run_preparation(results: Results, rows: int, folder: Path) -> None:
@@ -72,12 +60,7 @@ def run_preparation(results: Results, rows: int, folder: Path) -> None:
 def _prepare(table: Path, output: Path) -> tuple[float, float]:
     """Seconds and peak resident memory (MB) of the command line, Python's start included."""
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-c", _MEASURED, "--source", str(table), "--output", str(output)]
-    started = perf_counter()
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if result.returncode:
-        raise RuntimeError(f"preparation of {table.name} failed: {result.stderr[-1000:]}")
-    return perf_counter() - started, float(result.stdout.splitlines()[-1])
+    return run_script("prepare_data", "--source", str(table), "--output", str(output))
 
 
 def _differing_rows(folder: Path) -> int:

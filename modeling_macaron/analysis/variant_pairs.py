@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,8 +119,8 @@ def write_effects(
             )
             if plots is not None:
                 parts = [
-                    _variable_parts(tokenizer, texts, strands.lengths, ~bad)
-                    for texts, strands in zip((rows.references, rows.alternatives), pair, strict=True)
+                    variable_parts(tokenizer, list(compress(texts, ~bad)), strands.lengths.tolist())
+                    for texts, strands in zip((rows.references, rows.alternatives), fine, strict=True)
                 ]
                 plots.add(*parts, effects.delta)
             progress.update(int(bad.sum()))
@@ -175,13 +176,25 @@ def _cut_ends(tokenizer: KmerTokenizer, text: str, length: int) -> tuple[str, st
     return spell(text[:left]), spell(text[left + length :])
 
 
-def _variable_parts(tokenizer: KmerTokenizer, texts: list[str], lengths: np.ndarray, wanted: np.ndarray) -> list[str]:
-    """Variable parts of the texts that are wanted, as the tokenizer reads them."""
-    parts = []
-    for row in np.flatnonzero(wanted):
-        start = len(_cut_ends(tokenizer, texts[row], int(lengths[row]))[0])
-        parts.append(spell(texts[row][start : start + int(lengths[row])]))
-    return parts
+def variable_parts(tokenizer: KmerTokenizer, texts: Sequence[str], lengths: Sequence[int]) -> list[str]:
+    """Cut the flanks from texts that have no problem.
+
+    Parameters
+    ----------
+    tokenizer : KmerTokenizer
+        It knows the flanks.
+    texts : sequence of str
+        (rows,) DNA.
+    lengths : sequence of int
+        (rows,) lengths of the variable parts, as `encode_strands` gives them.
+
+    Returns
+    -------
+    list of str
+        (rows,) variable parts in capitals, U as T.
+    """
+    starts = (len(_cut_ends(tokenizer, text, length)[0]) for text, length in zip(texts, lengths, strict=True))
+    return [spell(text[at : at + length]) for text, at, length in zip(texts, starts, lengths, strict=True)]
 
 
 def spell(text: str) -> str:
