@@ -13,6 +13,29 @@ from pathlib import Path
 import psutil
 
 
+def check_free(path: str | Path, overwrite: bool) -> None:
+    """Refuse to write a file where something stands, before any work is done for it.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to be written.
+    overwrite : bool
+        Whether a file may be replaced.
+
+    Raises
+    ------
+    IsADirectoryError
+        If it is a folder.
+    FileExistsError
+        If it is there and may not be replaced.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name the file to write")
+    if Path(path).exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already; choose another name or pass --overwrite")
+
+
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
     """Give the name of a hidden file beside `path` to write to, which takes that name once the block has ended well.

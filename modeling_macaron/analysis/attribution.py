@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
+from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.predict import check_batch_size, load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.tables import string_buffers
 from tokenization import KmerTokenizer
 from tokenization.tokenization_kmer import MASK_ID
-
-BASES = "ACGT"
 
 
 class Attribution(NamedTuple):

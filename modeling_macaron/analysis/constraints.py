@@ -9,7 +9,8 @@ import numpy as np
 
 from tokenization import KmerTokenizer
 
-BASES = "ACGT"
+from .mutants import BASES
+
 IUPAC = {
     "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
     "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",

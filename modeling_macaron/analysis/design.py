@@ -18,14 +18,14 @@ import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
-from modeling_macaron.atomic import new_file
+from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.table_writer import check_output, write_table
 from modeling_macaron.tables import open_table, string_buffers
 from tokenization import KmerTokenizer
 from tokenization.tokenization_kmer import MASK_ID
 
-from .constraints import BASES, Constraints, Rules, random_promoters
+from .constraints import Constraints, Rules, random_promoters
 from .design_oracle import Oracle, run_searches
 from .design_search import (
     METHODS,
@@ -38,7 +38,7 @@ from .design_search import (
     search_by_gradient,
     search_greedy,
 )
-from .mutants import NUM_BASES, pad_centered
+from .mutants import BASES, NUM_BASES, pad_centered
 from .nearest import nearest_strand_distance
 from .predict import check_batch_size, load_model
 
@@ -332,10 +332,8 @@ def _check_free(output: str | Path, fasta: str | Path | None, overwrite: bool) -
     if fasta is not None and Path(fasta).absolute() == Path(output).absolute():
         raise ValueError(f"{output} cannot be both the table and the FASTA file")
     for path in (output, fasta):
-        if path is not None and Path(path).is_dir():
-            raise IsADirectoryError(f"{path} is a folder: name the file to write")
-        if path is not None and Path(path).exists() and not overwrite:
-            raise FileExistsError(f"{path} exists already; choose another name or pass --overwrite")
+        if path is not None:
+            check_free(path, overwrite)
 
 
 def _random_starts(

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from modeling_macaron.analysis.predict import load_model, predict_strands
-from modeling_macaron.atomic import new_file
+from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import LETTERS, N_ID
@@ -326,8 +326,7 @@ def _check_request(output: Path, overwrite: bool) -> None:
     """Refuse what cannot be written, before anything is loaded."""
     if output.suffix != ".onnx":
         raise ValueError(f"{output}: name a file that ends in .onnx")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
+    check_free(output, overwrite)
     _check_installed("onnx", "onnxruntime", "onnxscript")
 
 

@@ -23,10 +23,8 @@ from modeling_macaron.table_writer import write_table
 from modeling_macaron.tables import PromoterTable, open_table, string_buffers
 from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
-from .mutants import NUM_BASES, Edits, MutantStrands, Substitutions, WindowEdits
+from .mutants import BASES, NUM_BASES, Edits, MutantStrands, Substitutions, WindowEdits
 from .predict import check_batch_size, check_request, load_model, predict_strands
-
-BASES = "ACGT"
 
 _LETTER_BYTES = np.frombuffer(b"ACGTN", np.uint8)
 _TOO_SHORT = len(PROBLEMS)

@@ -9,7 +9,8 @@ import numpy as np
 
 from tokenization.tokenization_kmer import N_ID
 
-NUM_BASES = 4
+BASES = "ACGT"  # of letter ids 0 to 3
+NUM_BASES = len(BASES)
 WINDOW_METHODS = ("shuffle", "n", "delete")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from modeling_macaron.atomic import check_free
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.table_writer import check_output
 from tokenization import KmerTokenizer, reverse_complement
@@ -159,8 +160,7 @@ def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
     """
     check_batch_size(batch_size)
     check_output(output)
-    if Path(output).exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already; choose another name or pass --overwrite")
+    check_free(output, overwrite)
 
 
 @torch.inference_mode()
