@@ -180,7 +180,7 @@ def describe_machine(device: str = "cpu") -> dict:
     processor, flags = read_processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = {
-        "name": f"{cores} cores of {processor}",
+        "name": f"{cores} {'core' if cores == 1 else 'cores'} of {processor}",
         "processor": processor,
         "cores": cores,
         "instruction_sets": [flag for flag in _PROCESSOR_FLAGS if flag in flags],

@@ -19,9 +19,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="checkpoint folder or name on the Hub")
     parser.add_argument("output", type=Path, help="file to write: .onnx")
-    parser.add_argument(
-        "--separate", dest="merged", action="store_false", help="keep the attention's projections as they are"
+    projections = parser.add_mutually_exclusive_group()
+    projections.add_argument(
+        "--merged",
+        action="store_true",
+        default=None,
+        help="merge the attention's projections (default: where that costs nothing)",
     )
+    projections.add_argument("--separate", dest="merged", action="store_false", help="keep them as they are")
     parser.add_argument("--opset", type=int, help="version of the ONNX operators; default: torch's choice")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
     parser.add_argument("--no_check", dest="check", action="store_false", help="do not compare with PyTorch")

@@ -18,6 +18,7 @@ from torch import nn
 
 from modeling_macaron.analysis.predict import load_model, predict_strands
 from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.attention_macaron import cost_of_merging
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import LETTERS, N_ID
@@ -78,7 +79,7 @@ def export_onnx(
     output: str | Path,
     *,
     tokenizer: KmerTokenizer | None = None,
-    merged: bool = True,
+    merged: bool | None = None,
     opset: int | None = None,
     overwrite: bool = False,
     check: bool = True,
@@ -94,8 +95,9 @@ def export_onnx(
         See `load_model`. A loaded model stays as it is; half precision is exported as float32.
     output : str or Path
         `.onnx` file to write. It appears under its name when it is complete and checked.
-    merged : bool
-        Merge the attention's projections, see `to_merged`. False keeps them as they are.
+    merged : bool, optional
+        Merge the attention's projections, see `to_merged`, or keep them as they are. Default: merged where that costs
+        neither parameters nor arithmetic.
     opset : int, optional
         Version of the ONNX operators. Default: torch's choice.
     overwrite : bool
@@ -125,6 +127,7 @@ def export_onnx(
     model = model if isinstance(model, (str, Path)) else copy.deepcopy(model)
     model, tokenizer = load_model(model, tokenizer, "cpu", dtype="float32")
     metadata = describe(model, tokenizer)
+    merged = not cost_of_merging(model.config) if merged is None else merged
     proto = build_graph(model.to_merged() if merged else copy.deepcopy(model), opset)
     metadata["attention_projections"] = "merged" if merged else model.config.attention_projections
     set_model_props(proto, metadata)

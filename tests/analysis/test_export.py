@@ -92,6 +92,13 @@ def test_all_kinds_of_models(make_model, tmp_path, fields, merged):
     assert ((16, 32) in widths) == merged
 
 
+@pytest.mark.parametrize(("head_dim", "expected"), [(8, "separate"), (16, "merged")])
+def test_projections_are_merged_where_that_pays(make_model, tmp_path, head_dim, expected):
+    export_onnx(make_model(**ONE_LAYER, head_dim=head_dim), tmp_path / "m.onnx", check=False)
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert metadata["attention_projections"] == expected
+
+
 def test_nucleotide_head_is_left_out(exported, make_model):
     model, arrays = make_model(), initializers(exported.path)
     assert any("expression_head" in name for name in arrays)
@@ -134,7 +141,7 @@ def test_interface_and_metadata(exported, tiny_tokenizer):
         "expression_std": "2.5",
         "model_type": "macaron",
         "letters": "A C G T N [MASK]",
-        "attention_projections": "merged",
+        "attention_projections": "separate",
         "package": "macaron-promoter",
     }
 
@@ -163,7 +170,7 @@ def test_loaded_model_stays_as_it_is(make_model, graph, monkeypatch, tmp_path):
     model, seen = make_model().to(torch.bfloat16).train(), []
     model.set_attn_implementation("sdpa")
     monkeypatch.setattr(export, "build_graph", lambda model, opset: seen.append(model) or graph())
-    export_onnx(model, tmp_path / "m.onnx", check=False)
+    export_onnx(model, tmp_path / "m.onnx", merged=True, check=False)
     assert model.training and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
     assert model.config.attention_projections == "separate"
     (traced,) = seen
@@ -253,9 +260,11 @@ def test_command_line_passes_its_options(monkeypatch, capsys):
         lambda **options: calls.append(options) or export.OnnxExport(options["output"], None, 18, 1),
     )
     script.main(["m", "o.onnx"])
+    script.main(["m", "o.onnx", "--merged"])
     script.main(["m", "o.onnx", "--separate", "--opset", "18", "--overwrite", "--no_check"])
     common = {"model": "m", "output": Path("o.onnx")}
     assert calls == [
+        common | {"merged": None, "opset": None, "overwrite": False, "check": True},
         common | {"merged": True, "opset": None, "overwrite": False, "check": True},
         common | {"merged": False, "opset": 18, "overwrite": True, "check": False},
     ]
