@@ -12,6 +12,7 @@ from benchmarks import checkpoint as benchmark
 from benchmarks.pages import render_block
 from modeling_macaron.analysis.evaluation import TITLES, evaluate_files
 from modeling_macaron.hub import check_hub_folder
+from modeling_macaron.training.model_card import TRAINING_FACTS
 from tests.test_hub_folder import TRAVELLING
 
 CHECKPOINT = benchmark.CHECKPOINT
@@ -92,6 +93,18 @@ def test_metadata_has_the_figures_of_every_category(evaluation):
         assert figures[TITLES[category].lower(), "pearsonr"] == measured["pearson_r"]
         assert figures[TITLES[category].lower(), "spearmanr"] == measured["spearman_rho"]
     assert len(figures) == 18 and metadata["license"] == "apache-2.0"
+
+
+def test_checkpoint_was_trained_by_the_recipe_of_the_repository():
+    recipe = yaml.safe_load((benchmark.ROOT / "configs" / "library.yaml").read_text(encoding="utf-8"))
+    facts = json.loads((CHECKPOINT / TRAINING_FACTS).read_text(encoding="utf-8"))
+    config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
+    renamed = {"num_train_epochs": "epochs"}
+    known = facts | config
+    same = {name: known[renamed.get(name, name)] for name in recipe if renamed.get(name, name) in known}
+    assert same == {name: recipe[name] for name in same}
+    assert {"hidden_size", "hidden_dropout", "learning_rate", "num_train_epochs", "ema_decay", "seed"} <= set(same)
+    assert facts["precision"] == "bf16" and recipe["bf16"]
 
 
 @pytest.mark.slow

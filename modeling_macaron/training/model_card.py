@@ -144,6 +144,16 @@ def _masking(facts: dict) -> str:
     return f"{facts['mask_probability']:.0%}, {facts['strands']} strands{purpose}"
 
 
+def _augmentation(facts: dict) -> str:
+    """Tell how training rows were changed."""
+    kinds = []
+    if facts["reverse_probability"]:
+        kinds.append(f"reverse complement first in {facts['reverse_probability']:.0%} of the rows")
+    if facts["max_shift"]:
+        kinds.append(f"padding shifted by up to {facts['max_shift']} nt")
+    return ", ".join(kinds) or "none"
+
+
 def training_table(facts: dict) -> str:
     """Lay out `training_facts` as the lines of a Markdown table.
 
@@ -169,8 +179,7 @@ def training_table(facts: dict) -> str:
             "Weight decay": facts["weight_decay"],
             "Masked letters": _masking(facts),
             "Dropout": facts["hidden_dropout"],
-            "Augmentation": f"reverse complement first in {facts['reverse_probability']:.0%} of the rows, padding "
-            f"shifted by up to {facts['max_shift']} nt",
+            "Augmentation": _augmentation(facts),
             "Averaging of weights": f"decay {facts['ema_decay']}" if facts["ema_decay"] else "none",
             "Precision": facts["precision"],
             "Seed": facts["seed"],

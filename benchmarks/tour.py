@@ -1,0 +1,296 @@
+"""Take the checkpoint of this repository through every verb, on promoters of the challenge's library that it never saw.
+
+    python -m benchmarks.tour --table measured_library.parquet --pairs pairs.parquet
+
+Runs the command lines on split `validation`, compares predicted with measured differences, draws figures into
+`docs/tour/`, writes `results/tour/library.json` and renders the tour of `README.md`. Without a table it renders what
+was measured before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy.stats import pearsonr, spearmanr
+
+from benchmarks.checkpoint import CHECKPOINT, README, ROOT, SPLIT
+from benchmarks.figures import RESULTS, describe_machine
+from benchmarks.pages import replace_block
+from modeling_macaron.analysis.evaluation import TITLES
+from modeling_macaron.analysis.plots import save_figure, scatter_with_density
+from modeling_macaron.analysis.sequence_plots import variant_effect_plot
+from modeling_macaron.analysis.variant_pairs import variable_parts
+from modeling_macaron.analysis.variant_plots import where_they_differ
+from modeling_macaron.atomic import new_file
+from modeling_macaron.tables import string_buffers
+from tokenization import KmerTokenizer
+
+FIGURES = ROOT / "docs" / "tour"
+RESULT = RESULTS / "tour" / "library.json"
+BLOCK = "tour"
+NUM_DESIGNED = 20
+MAX_EDITS = 5
+SUBSTITUTIONS = "SNVs"
+
+
+class Tour(NamedTuple):
+    """Where a tour reads and writes.
+
+    Attributes
+    ----------
+    checkpoint : Path
+        Folder of the model.
+    work : Path
+        Inputs and outputs of the command lines.
+    figures : Path
+        Folder for the figures.
+    """
+
+    checkpoint: Path
+    work: Path
+    figures: Path
+
+    def run(self, script: str, *arguments: str) -> dict:
+        """Run a command line in the working folder; give the command and the seconds it took, Python's start included.
+
+        Raises
+        ------
+        RuntimeError
+            If it fails.
+        """
+        command = [sys.executable, str(ROOT / "scripts" / script), str(self.checkpoint.resolve()), *arguments]
+        started = perf_counter()
+        done = subprocess.run(command, cwd=self.work, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{script} failed: {done.stderr[-1000:]}")
+        shown = f"python scripts/{script} checkpoints/{self.checkpoint.name} {' '.join(arguments)}"
+        return {"command": shown, "seconds": perf_counter() - started}
+
+
+def variant_table(library: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Collect the pairs whose ends are both in a table.
+
+    Parameters
+    ----------
+    library : pandas.DataFrame
+        `row_id`, `sequence`, `activity`.
+    pairs : pandas.DataFrame
+        `kind`, `alt_row_id`, `ref_row_id`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `kind`, `reference_sequence`, `alternative_sequence`, `measured_delta`.
+    """
+    rows = library.set_index("row_id")
+    pairs = pairs[pairs.alt_row_id.isin(rows.index) & pairs.ref_row_id.isin(rows.index)]
+    references, alternatives = rows.loc[pairs.ref_row_id], rows.loc[pairs.alt_row_id]
+    return pd.DataFrame({
+        "kind": pairs.kind.to_numpy(),
+        "reference_sequence": references.sequence.to_numpy(),
+        "alternative_sequence": alternatives.sequence.to_numpy(),
+        "measured_delta": alternatives.activity.to_numpy() - references.activity.to_numpy(),
+    })  # fmt: skip
+
+
+def predict_promoters(tour: Tour, library: pd.DataFrame) -> dict:
+    """Predict all promoters of a library."""
+    library[["row_id", "sequence", "activity"]].to_csv(tour.work / "library.tsv", sep="\t", index=False)
+    facts = tour.run("predict.py", "library.tsv", "predictions.parquet")
+    predicted = pd.read_parquet(tour.work / "predictions.parquet").predicted_expression
+    return facts | {"rows": len(predicted), "pearson_r": _pearson(predicted, library.activity)}
+
+
+def score_variants(tour: Tour, variants: pd.DataFrame) -> dict:
+    """Predict pairs, correlate predicted with measured differences, and draw the single substitutions."""
+    variants.to_parquet(tour.work / "substitutions_and_motifs.parquet")
+    facts = tour.run("variants.py", "substitutions_and_motifs.parquet", "effects.parquet") | {
+        "rows": len(variants),
+        "kinds": {},
+    }
+    effects = pd.read_parquet(tour.work / "effects.parquet")
+    for kind, some in effects.groupby("kind", sort=False):
+        facts["kinds"][kind] = {
+            "n": len(some),
+            "pearson_r": _pearson(some.delta, some.measured_delta),
+            "spearman_rho": float(spearmanr(some.delta, some.measured_delta).statistic),
+        }
+    substitutions = effects[effects.kind == SUBSTITUTIONS]
+    measures = {name: facts["kinds"][SUBSTITUTIONS][name] for name in ("pearson_r", "spearman_rho")}
+    figure = scatter_with_density(
+        substitutions.measured_delta, substitutions.delta, **measures, title="Single substitutions", zero_lines=True,
+        xlabel="Measured change of expression", ylabel="Predicted change",
+    )  # fmt: skip
+    save_figure(figure, tour.figures / "substitutions.png")
+    _draw_one_promoter(tour, substitutions)
+    return facts
+
+
+def _draw_one_promoter(tour: Tour, substitutions: pd.DataFrame) -> None:
+    """Draw predicted and measured effects along the promoter with most substitutions; leave it for `mutate`."""
+    reference = substitutions.reference_sequence.value_counts().idxmax()
+    some = substitutions[substitutions.reference_sequence == reference]
+    texts = [reference, *some.alternative_sequence]
+    tokenizer = KmerTokenizer.from_pretrained(tour.checkpoint)
+    strands = tokenizer.encode_strands(*string_buffers(pa.array(texts)))
+    reference, *alternatives = variable_parts(tokenizer, texts, strands.lengths.tolist())
+    positions, alleles = zip(*(where_they_differ(reference, other) for other in alternatives), strict=True)
+    figure = variant_effect_plot(
+        reference, positions, alleles, some.delta, measured=some.measured_delta, title="Substitutions of one promoter"
+    )
+    save_figure(figure, tour.figures / "variants.png")
+    (tour.work / "promoter.fa").write_text(f">promoter\n{reference}\n", encoding="utf-8")
+
+
+def mutate(tour: Tour) -> dict:
+    """Mutate the promoter that `score_variants` drew."""
+    facts = tour.run("mutagenesis.py", "promoter.fa", "mutants.parquet", "--plots", "plots")
+    for name in ("heatmap", "logo"):
+        tour.figures.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tour.work / "plots" / f"row_0_{name}.png", tour.figures / f"{name}.png")
+    return facts | {"mutants": len(pd.read_parquet(tour.work / "mutants.parquet"))}
+
+
+def design_promoters(tour: Tour, library: pd.DataFrame, training: pd.DataFrame) -> dict:
+    """Raise the expression of some promoters by a few substitutions."""
+    starts = library.iloc[np.linspace(0, len(library) - 1, NUM_DESIGNED).astype(int)]
+    starts[["row_id", "sequence"]].to_csv(tour.work / "starts.tsv", sep="\t", index=False)
+    training[["sequence"]].to_csv(tour.work / "training.tsv", sep="\t", index=False)
+    facts = tour.run(
+        "design.py", "designs.tsv", "--starts", "starts.tsv", "--target", "higher", "--max_edits", str(MAX_EDITS),
+        "--forbid", "GAATTC", "--training", "training.tsv",
+    )  # fmt: skip
+    designs = pd.read_csv(tour.work / "designs.tsv", sep="\t")
+    gain = designs.expression - designs.start_expression
+    return facts | {
+        "rows": len(starts),
+        "median_gain": float(gain.median()),
+        "out_of_range": int(designs.out_of_range.sum()),
+    }
+
+
+def export(tour: Tour) -> dict:
+    """Write the model as ONNX."""
+    facts = tour.run("export_onnx.py", "promoter.onnx")
+    return facts | {"size_mb": (tour.work / "promoter.onnx").stat().st_size / 1e6}
+
+
+def _pearson(predicted: pd.Series, measured: pd.Series) -> float:
+    return float(pearsonr(predicted, measured).statistic)
+
+
+def take_tour(tour: Tour, table: Path, pairs: Path) -> dict:
+    """Go through all verbs.
+
+    Parameters
+    ----------
+    tour : Tour
+        Where to read and write.
+    table, pairs : Path
+        Measured library with a column `split`, and its pairs.
+
+    Returns
+    -------
+    dict
+        What `library.json` holds: for each verb its command, seconds and figures.
+    """
+    frame = pd.read_parquet(table)
+    library, training = frame[frame.split == SPLIT], frame[frame.split == "train"]
+    return {
+        "checkpoint": tour.checkpoint.name,
+        "weights": weights_of(tour.checkpoint),
+        "date": date.today().isoformat(),
+        "command": f"python -m benchmarks.tour --table {table.name} --pairs {pairs.name}",
+        "machine": describe_machine(),
+        "predict": predict_promoters(tour, library),
+        "variants": score_variants(tour, variant_table(library, pd.read_parquet(pairs))),
+        "mutagenesis": mutate(tour),
+        "design": design_promoters(tour, library, training),
+        "export": export(tour),
+    }
+
+
+def weights_of(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint's weights."""
+    return hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+
+
+def render_tour(result: dict) -> str:
+    """Render the tour of the README.
+
+    Parameters
+    ----------
+    result : dict
+        See `take_tour`.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    kinds = "; ".join(
+        f"{TITLES[kind].lower()} ({figures['n']:,}) r {figures['pearson_r']:.3f}, rho {figures['spearman_rho']:.3f}"
+        for kind, figures in result["variants"]["kinds"].items()
+    )
+    designed = result["design"]
+    came_out = {
+        "predict": f"{result['predict']['rows']:,} promoters, r {result['predict']['pearson_r']:.3f}",
+        "variants": f"predicted against measured differences: {kinds}",
+        "mutagenesis": f"{result['mutagenesis']['mutants']:,} mutants of one promoter, heat map and logo",
+        "design": f"{designed['rows']} promoters, at most {MAX_EDITS} edits each: {designed['median_gain']:+.2f} "
+        f"predicted in the median; {designed['out_of_range']} beyond the range of the training data",
+        "export": f"{result['export']['size_mb']:.1f} MB",
+    }
+    lines = ["| command | what came out | seconds |", "| --- | --- | ---: |"]
+    lines += [
+        f"| `{result[verb]['command']}` | {text} | {result[verb]['seconds']:.0f} |" for verb, text in came_out.items()
+    ]
+    folder = FIGURES.relative_to(ROOT).as_posix()
+    return (
+        f"Promoters of the challenge's library from clusters that the checkpoint never saw (split `{SPLIT}`), on "
+        f"{result['machine']['name']}, Python's start included:\n\n" + "\n".join(lines) + "\n\n"
+        "| | |\n| --- | --- |\n"
+        f"| ![Predicted against measured changes by single substitutions]({folder}/substitutions.png) "
+        f"| ![Predicted and measured effects along one promoter]({folder}/variants.png) |\n"
+        f"| ![Heat map of all substitutions of the same promoter]({folder}/heatmap.png) "
+        f"| ![Logo of the same promoter]({folder}/logo.png) |\n\n"
+        "Left above, all substitutions with their measured effects; the other three show the promoter that has most "
+        f"of them (open circles: measured). Made by `{result['command']}`.\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Take the tour, where there is a table, and render it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tour", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", type=Path, help="measured library")
+    parser.add_argument("--pairs", type=Path, help="pairs of its rows")
+    args = parser.parse_args(argv)
+    if (args.table is None) != (args.pairs is None):
+        parser.error("give both --table and --pairs, or neither")
+    if args.table is not None:
+        with tempfile.TemporaryDirectory() as work:
+            result = take_tour(Tour(CHECKPOINT, Path(work), FIGURES), args.table, args.pairs)
+        with new_file(RESULT) as partial:
+            partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    replace_block(README, BLOCK, render_tour(json.loads(RESULT.read_text(encoding="utf-8"))))
+    print(f"rendered {README.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
