@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
 
-.PHONY: help demo test bench bench-gpu lint format clean
+.PHONY: help demo test notebooks bench bench-gpu lint format clean
 
 help:
 	@echo "make demo    simulate, prepare, train, score, load and predict: a few minutes on two CPU cores, no network"
 	@echo "make test    run the tests"
+	@echo "make notebooks  execute the notebooks and save their outputs: a few minutes on one CPU core"
 	@echo "make bench   check and time inference and data on this machine's processor: under ten minutes on two cores"
 	@echo "make bench-gpu  the same for training and inference on a GPU, with the environment of python3 on the PATH"
 	@echo "make lint    check style and formatting"
@@ -33,6 +34,9 @@ demo: $(VENV)/.demo-installed
 
 test: $(VENV)/.dev-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+notebooks: $(VENV)/.dev-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.notebooks.execute notebooks/*.ipynb
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.cpu
