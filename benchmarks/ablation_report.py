@@ -86,9 +86,10 @@ def render_figures(result: dict, variants: list[Variant]) -> str:
     shown = [variant for variant in variants if values_of(result, variant.name)]
     rows = [header, ["---", "---", *["---:"] * 4, "---"], *(_cells(result, variant) for variant in shown)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    seeds = len(values_of(result, "base"))
+    counts = sorted({len(values_of(result, variant.name)) for variant in shown})
+    seeds = f"{counts[0]} seed{'s' * (counts[0] > 1)}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     note = (
-        f"{seeds} seeds each, {len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
+        f"{seeds} each, {len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
         f"torch {result['machine']['versions']['torch']}, `{result['command']}`). Pearson r: mean and standard "
         "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. The "
         "team's finding: official Pearson / Spearman Score on the challenge's full data."
