@@ -17,9 +17,9 @@ REQUEST = "request.json"
 class TableParts:
     """Folder `OUTPUT.parts` with the finished parts of a table that is being written, each an Arrow file.
 
-    As a context manager, to be entered once `begin` was called, it keeps the folder after a crash, an interruption or
-    a full disk where any part is finished, and removes it after a `ValueError`: what was asked for, or the source, was
-    wrong then.
+    As a context manager, to be entered once `begin` was called, it keeps the folder after an error where any part is
+    finished, but for a `ValueError` in a run that began anew: what was asked for, or the source, was wrong then. (An
+    error of a disk or a network behind it does not count as such.)
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class TableParts:
     """
 
     def __init__(self, output: str | Path, request: dict) -> None:
-        self.folder = parts_folder(output)
+        self.output, self.folder = Path(output), parts_folder(output)
         self.request = json.loads(json.dumps(request))
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
@@ -51,11 +51,10 @@ class TableParts:
             If the parts are of another request.
         """
         check_parts(self.folder, resume=resume, overwrite=overwrite)
-        if self.folder.exists() and not resume:
-            shutil.rmtree(self.folder)
-        if (self.folder / REQUEST).is_file():
+        if resume and (self.folder / REQUEST).is_file():
             self._check_same_request()
             return
+        self.remove()  # without their request, nothing is known of parts
         self.folder.mkdir(parents=True, exist_ok=True)
         self._put(REQUEST, lambda path: path.write_text(json.dumps(self.request, indent=1)))
 
@@ -81,15 +80,25 @@ class TableParts:
         return pyarrow.feather.read_table(str(self._path(number)))
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder; a process that is killed meanwhile leaves none that looks unfinished."""
+        doomed = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")
+        try:
+            self.folder.rename(doomed)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def __enter__(self) -> TableParts:
+        self._had_parts = self._has_parts()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and (issubclass(kind, ValueError) or not any(self.folder.glob("*.arrow"))):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        is_wrong = isinstance(error, ValueError) and not self._had_parts and not _is_failing_device(error)
+        if kind is not None and (is_wrong or not self._has_parts()):
             self.remove()
+
+    def _has_parts(self) -> bool:
+        return any(self.folder.glob("*.arrow"))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.arrow"
@@ -99,6 +108,11 @@ class TableParts:
         partial = self.folder / f".{name}.{os.getpid()}"
         write(partial)
         os.replace(partial, self.folder / name)
+
+
+def _is_failing_device(error: BaseException) -> bool:
+    """Whether an operating system's error stands behind an error."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
 
 
 def parts_folder(output: str | Path) -> Path:

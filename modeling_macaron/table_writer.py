@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +31,32 @@ def check_output(output: str | Path) -> None:
     """
     if Path(output).suffix not in (".parquet", *DELIMITERS):
         raise ValueError(f"{output}: unknown kind of output; .parquet, .csv and .tsv are known")
+
+
+def check_columns(output: str | Path, schema: pa.Schema) -> None:
+    """Refuse columns that the kind of output cannot hold, before any work is done for them.
+
+    Parameters
+    ----------
+    output : str or Path
+        File to be written.
+    schema : pyarrow.Schema
+        Its columns.
+
+    Raises
+    ------
+    ValueError
+        If delimited text is to hold lists or the like.
+    """
+    if Path(output).suffix not in DELIMITERS:
+        return
+    for column in schema:
+        try:
+            pyarrow.csv.write_csv(pa.schema([column]).empty_table(), pa.BufferOutputStream())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(
+                f"{output}: text cannot hold the column {column.name!r} ({column.type}); name a .parquet file"
+            ) from error
 
 
 @contextmanager
@@ -60,8 +88,38 @@ def write_table(output: str | Path) -> Iterator[Callable[[pa.Table], None]]:
             if writer is None and suffix == ".parquet":
                 writer = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, table.schema))
             elif writer is None:
-                options = pyarrow.csv.WriteOptions(delimiter=DELIMITERS[suffix], quoting_style="needed")
-                writer = stack.enter_context(pyarrow.csv.CSVWriter(partial, table.schema, write_options=options))
+                check_columns(output, table.schema)
+                writer = stack.enter_context(_TextWriter(partial, table.schema, DELIMITERS[suffix]))
             writer.write_table(table)
 
         yield write
+
+
+class _TextWriter:
+    """Write delimited text with quotes only in those tables of a stream where a field needs them."""
+
+    def __init__(self, path: Path, schema: pa.Schema, delimiter: str) -> None:
+        self._options = {"include_header": False, "delimiter": delimiter}
+        self._file = pa.OSFile(str(path), "wb")
+        header = io.StringIO()
+        csv.writer(header, delimiter=delimiter, lineterminator="\n").writerow(schema.names)
+        self._file.write(header.getvalue().encode())
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write the next rows."""
+        self._write(table, self._file)
+
+    def _write(self, table: pa.Table, sink: pa.NativeFile) -> None:
+        rows = pa.BufferOutputStream()
+        try:
+            pyarrow.csv.write_csv(table, rows, pyarrow.csv.WriteOptions(quoting_style="none", **self._options))
+        except pa.ArrowInvalid:
+            rows = pa.BufferOutputStream()
+            pyarrow.csv.write_csv(table, rows, pyarrow.csv.WriteOptions(quoting_style="needed", **self._options))
+        sink.write(rows.getvalue())
+
+    def __enter__(self) -> _TextWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -150,6 +150,8 @@ def vcf_file(
         first = _first_contig(vcf)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
 
+    tokenizer = _without_trimming(tokenizer)
+
     def read_rows() -> Iterator[VariantRows]:
         with _open_genome(genome) as fasta:
             lines = _read_lines(_records(Path(vcf), contigs), contigs, fasta)
@@ -165,6 +167,14 @@ def vcf_file(
             f"{next(iter(contigs))!r})",
         )  # fmt: skip
     return FilePrediction(num_rows, num_problems, 0)
+
+
+def _without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:
+    """Tokenizer that takes the intervals of a genome for the variable parts that they are."""
+    return KmerTokenizer(
+        kmer_size=tokenizer.kmer_size, strand_length=tokenizer.strand_length, flank5=tokenizer.flank5,
+        flank3=tokenizer.flank3, trimming="never",
+    )  # fmt: skip
 
 
 def read_promoters(path: str | Path) -> list[Promoter]:

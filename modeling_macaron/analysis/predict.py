@@ -197,7 +197,7 @@ def predict_strands(
         both = both.pin_memory().to(model.device, non_blocking=True)
         logits = model(both, output_nucleotide_logits=False).logits.to("cpu", non_blocking=True)
         arrived = torch.cuda.Event()
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(model.device))  # it need not be the current device
         return logits, arrived
 
     def take_batch(rows: int, logits: torch.Tensor, arrived: torch.cuda.Event | None) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.overlap import read_ahead, write_behind
 from modeling_macaron.parts import TableParts, check_parts, parts_folder
-from modeling_macaron.table_writer import write_table
+from modeling_macaron.table_writer import check_columns, write_table
 from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
 from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
+JOINED_ROWS = 65_536
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
 
 
@@ -89,10 +91,12 @@ def predict_file(
     OSError
         If a file cannot be read or written, or there is no such checkpoint.
     """
-    check_request(output, overwrite, batch_size)
-    check_parts(parts_folder(output), resume=resume, overwrite=overwrite)
+    goes_on = resume and parts_folder(output).is_dir()  # whatever stands there may be replaced: that run was to do so
+    check_request(output, overwrite or goes_on, batch_size)
     table = open_table(source, sequence_column=sequence_column, batch_rows=16 * batch_size)
     process, processes, device = _place_among_processes(device)
+    if process == 0:
+        check_parts(parts_folder(output), resume=resume, overwrite=overwrite)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     parts = TableParts(output, _request(table, model, tokenizer, batch_size, deduplicate))
     if process == 0:
@@ -116,8 +120,8 @@ def predict_file(
             raise ValueError(f"{source} has no rows")
         if process == 0:
             with write_table(output) as write:
-                for number in range(num_parts):
-                    write(parts.read(number))
+                for some in _join(parts, num_parts):
+                    write(some)
             parts.remove()
     _wait_for_others(processes)
     return FilePrediction(num_rows, num_problems, table.num_malformed)
@@ -128,8 +132,18 @@ def _place_among_processes(device: str | torch.device | None) -> tuple[int, int,
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1, device
     on_cpu = not torch.cuda.is_available() or torch.device(device or "cuda").type == "cpu"
-    state = PartialState(cpu=on_cpu)
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))  # the fastest waits for the slowest
     return state.process_index, state.num_processes, state.device if device is None else device
+
+
+def _join(parts: TableParts, num_parts: int) -> Iterator[pa.Table]:
+    """Give the rows of all parts in order, some parts at a time."""
+    waiting: list[pa.Table] = []
+    for number in range(num_parts):
+        waiting.append(parts.read(number))
+        if sum(map(len, waiting)) >= JOINED_ROWS or number == num_parts - 1:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting = []
 
 
 def _wait_for_others(processes: int) -> None:
@@ -183,6 +197,8 @@ def _predict_parts(
         for number, batch, strands in read_ahead(_encode_batches(table, tokenizer, is_mine)):
             fine = strands.problem == 0
             num_parts, num_rows, num_problems = num_parts + 1, num_rows + len(fine), num_problems + int((~fine).sum())
+            check_columns(parts.output, batch.table.schema)
+            _refuse_malformed(table, strict)
             if strict and not fine.all():
                 bad = int(np.flatnonzero(~fine)[0])
                 raise ValueError(f"{table.path}, {table.unit} {batch.numbers[bad]}: {PROBLEMS[strands.problem[bad]]}")
@@ -195,7 +211,14 @@ def _predict_parts(
             predicted = np.full(len(fine), np.nan)
             predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, progress)
             put((number, _with_prediction(batch.table, predicted, strands.problem)))
+        _refuse_malformed(table, strict)
     return num_parts, num_rows, num_problems
+
+
+def _refuse_malformed(table: PromoterTable, strict: bool) -> None:
+    if strict and table.num_malformed:
+        number, reason = table.malformed[0]
+        raise ValueError(f"{table.path}, {table.unit} {number}: {reason}")
 
 
 def _encode_batches(

@@ -21,6 +21,7 @@ from tokenization import PROBLEMS, KmerTokenizer, StrandBatch, reverse_complemen
 
 EFFECT_COLUMNS = ("reference_expression", "alternative_expression", "delta")
 PROBLEM = "problem"
+TOO_LONG = "longer than strand_length"
 
 
 class VariantEffects(NamedTuple):
@@ -160,12 +161,24 @@ def encode_pairs(
     pair = [tokenizer.encode_strands(*string_buffers(pa.array(column, pa.string()))) for column in texts]
     for which, strands in zip(("reference", "alternative"), pair, strict=True):
         for row in np.flatnonzero(strands.problem):
+            if _is_other_cut(texts, pair, row):
+                problems[row] = problems[row] or "the constant flanks differ"
             problems[row] = problems[row] or f"{which} sequence: {PROBLEMS[strands.problem[row]]}"
     for row, problem in enumerate(problems):
         if not problem:
             cut = [_cut_ends(tokenizer, texts[i][row], int(pair[i].lengths[row])) for i in (0, 1)]
             problems[row] = "" if cut[0] == cut[1] else "the constant flanks differ"
     return pair, problems
+
+
+def _is_other_cut(texts: Sequence[list[str]], pair: Sequence[StrandBatch], row: int) -> bool:
+    """Whether one sequence of a row is cut at its flanks, and the other so long only because it is not."""
+    fine = [strands.problem[row] == 0 for strands in pair]
+    if sum(fine) != 1:
+        return False
+    good = fine.index(True)
+    is_cut = len(texts[good][row]) > pair[good].lengths[row]
+    return is_cut and PROBLEMS[pair[1 - good].problem[row]] == TOO_LONG and len(texts[0][row]) == len(texts[1][row])
 
 
 def _cut_ends(tokenizer: KmerTokenizer, text: str, length: int) -> tuple[str, str]:

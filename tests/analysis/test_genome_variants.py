@@ -452,3 +452,20 @@ def test_verbosity_of_htslib_is_left_as_it_was(tiny_folder, tmp_path):
         assert pysam.get_verbosity() == 2
     finally:
         pysam.set_verbosity(before)
+
+
+@pytest.mark.parametrize("trimming", ["auto", "always"])
+def test_intervals_are_variable_parts_whatever_the_tokenizer_trims(tiny_folder, tiny_tokenizer, tmp_path, trimming):
+    """The interval begins and ends with letters of the flanks, which stand for themselves there."""
+    interval = "ACCATGTGTCAGGT"
+    write_genome(tmp_path / "genome.fa", {"chr1": "TTTTT" + interval + "TTTTT"})
+    write_bed(tmp_path / "promoters.bed", [Promoter("chr1", 5, 5 + len(interval), "P1", "+")])
+    write_vcf(tmp_path / "in.vcf", [("chr1", 10, "v1", "G", "C", ".")], contigs=("chr1",))
+    settings = {name: getattr(tiny_tokenizer, name) for name in ("kmer_size", "strand_length", "flank5", "flank3")}
+    vcf_file(
+        tiny_folder, tmp_path / "in.vcf", tmp_path / "genome.fa", tmp_path / "promoters.bed", tmp_path / "out.tsv",
+        tokenizer=type(tiny_tokenizer)(**settings, trimming=trimming),
+    )  # fmt: skip
+    untrimmed = explicit_predictions(tiny_folder, type(tiny_tokenizer)(**settings, trimming="never"))
+    expected = [(untrimmed(interval), untrimmed(slow_apply(interval, 5, "G", "C")))]
+    assert_effects(read(tmp_path / "out.tsv"), expected)

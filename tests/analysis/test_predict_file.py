@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.analysis import predict_file as predict_file_module
 from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.predict_file import predict_file
+from modeling_macaron.parts import TableParts
+from tokenization import KmerTokenizer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG"]
@@ -231,6 +235,95 @@ def test_two_processes_write_what_one_does(tiny_folder, tmp_path):
     assert strict.returncode != 0
     assert "in.tsv, line 5: letter that is not DNA" in strict.stderr
     assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
+
+
+def test_parts_without_their_request_are_not_joined(tiny_folder, make_model, tmp_path):
+    interrupted(tiny_folder, tmp_path)
+    (tmp_path / "out.csv.parts" / "request.json").unlink()
+    predict_file(make_model(seed=1), tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=2, resume=True)
+    predict_file(make_model(seed=1), tmp_path / "in.tsv", tmp_path / "other.csv", batch_size=2)
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "other.csv").read_bytes()
+
+
+def test_killed_when_the_output_has_its_name(tiny_folder, tmp_path, monkeypatch):
+    """The parts are still there, and the output too: going on gives the same output and removes them."""
+    random_table(tmp_path / "in.tsv", 250)
+    with monkeypatch.context() as patch:
+        patch.setattr(TableParts, "remove", lambda self: None)
+        expected = predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=2)
+    before = (tmp_path / "out.csv").read_bytes()
+    assert names_in(tmp_path) == ["in.tsv", "out.csv", "out.csv.parts"]
+    assert predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=2, resume=True) == expected
+    assert (tmp_path / "out.csv").read_bytes() == before
+    assert names_in(tmp_path) == ["in.tsv", "out.csv"]
+    with pytest.raises(FileExistsError, match="exists already"):
+        predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=2, resume=True)
+
+
+def test_strict_loses_no_part_of_an_earlier_run(tiny_folder, tmp_path):
+    interrupted(tiny_folder, tmp_path)
+    before = names_in(tmp_path / "out.csv.parts")
+    with pytest.raises(ValueError, match="letter that is not DNA"):
+        predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=2, resume=True, strict=True)
+    assert set(before) <= set(names_in(tmp_path / "out.csv.parts"))
+
+
+@pytest.mark.parametrize(("error", "stays"), [(OSError(116, "Stale file handle"), True), (OSError("damaged"), False)])
+def test_parts_outlive_a_failing_disk_but_no_damaged_file(tiny_folder, tmp_path, monkeypatch, error, stays):
+    random_table(tmp_path / "in.tsv", 250)
+    encode, calls = KmerTokenizer.encode_strands, []
+
+    def failing(self, *arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            try:
+                raise error
+            except OSError as cause:
+                raise ValueError("in.tsv cannot be read") from cause
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(KmerTokenizer, "encode_strands", failing)
+    with pytest.raises(ValueError, match="cannot be read"):
+        predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=2)
+    assert names_in(tmp_path) == ["in.tsv"] + ["out.csv.parts"] * stays
+
+
+def test_columns_that_text_cannot_hold_are_refused_before_any_work(tiny_folder, tmp_path):
+    frame_of(SEQUENCES).assign(sites=[[1, 2]] * len(SEQUENCES)).to_parquet(tmp_path / "in.parquet")
+    model = failing_at(tiny_folder, 1, AssertionError("it was to be refused before"))
+    with pytest.raises(ValueError, match=r"text cannot hold the column 'sites' .*name a \.parquet file"):
+        predict_file(model, tmp_path / "in.parquet", tmp_path / "out.csv")
+    assert names_in(tmp_path) == ["in.parquet"]
+    assert predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet").num_rows == len(SEQUENCES)
+
+
+def test_strict_stops_at_a_line_that_is_no_row(tiny_folder, tmp_path):
+    (tmp_path / "in.csv").write_text("name,sequence\na,ACGT\nb,ACGT,more\nc,ACGT\n")
+    with pytest.raises(ValueError, match=r"in\.csv, line 3: 3 columns instead of 2"):
+        predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True)
+    assert names_in(tmp_path) == ["in.csv"]
+    assert predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv").num_malformed == 1
+
+
+def test_text_has_quotes_only_where_it_needs_them(tiny_folder, tmp_path):
+    frame = pd.DataFrame({"name": ["a", 'b "x"', "c,d"], "sequence": ["ACGT"] * 3, "a,b": ["1", "", "3"]})
+    frame.to_parquet(tmp_path / "in.parquet")
+    predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.csv")
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == 'name,sequence,"a,b",predicted_expression,problem'
+    back = pd.read_csv(tmp_path / "out.csv", keep_default_na=False, dtype={"a,b": str})
+    pd.testing.assert_frame_equal(back[list(frame)], frame)
+    frame_of(["ACGT", "AC!T"]).to_parquet(tmp_path / "in.parquet")
+    predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.csv", overwrite=True)
+    assert '"' not in (tmp_path / "out.csv").read_text()
+
+
+def test_parts_are_joined_to_larger_groups(tiny_folder, tmp_path, monkeypatch):
+    random_table(tmp_path / "in.tsv", 250)
+    monkeypatch.setattr(predict_file_module, "JOINED_ROWS", 100)
+    predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.parquet", batch_size=2)
+    metadata = pq.read_metadata(tmp_path / "out.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [128, 122]
 
 
 def test_strict_stops_at_the_first_row_with_a_problem(tiny_folder, tmp_path):

@@ -89,6 +89,9 @@ def test_no_pair_gives_no_effect(tiny_folder):
         (["ACGT"], [""], r"pair 0 .*alternative sequence: empty sequence"),
         (["ACCATTTTGGT"], ["ACCATTTTGCT"], r"pair 0 .*the constant flanks differ"),
         (["ACCATTTTGGT"], ["TTTA"], r"pair 0 .*the constant flanks differ"),
+        # Not cut, it is too long as well: that is not what is wrong with it.
+        (["ACCA" + "T" * 20 + "GGT"], ["ACGA" + "T" * 20 + "GGT"], r"pair 0 .*the constant flanks differ"),
+        (["ACCA" + "T" * 20 + "GGT"], ["ACCA" + "T" * 21 + "GGT"], r"alternative sequence: longer than strand_length"),
     ],
 )
 def test_pairs_that_are_none(tiny_folder, references, alternatives, message):
