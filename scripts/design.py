@@ -32,9 +32,12 @@ def parse_positions(text: str) -> range:
     """Read a position, `12`, or a range with both ends, `0-4`."""
     first, _, last = text.partition("-")
     try:
-        return range(int(first), int(last or first) + 1)
+        positions = range(int(first), int(last or first) + 1)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a position such as 12 or 0-4, got {text!r}") from None
+        positions = range(0)
+    if not positions:
+        raise argparse.ArgumentTypeError(f"expected a position such as 12 or 0-4, got {text!r}")
+    return positions
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:

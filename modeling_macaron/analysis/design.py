@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ class _Options(NamedTuple):
         """Refuse options that make no search."""
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        is_number = isinstance(self.target, (int, float)) and np.isfinite(self.target)
+        is_number = isinstance(self.target, Real) and np.isfinite(self.target)
         if self.target not in ("higher", "lower") and not is_number:
             raise ValueError(f'target must be "higher", "lower" or a number in assay units, got {self.target!r}')
         least = {"population": 2, "seed": 0}

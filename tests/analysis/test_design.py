@@ -566,7 +566,7 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(tiny_folder, tmp_path, 
     assert (tmp_path / "in.tsv").read_text() == "sequence\nACGTACGT\n"
 
 
-@pytest.mark.parametrize("arguments", [["--target", "up"], ["--fix", "a"], ["--starts", "in.tsv"]])
+@pytest.mark.parametrize("arguments", [["--target", "up"], ["--fix", "a"], ["--fix", "9-4"], ["--starts", "in.tsv"]])
 def test_arguments_that_are_none_are_refused(tiny_folder, tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:

@@ -70,9 +70,9 @@ def test_bases_of_planted_motifs_stand_out(learnt):
     sequences, marks = [sequences[row] for row in some], marks[some]
     importance = [base_importance(result) for result in saturation_mutagenesis(model, sequences, tokenizer=tokenizer)]
     assert mean_auroc(importance, marks) > 0.95
-    integrated = integrated_gradients(model, sequences, tokenizer=tokenizer, steps=128)
+    integrated = integrated_gradients(model, sequences, tokenizer=tokenizer, steps=512)
     assert mean_auroc(integrated.per_base, marks) > 0.9
     assert mean_auroc(gradient_x_input(model, sequences, tokenizer=tokenizer).per_base, marks) > 0.85
     difference = predict(model, sequences, tokenizer=tokenizer) - integrated.baseline_expression
     errors = np.abs(integrated.completeness_error) / np.abs(difference)
-    assert np.median(errors) < 0.01
+    assert np.quantile(errors[np.abs(difference) > 0.1], 0.95) < 0.01
