@@ -107,16 +107,16 @@ class _TextWriter:
 
     def write_table(self, table: pa.Table) -> None:
         """Write the next rows."""
-        self._write(table, self._file)
-
-    def _write(self, table: pa.Table, sink: pa.NativeFile) -> None:
-        rows = pa.BufferOutputStream()
         try:
-            pyarrow.csv.write_csv(table, rows, pyarrow.csv.WriteOptions(quoting_style="none", **self._options))
+            rows = self._to_text(table, "none")
         except pa.ArrowInvalid:
-            rows = pa.BufferOutputStream()
-            pyarrow.csv.write_csv(table, rows, pyarrow.csv.WriteOptions(quoting_style="needed", **self._options))
-        sink.write(rows.getvalue())
+            rows = self._to_text(table, "needed")
+        self._file.write(rows)
+
+    def _to_text(self, table: pa.Table, quoting_style: str) -> pa.Buffer:
+        rows = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(table, rows, pyarrow.csv.WriteOptions(quoting_style=quoting_style, **self._options))
+        return rows.getvalue()
 
     def __enter__(self) -> _TextWriter:
         return self
