@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         positions = tuple(position for part in fixed for position in part)
         constraints = Constraints(gc_range and tuple(gc_range), tuple(sites), positions)
         result = design_file(**options, constraints=constraints, verbose=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
     print(f"{result.num_designs:,} designs for {result.num_starts:,} starts written to {options['output']}")
     if result.num_unchanged:

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     try:
         result = evaluate_files(**vars(arguments), verbose=sys.stderr.isatty())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
     print(format_table(result))
     if result["run"].get("extra_predictions"):

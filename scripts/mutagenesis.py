@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     try:
         result = mutagenesis_file(**vars(args), verbose=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
     print(f"{result.num_lines:,} lines for {result.num_rows:,} rows written to {args.output}")
     if result.num_problems:

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             deduplicate=args.deduplicate,
             verbose=True,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: --resume goes on with the rows that are done")

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         result = _predict(args)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         sys.exit(f"error: {error}")
     print(f"{result.num_rows:,} variants written to {args.output}")
     if result.num_problems:

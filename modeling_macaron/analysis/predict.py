@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,6 +164,28 @@ def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
     check_free(output, overwrite)
 
 
+@contextmanager
+def explain_lack_of_memory(batch_size: int) -> Iterator[None]:
+    """Turn a GPU's lack of memory into a `MemoryError` that tells what to do.
+
+    Parameters
+    ----------
+    batch_size : int
+        Sequences that go through the model at once.
+
+    Raises
+    ------
+    MemoryError
+        If the block runs out of the GPU's memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"the GPU has too little memory for {batch_size} sequences at once: pass a smaller --batch_size"
+        ) from error
+
+
 @torch.inference_mode()
 def predict_strands(
     model: MacaronForExpressionPrediction, strands: np.ndarray, *, batch_size: int = 256
@@ -184,6 +207,11 @@ def predict_strands(
     ------
     numpy.ndarray
         (batch,) float64 expression in assay units.
+
+    Raises
+    ------
+    MemoryError
+        If a batch is too large for the GPU.
     """
     config, on_gpu = model.config, model.device.type == "cuda"
 
@@ -206,13 +234,14 @@ def predict_strands(
         return logits[:rows].flatten().double().numpy() * config.expression_std + config.expression_mean
 
     started: deque[tuple] = deque()
-    for start in range(0, len(strands), batch_size):
-        forward = strands[start : start + batch_size]
-        started.append((len(forward), *start_batch(forward)))
-        if len(started) > 1:
+    with explain_lack_of_memory(batch_size):
+        for start in range(0, len(strands), batch_size):
+            forward = strands[start : start + batch_size]
+            started.append((len(forward), *start_batch(forward)))
+            if len(started) > 1:
+                yield take_batch(*started.popleft())
+        while started:
             yield take_batch(*started.popleft())
-    while started:
-        yield take_batch(*started.popleft())
 
 
 def predict(

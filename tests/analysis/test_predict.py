@@ -117,3 +117,13 @@ def test_folder_of_a_run_leads_to_its_model(tiny_folder, tmp_path):
     (tmp_path / "run" / "final").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"did you mean .*final"):
         load_model(tmp_path / "run")
+
+
+def test_lack_of_memory_on_a_gpu_tells_what_to_do(tiny_folder, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model, tokenizer = load_model(tiny_folder)
+    monkeypatch.setattr(model, "forward", fail)
+    with pytest.raises(MemoryError, match="too little memory for 3 sequences at once: pass a smaller --batch_size"):
+        predict(model, SEQUENCES, tokenizer=tokenizer, batch_size=3)
