@@ -64,8 +64,8 @@ def _cells(result: dict, variant: Variant) -> list[str]:
         average, error = difference(result, variant.name)
         change = _signed(average) + ("" if math.isnan(error) else f" ± {error:.4f}")
     parameters = next(run["parameters"] for run in result["runs"] if run["variant"] == variant.name)
-    return [variant.idea, variant.variant, f"{mean(r):.4f}{spread}", change, f"{mean(rho):.4f}", f"{parameters:,}",
-            variant.paper or "-"]  # fmt: skip
+    return [variant.idea, variant.variant, str(len(r)), f"{mean(r):.4f}{spread}", change, f"{mean(rho):.4f}",
+            f"{parameters:,}", variant.paper or "-"]  # fmt: skip
 
 
 def render_figures(result: dict, variants: list[Variant]) -> str:
@@ -82,17 +82,16 @@ def render_figures(result: dict, variants: list[Variant]) -> str:
     -------
     str
     """
-    header = ["idea", "instead", "Pearson r", "change of r", "Spearman rho", "parameters", "the team's finding"]
+    header = ["idea", "instead", "seeds", "Pearson r", "change of r", "Spearman rho", "parameters", "the team's finding"]
     shown = [variant for variant in variants if values_of(result, variant.name)]
-    rows = [header, ["---", "---", *["---:"] * 4, "---"], *(_cells(result, variant) for variant in shown)]
+    rows = [header, ["---", "---", *["---:"] * 5, "---"], *(_cells(result, variant) for variant in shown)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    counts = sorted({len(values_of(result, variant.name)) for variant in shown})
-    seeds = f"{counts[0]} seed{'s' * (counts[0] > 1)}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     note = (
-        f"{seeds} each, {len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
+        f"{len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
         f"torch {result['machine']['versions']['torch']}, `{result['command']}`). Pearson r: mean and standard "
-        "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. The "
-        "team's finding: official Pearson / Spearman Score on the challenge's full data."
+        "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. Both are "
+        "given where there is more than one seed. The team's finding: official Pearson / Spearman Score on the "
+        "challenge's full data."
     )
     plot = f"../{PLOT.relative_to(PAGE.parents[1]).as_posix()}"
     return f"{table}\n\n{note}\n\n![Change of validation r by idea]({plot})\n"

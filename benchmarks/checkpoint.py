@@ -180,6 +180,10 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
         example=result["example"]["sequence"],
         example_expression=result["example"]["expression"],
         run=result["run"],
+        result=result["all"],
+        without_interval=[
+            TITLES[name].lower() for name, figures in result["all"].items() if figures["pearson_r_interval"][0] is None
+        ],
         results=results_table(result),
         training=training_table(facts),
     )
@@ -207,8 +211,8 @@ That checkpoint comes with this repository and needs no network: {facts["paramet
 trained on {facts["training_rows"]:,} accurately measured yeast promoters of the challenge's designed library. On \
 {facts["validation_rows"]:,} promoters of other clusters its Pearson r is **{measured:.3f}** (ridge regression on \
 k-mer counts: {ridge:.3f}), and {variants:.3f} for the differences that single nucleotides make. Its \
-[card]({folder}/README.md) has the nine categories of the challenge with intervals, the data, the training and the \
-limits; [`docs/ablation.md`](docs/ablation.md) tells which of the method's ideas carry it.
+[card]({folder}/README.md) has the nine categories of the challenge, with intervals where there can be any, the data, \
+the training and the limits; [`docs/ablation.md`](docs/ablation.md) tells which of the method's ideas carry it.
 """
 
 

@@ -51,7 +51,7 @@ def test_difference_is_taken_seed_by_seed():
 def test_page_shows_mean_spread_and_change(tmp_path):
     result = result_of({"base": [0.8, 0.9, 0.7], "glu": [0.79, 0.88, 0.67]})
     block = ablation_report.render_figures(result, VARIANTS)
-    assert "| 0.8000 ± 0.1000 |  |" in block and "| 0.7800 ± 0.1054 | \N{MINUS SIGN}0.0200 ± 0.0058 |" in block
+    assert "| 3 | 0.8000 ± 0.1000 |  |" in block and "| 3 | 0.7800 ± 0.1054 | \N{MINUS SIGN}0.0200 ± 0.0058 |" in block
     assert "0.765 / 0.810" in block and "no convolution" not in block
     figure = ablation_report.plot(result, VARIANTS)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["GLU"]
