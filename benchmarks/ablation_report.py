@@ -82,16 +82,25 @@ def render_figures(result: dict, variants: list[Variant]) -> str:
     -------
     str
     """
-    header = ["idea", "instead", "seeds", "Pearson r", "change of r", "Spearman rho", "parameters", "the team's finding"]
+    header = [
+        "idea",
+        "instead",
+        "seeds",
+        "Pearson r",
+        "change of r",
+        "Spearman rho",
+        "parameters",
+        "the team's finding",
+    ]
     shown = [variant for variant in variants if values_of(result, variant.name)]
     rows = [header, ["---", "---", *["---:"] * 5, "---"], *(_cells(result, variant) for variant in shown)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     note = (
         f"{len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
         f"torch {result['machine']['versions']['torch']}, `{result['command']}`). Pearson r: mean and standard "
-        "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. Both are "
-        "given where there is more than one seed. The team's finding: official Pearson / Spearman Score on the "
-        "challenge's full data."
+        "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. "
+        "Both are given where there is more than one seed. The team's finding: official Pearson / Spearman Score on "
+        "the challenge's full data."
     )
     plot = f"../{PLOT.relative_to(PAGE.parents[1]).as_posix()}"
     return f"{table}\n\n{note}\n\n![Change of validation r by idea]({plot})\n"

@@ -1,11 +1,12 @@
 """Check and time training and inference on a GPU: `python -m benchmarks.gpu [--only PART ...] [options]`.
 
-The parts: `check` (float32 and bf16 on the device against float64 on the CPU), `peak` (a bf16 matrix product),
-`train` (training steps in a bare loop: plain and merged, eager and compiled, attention by batched products and by each
-backend of PyTorch, then batch sizes), `inference` (the same), `profile` (kernels of the best training step), `trainer`
-(what `scripts/train.py` does, beside a bare loop) and `bulk` (a file from Parquet to Parquet). One JSON is written, and
-saved after each measurement; with `--keep` the parts can be run one command after another. `--device cpu --size tiny`
-tries everything in some minutes.
+The parts: `check` (float32 and bf16 on the device against float64 on the CPU), `verbs` (predictions, variant effects,
+mutagenesis, attributions and designs of this repository's checkpoint against those on the CPU), `peak` (a bf16 matrix
+product), `train` (training steps in a bare loop: plain and merged, eager and compiled, attention by batched products
+and by each backend of PyTorch, then batch sizes), `inference` (the same), `profile` (kernels of the best training
+step), `trainer` (what `scripts/train.py` does, beside a bare loop) and `bulk` (a file from Parquet to Parquet). One
+JSON is written, and saved after each measurement; with `--keep` the parts can be run one command after another.
+`--device cpu --size tiny` tries everything in some minutes.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from benchmarks.figures import Check, Figure, Results, describe_machine, result_
 from benchmarks.gpu_checks import check_outputs
 from benchmarks.gpu_setup import ATTENTIONS, LABELS, SIZES, Run
 from benchmarks.gpu_timing import measure_inference, measure_kernels, measure_peak, measure_training, print_forms
+from benchmarks.gpu_verbs import check_verbs
 from benchmarks.gpu_workflows import measure_bulk, measure_trainer
 
 PARTS: dict[str, Callable[[Run], None]] = {
     "check": check_outputs,
+    "verbs": check_verbs,
     "peak": measure_peak,
     "train": measure_training,
     "profile": measure_kernels,

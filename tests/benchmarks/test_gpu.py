@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_checks, gpu_setup, gpu_timing, gpu_workflows
+from benchmarks import gpu, gpu_checks, gpu_setup, gpu_timing, gpu_verbs, gpu_workflows
 from benchmarks.figures import Results
 from modeling_macaron.attention_macaron import MacaronAttentionBase
 
@@ -324,3 +325,11 @@ def test_a_trial_does_not_replace_results_of_the_machine():
     real = gpu.default_output(machine, cuda)
     assert real.name == "nvidia-h200.json"
     assert len({real, gpu.default_output({**machine, "size": "tiny"}, cuda), gpu.default_output(machine, cpu)}) == 3
+
+
+def test_verbs_that_differ_between_devices_fail(run, monkeypatch):
+    values = iter([1.0, 1.0, 1.0, 1.01])
+    monkeypatch.setattr(gpu_verbs, "VERBS", dict.fromkeys(["same", "other"], lambda *_: np.full(3, next(values))))
+    gpu_verbs.check_verbs(run)
+    held = {check.name: check.holds for check in run.results.checks}
+    assert held["verbs: same, against the CPU"] and not held["verbs: other, against the CPU"]
