@@ -20,7 +20,7 @@ from modeling_macaron.analysis.variants import variants_file
 
 VCF_SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 OPTIONS = (
-    *("both_orientations", "plots", "num_plots", "strict", "overwrite"),
+    *("both_orientations", "plots", "num_plots", "strict", "overwrite", "overflow"),
     *("batch_size", "device", "merged", "dtype"),
 )
 COLUMNS = ("reference_column", "alternative_column", "sequence_column", "position_column", "position_base")
@@ -39,10 +39,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sequence_column", help="column of the sequence that the position is counted in")
     parser.add_argument("--position_column", help="column of the position of the first letter of ref")
     parser.add_argument("--position_base", type=int, choices=(0, 1), help="position of the first letter (1, as in VCF)")
+    parser.add_argument(
+        "--overflow", choices=("refuse", "trim"), default="refuse",
+        help="variable part longer than the model reads, as by an insertion: a problem, or trimmed at its 5' end "
+        "(%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--both_orientations", action="store_true", help="average over both orientations")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for figures of the first promoters")
     parser.add_argument("--num_plots", type=int, default=10, metavar="N", help="how many of them (%(default)s)")
-    parser.add_argument("--strict", action="store_true", help="stop at the first variant that cannot be predicted")
+    parser.add_argument("--strict", action="store_true", help="stop at the first variant without an effect or bad line")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
     parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import re
+import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +21,14 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model
-from modeling_macaron.analysis.variant_pairs import VariantRows, write_effects
+from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.analysis.variants import apply_variant, check_allele
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 
 _COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
+_NO_INTERVAL = re.compile(r"#|(track|browser)\b")
 _BED_COLUMNS = ["contig", "start", "end", "name", "score", "strand"]
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
 _SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in _COLUMNS])
@@ -88,6 +92,7 @@ def vcf_file(
     output: str | Path,
     *,
     tokenizer: KmerTokenizer | None = None,
+    overflow: str = "refuse",
     both_orientations: bool = False,
     plots: str | Path | None = None,
     num_plots: int = 10,
@@ -118,7 +123,7 @@ def vcf_file(
         `.parquet`, `.csv` or `.tsv` with one line for each variant, alternative allele and promoter: `chrom`, `pos`
         (counted from 1), `id`, `ref`, `alt` (as in the VCF), `promoter`, `strand`, `reference_expression`,
         `alternative_expression`, `delta` (assay units) and `problem`. It appears under its name when it is complete.
-    both_orientations, plots, num_plots, strict, overwrite, batch_size, verbose
+    overflow, both_orientations, plots, num_plots, strict, overwrite, batch_size, verbose
         See `variants_file`.
 
     Returns
@@ -143,6 +148,7 @@ def vcf_file(
     one that changes letters beyond them is a problem. Further problems: a contig that the FASTA lacks or that ends
     within the promoter; no alternative allele (`.`); and those of `variants_file`.
     """
+    check_overflow(overflow)
     check_request(output, overwrite, batch_size)
     figures = None if plots is None else VariantPlots(plots, num_plots, overwrite)
     contigs = _by_contig(read_promoters(promoters))
@@ -162,9 +168,9 @@ def vcf_file(
         num_rows, num_problems = write_effects(
             model, tokenizer, read_rows(), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
-            plots=figures,
+            plots=figures, overflow=overflow,
             if_none=f"no variant of {vcf} lies in a promoter of {promoters} (their first contigs are {first!r} and "
-            f"{next(iter(contigs))!r})",
+            f"{next(iter(contigs))!r}){_hint(first, next(iter(contigs)))}",
         )  # fmt: skip
     return FilePrediction(num_rows, num_problems, 0)
 
@@ -199,15 +205,16 @@ def read_promoters(path: str | Path) -> list[Promoter]:
         If there is no such file.
     """
     try:
+        _check_width(path)
         frame = pd.read_csv(
             path, sep="\t", header=None, names=_BED_COLUMNS, usecols=range(6), index_col=False, dtype=str,
             keep_default_na=False, quoting=csv.QUOTE_NONE,
         )  # fmt: skip
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {path}") from error
-    except (ValueError, OSError, EOFError) as error:
+    except (zlib.error, UnicodeDecodeError, pd.errors.ParserError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as BED of six columns, tab-separated: {error}") from error
-    frame = frame[~frame["contig"].str.match(r"#|(track|browser)\b")]
+    frame = frame[~frame["contig"].str.match(_NO_INTERVAL)]
     wrong = ~(frame["start"].str.fullmatch(r"\d+") & frame["end"].str.fullmatch(r"\d+"))
     wrong |= ~frame["strand"].isin(["+", "-"])
     frame = frame.astype({"start": "int64", "end": "int64"}) if not wrong.any() else frame
@@ -222,6 +229,29 @@ def read_promoters(path: str | Path) -> list[Promoter]:
         Promoter(contig, start, end, name if name not in ("", ".") else f"{contig}:{start + 1}-{end}", strand)
         for contig, start, end, name, strand in rows
     ]
+
+
+def _check_width(path: str | Path) -> None:
+    """Refuse a BED file whose first interval has fewer than six columns."""
+    opened = gzip.open if str(path).endswith(".gz") else open
+    with opened(path, "rt") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip() and not _NO_INTERVAL.match(line):
+                count = len(line.rstrip("\r\n").split("\t"))
+                if count < len(_BED_COLUMNS):
+                    raise ValueError(
+                        f"{path}, line {number}: {count} column{'s' * (count > 1)}, separated by tabs; six are needed "
+                        "(contig, start, end, name, score and strand)"
+                    )
+                return
+    raise ValueError(f"{path} has no promoters")
+
+
+def _hint(first: str, second: str) -> str:
+    """Say that two contigs differ in `chr`, if they do."""
+    if first.startswith("chr") == second.startswith("chr"):
+        return ""
+    return ": one file names its contigs with `chr`, the other without; rename those of one"
 
 
 def reverse_complement_text(sequence: str) -> str:
@@ -337,7 +367,8 @@ def _to_line(
 def _plus_strand(fasta: pysam.FastaFile, promoter: Promoter) -> str:
     """Sequence of a promoter's interval on the plus strand."""
     if promoter.contig not in fasta:
-        raise ValueError("the FASTA lacks the contig")
+        hint = _hint(promoter.contig, fasta.references[0])
+        raise ValueError(f"the FASTA lacks the contig{hint}")
     if promoter.end > fasta.get_reference_length(promoter.contig):
         raise ValueError("the promoter reaches beyond the end of its contig")
     return fasta.fetch(promoter.contig, promoter.start, promoter.end)

@@ -27,7 +27,7 @@ _DIVERGING = "RdBu_r"  # ColorBrewer's, which the colour-blind can read
 
 
 def _lines(length: int, line_height: float, per_line: int, title: str) -> tuple[Figure, list[tuple[int, Axes]]]:
-    """Make a figure with axes below each other, (first position, axes), for `per_line` positions each."""
+    """Make axes below each other, (first position from 0, axes), of `per_line` positions, with ticks from 1."""
     if per_line < 1:
         raise ValueError(f"positions_per_line must be at least 1, got {per_line}")
     starts = range(0, length, per_line)
@@ -37,11 +37,18 @@ def _lines(length: int, line_height: float, per_line: int, title: str) -> tuple[
     panels = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
     for start, axes in zip(starts, panels, strict=True):
         axes.set_xlim(start - 0.5, start + min(per_line, length) - 0.5)
-        axes.set_xticks(range(-(-start // 10) * 10, min(start + per_line, length), 10))
+        last = min(start + per_line, length)
+        ticks = [at for at in range(start, last) if at == 0 or (at + 1) % 10 == 0 or (at == start and per_line < 10)]
+        axes.set_xticks(ticks, labels=[str(at + 1) for at in ticks])
         axes.tick_params(labelsize=6, width=0.5, length=2, pad=1.5)
     panels[0].set_title(title, size=8, loc="left", weight="bold")
-    panels[-1].set_xlabel("Position in the variable part", size=7, labelpad=2)
+    panels[-1].set_xlabel("Position in the variable part (from 1)", size=7, labelpad=2)
     return figure, list(zip(starts, panels, strict=True))
+
+
+def _check_limit(limit: float | None) -> None:
+    if limit is not None and not limit > 0:
+        raise ValueError(f"limit must be more than 0, got {limit}")
 
 
 def mutagenesis_heatmap(
@@ -75,8 +82,7 @@ def mutagenesis_heatmap(
     ValueError
         If a limit or a number of positions is not positive.
     """
-    if limit is not None and not limit > 0:
-        raise ValueError(f"limit must be more than 0, got {limit}")
+    _check_limit(limit)
     largest = float(np.abs(result.deltas).max()) or 1.0
     norm = CenteredNorm(0, largest if limit is None else limit)
     figure, panels = _lines(len(result.sequence), 0.36, positions_per_line, title)
@@ -115,6 +121,7 @@ def sequence_logo(
     *,
     title: str = "",
     ylabel: str = "",
+    limit: float | None = None,
     positions_per_line: int = POSITIONS_PER_LINE,
 ) -> Figure:
     """Draw the letters of a sequence as high as values are; letters of negative height hang below the line.
@@ -127,6 +134,8 @@ def sequence_logo(
         (length,) height of each letter.
     title, ylabel : str
         Texts.
+    limit : float, optional
+        End of the axis on both sides of 0, to compare figures; higher letters are cut. Default: the heights decide.
     positions_per_line : int
         Positions of a line; 40 can be read in a journal column.
 
@@ -138,14 +147,16 @@ def sequence_logo(
     Raises
     ------
     ValueError
-        If there is no letter, or not a finite height for each.
+        If there is no letter, or not a finite height for each, or a limit is not positive.
     """
+    _check_limit(limit)
     heights = np.asarray(heights, np.float64)
     if not sequence or heights.shape != (len(sequence),) or not np.isfinite(heights).all():
         raise ValueError(f"a logo needs a finite height for each letter, got {heights.shape} for {len(sequence)}")
     matrix = np.where(np.array(list(sequence))[:, None] == np.array(list(BASES)), heights[:, None], 0.0)
     low, high = min(matrix.min(), 0.0), max(matrix.max(), 0.0)
     margin = 0.05 * (high - low) or 0.5
+    span = (low - margin, high + margin) if limit is None else (-limit, limit)
     figure, panels = _lines(len(sequence), 0.75, positions_per_line, title)
     for start, axes in panels:
         limits = axes.get_xlim()
@@ -153,7 +164,7 @@ def sequence_logo(
         rows.index += start
         logomaker.Logo(rows, ax=axes, color_scheme=BASE_COLORS, baseline_width=0, vpad=0.01, show_spines=False)
         axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
-        axes.set(xlim=limits, ylim=(low - margin, high + margin))
+        axes.set(xlim=limits, ylim=span)
         _style_value_axis(axes)
     figure.supylabel(ylabel, size=7)
     return figure
@@ -166,7 +177,13 @@ def _style_value_axis(axes: Axes) -> None:
     axes.spines[["left", "bottom"]].set_linewidth(0.5)
 
 
-def mutagenesis_logo(result: Mutagenesis, *, title: str = "", positions_per_line: int = POSITIONS_PER_LINE) -> Figure:
+def mutagenesis_logo(
+    result: Mutagenesis,
+    *,
+    title: str = "",
+    limit: float | None = None,
+    positions_per_line: int = POSITIONS_PER_LINE,
+) -> Figure:
     """Draw a sequence with letters as high as they matter to the model.
 
     The height of a letter is minus the mean delta of the three substitutions at that base, in assay units: it stands
@@ -178,7 +195,7 @@ def mutagenesis_logo(result: Mutagenesis, *, title: str = "", positions_per_line
         Of one sequence.
     title : str
         Title above the figure.
-    positions_per_line : int
+    limit, positions_per_line
         See `sequence_logo`.
 
     Returns
@@ -189,13 +206,14 @@ def mutagenesis_logo(result: Mutagenesis, *, title: str = "", positions_per_line
     Raises
     ------
     ValueError
-        If the number of positions is not positive.
+        If the limit or the number of positions is not positive.
     """
     return sequence_logo(
         result.sequence,
         base_importance(result),
         title=title,
         ylabel="Minus mean change\n(assay units)",
+        limit=limit,
         positions_per_line=positions_per_line,
     )
 

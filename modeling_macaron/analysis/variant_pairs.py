@@ -76,6 +76,7 @@ def write_effects(
     progress: tqdm,
     if_none: str,
     plots: VariantPlots | None = None,
+    overflow: str = "refuse",
 ) -> tuple[int, int]:
     """Write the effects of a stream of variants; threads read and write while the model computes.
 
@@ -94,7 +95,9 @@ def write_effects(
     if_none : str
         What to say of a stream without rows.
     plots : VariantPlots, optional
-        Gets the variants, and draws at the end.
+        Gets the variants, untrimmed, and draws at the end.
+    overflow : str
+        See `variants_file`.
 
     Returns
     -------
@@ -109,7 +112,11 @@ def write_effects(
     num_rows = num_problems = 0
     with write_table(output) as write, write_behind(write) as put:
         for rows in read_ahead(batches):
-            pair, problems = encode_pairs(tokenizer, rows.references, rows.alternatives, rows.problems)
+            texts, problems = (rows.references, rows.alternatives), rows.problems
+            excess = np.zeros((2, len(problems)), np.int64)
+            if overflow == "trim":
+                texts, problems, excess = trim_pairs(tokenizer, *texts, problems)
+            pair, problems = encode_pairs(tokenizer, *texts, problems)
             bad = np.array([problem != "" for problem in problems], dtype=bool)
             if strict and bad.any():
                 first = int(np.flatnonzero(bad)[0])
@@ -120,8 +127,8 @@ def write_effects(
             )
             if plots is not None:
                 parts = [
-                    variable_parts(tokenizer, list(compress(texts, ~bad)), strands.lengths.tolist())
-                    for texts, strands in zip((rows.references, rows.alternatives), fine, strict=True)
+                    variable_parts(tokenizer, list(compress(column, ~bad)), (strands.lengths + more[~bad]).tolist())
+                    for column, strands, more in zip((rows.references, rows.alternatives), fine, excess, strict=True)
                 ]
                 plots.add(*parts, effects.delta)
             progress.update(int(bad.sum()))
@@ -133,6 +140,55 @@ def write_effects(
     if plots is not None:
         plots.draw()
     return num_rows, num_problems
+
+
+def check_overflow(overflow: str) -> None:
+    """Refuse what is no manner of treating variable parts that are too long.
+
+    Raises
+    ------
+    ValueError
+        If it is neither `"refuse"` nor `"trim"`.
+    """
+    if overflow not in ("refuse", "trim"):
+        raise ValueError(f'overflow must be "refuse" or "trim", got {overflow!r}')
+
+
+def trim_pairs(
+    tokenizer: KmerTokenizer, references: list[str], alternatives: list[str], problems: list[str]
+) -> tuple[tuple[list[str], list[str]], list[str], np.ndarray]:
+    """Trim variable parts that are too long at their 5' ends; constant flanks stay.
+
+    Parameters
+    ----------
+    tokenizer, references, alternatives, problems
+        See `encode_pairs`.
+
+    Returns
+    -------
+    tuple of (list of str, list of str)
+        (rows,) both sequences, with the last `strand_length` nucleotides of their variable parts.
+    list of str
+        (rows,) problems: those known before, and pairs that differ only in what is trimmed.
+    numpy.ndarray
+        (2, rows) int64 nucleotides that each sequence lost.
+    """
+    texts = (list(references), list(alternatives))
+    pair = [tokenizer.encode_strands(*string_buffers(pa.array(column, pa.string()))) for column in texts]
+    problems, excess = list(problems), np.zeros((2, len(references)), np.int64)
+    too_long = [np.array(PROBLEMS)[strands.problem] == TOO_LONG for strands in pair]
+    for row in np.flatnonzero(too_long[0] | too_long[1]):
+        if problems[row] or _is_other_cut(texts, pair, row):
+            continue
+        before = [column[row] for column in texts]
+        for which in np.flatnonzero([flags[row] for flags in too_long]):
+            length, text = int(pair[which].lengths[row]), before[which]
+            left = len(_cut_ends(tokenizer, text, length)[0])
+            excess[which, row] = length - tokenizer.strand_length
+            texts[which][row] = text[:left] + text[left + excess[which, row] :]
+        if spell(texts[0][row]) == spell(texts[1][row]) and spell(before[0]) != spell(before[1]):
+            problems[row] = "the variant is trimmed away"
+    return texts, problems, excess
 
 
 def encode_pairs(

@@ -18,9 +18,11 @@ from modeling_macaron.analysis.variant_pairs import (
     PROBLEM,
     VariantEffects,
     VariantRows,
+    check_overflow,
     effects_of,
     encode_pairs,
     spell,
+    trim_pairs,
     write_effects,
 )
 from modeling_macaron.analysis.variant_plots import VariantPlots
@@ -114,13 +116,17 @@ def variant_effects(
     both_orientations: bool = False,
     batch_size: int = 256,
     device: str | torch.device | None = None,
+    merged: bool = False,
+    dtype: str | torch.dtype | None = None,
+    compile_model: bool = False,
+    overflow: str = "refuse",
     verbose: bool = False,
 ) -> VariantEffects:
     """Predict the effects of variants from pairs of sequences; sequences that are equal are computed once.
 
     Parameters
     ----------
-    model, tokenizer, device
+    model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     references, alternatives : sequence of str
         (variants,) DNA without and with each variant, with or without the constant flanks.
@@ -128,6 +134,8 @@ def variant_effects(
         Average over both orientations: the variable part and its reverse complement, each as the forward strand.
     batch_size : int
         Sequences that go through the model at once.
+    overflow : str
+        See `variants_file`.
     verbose : bool
         Show a progress bar.
 
@@ -147,8 +155,12 @@ def variant_effects(
     if len(references) != len(alternatives):
         raise ValueError(f"{len(references)} references and {len(alternatives)} alternatives: expected pairs")
     check_batch_size(batch_size)
-    model, tokenizer = load_model(model, tokenizer, device)
-    pair, problems = encode_pairs(tokenizer, list(references), list(alternatives), [""] * len(references))
+    check_overflow(overflow)
+    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
+    texts, problems = (list(references), list(alternatives)), [""] * len(references)
+    if overflow == "trim":
+        texts, problems, _ = trim_pairs(tokenizer, *texts, problems)
+    pair, problems = encode_pairs(tokenizer, *texts, problems)
     for index, problem in enumerate(problems):
         if problem:
             raise ValueError(f"pair {index} (counted from 0): {problem}")
@@ -167,6 +179,7 @@ def variants_file(
     sequence_column: str | None = None,
     position_column: str | None = None,
     position_base: int = 1,
+    overflow: str = "refuse",
     both_orientations: bool = False,
     plots: str | Path | None = None,
     num_plots: int = 10,
@@ -203,13 +216,17 @@ def variants_file(
         Columns of the sequence and of the position of the reference allele's first nucleotide in it.
     position_base : int
         The position of a sequence's first nucleotide, 1 (as in VCF and HGVS) or 0.
+    overflow : str
+        What becomes of a variable part longer than `strand_length`: `"refuse"` makes it a problem; `"trim"` keeps its
+        3' end, next to the transcription start, so an insertion pushes the same number of nucleotides out at the 5'
+        end. A sequence that is not too long is left as it is. A variant that is trimmed away is a problem.
     both_orientations : bool
         Average over both orientations of the variable part.
     plots : str or Path, optional
         Folder for figures of the first `num_plots` promoters (different references) that have an effect, with their
         variants along the sequence, drawn at the end.
     strict : bool
-        Raise at the first row with a problem.
+        Raise at the first row with a problem, or line that is no row.
     overwrite : bool
         Replace an output that is there.
     batch_size : int
@@ -231,13 +248,14 @@ def variants_file(
     Notes
     -----
     Problems of a row: whatever `apply_variant` refuses; a position that is no whole number; an allele that is missing;
-    several alternatives in one row; and for either sequence, what the tokenizer refuses (so an insertion that makes the
-    variable part longer than `strand_length`). A shorter or longer variable part is padded anew, in its middle. An N
-    elsewhere than in an allele is predicted, as `predict` does. A variant in the constant flanks is a problem too: they
-    are no part of what the model reads.
+    several alternatives in one row; and for either sequence, what the tokenizer refuses (so, unless `overflow` is
+    `"trim"`, an insertion that makes the variable part longer than `strand_length`). A shorter or longer variable part
+    is padded anew, in its middle. An N elsewhere than in an allele is predicted, as `predict` does. A variant in the
+    constant flanks is a problem too: they are no part of what the model reads.
     """
     if position_base not in (0, 1):
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
+    check_overflow(overflow)
     check_request(output, overwrite, batch_size)
     figures = None if plots is None else VariantPlots(plots, num_plots, overwrite)
     given = {"reference": reference_column, "alternative": alternative_column}
@@ -247,9 +265,9 @@ def variants_file(
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     with tqdm(total=table.num_rows, unit=" variants", unit_scale=True, disable=not verbose) as progress:
         num_rows, num_problems = write_effects(
-            model, tokenizer, _read_rows(table, columns, position_base), output,
+            model, tokenizer, _read_rows(table, columns, position_base, strict), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
-            plots=figures,
+            plots=figures, overflow=overflow,
             if_none=f"{source} has no rows",
         )  # fmt: skip
     return FilePrediction(num_rows, num_problems, table.num_malformed)
@@ -299,9 +317,12 @@ def _find_columns(names: Sequence[str], given: dict[str, str | None], where: str
     return columns
 
 
-def _read_rows(table: PromoterTable, columns: dict[str, str], position_base: int) -> Iterator[VariantRows]:
+def _read_rows(
+    table: PromoterTable, columns: dict[str, str], position_base: int, strict: bool
+) -> Iterator[VariantRows]:
     """Rows of a table with both sequences of each."""
     for batch in table:
+        _refuse_malformed(table, strict)
         taken = {*EFFECT_COLUMNS, PROBLEM} & set(batch.table.column_names)
         if taken:
             raise ValueError(f"{table.path} already has the column {', '.join(sorted(taken))}: rename it first")
@@ -314,6 +335,13 @@ def _read_rows(table: PromoterTable, columns: dict[str, str], position_base: int
             references, applied = texts[0], [_apply_row(*row, position_base) for row in zip(*texts, strict=True)]
             alternatives, problems = [text for text, _ in applied], [problem for _, problem in applied]
         yield VariantRows(batch.table, references, alternatives, problems, places)
+    _refuse_malformed(table, strict)
+
+
+def _refuse_malformed(table: PromoterTable, strict: bool) -> None:
+    if strict and table.num_malformed:
+        number, reason = table.malformed[0]
+        raise ValueError(f"{table.path}, {table.unit} {number}: {reason}")
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:

@@ -368,7 +368,12 @@ FINE = "chr1\t25\t.\tA\tC\t.\t.\t.\n"
         ("v.vcf", HEADER, "v.vcf has no variants"),
         ("v.vcf", HEADER + "chr1\t25\t.\n", "v.vcf cannot be read as VCF"),
         ("v.vcf", HEADER + FINE * 99 + "chr1\tx\t.\tA\tC\t.\t.\t.\n", "v.vcf cannot be read after 99 records"),
-        ("v.vcf", HEADER + FINE.replace("chr1", "1"), "no variant of v.vcf lies in a promoter of p.bed"),
+        (
+            "v.vcf",
+            HEADER + FINE.replace("chr1", "1"),
+            "no variant of v.vcf lies in a promoter of p.bed (their first contigs are '1' and 'chr3'): "
+            "one file names its contigs with `chr`, the other without",
+        ),
         ("v.vcf.gz", gzip.compress((HEADER + FINE).encode()), "v.vcf.gz is not compressed by bgzip"),
         ("v.vcf.gz", "truncated", "v.vcf.gz cannot be read as VCF: no BGZF EOF marker"),
         ("g.fa", None, "there is no file g.fa"),
@@ -378,9 +383,10 @@ FINE = "chr1\t25\t.\tA\tC\t.\t.\t.\n"
         ("g.fa.gz", gzip.compress(b">chr1\nACGT\n"), "g.fa.gz cannot be read as FASTA"),
         ("p.bed", None, "there is no file p.bed"),
         ("p.bed", "", "p.bed has no promoters"),
-        ("p.bed", "# nothing\n", "p.bed cannot be read as BED of six columns"),
-        ("p.bed", "chr1\t10\t20\n", "p.bed cannot be read as BED of six columns"),
-        ("p.bed", "chr1 10 20 p 0 +\n", "p.bed cannot be read as BED of six columns"),
+        ("p.bed", "# nothing\n", "p.bed has no promoters"),
+        ("p.bed", "chr1\t10\t20\n", "p.bed, line 1: 3 columns, separated by tabs; six are needed"),
+        ("p.bed", "# a\nchr1\t10\t20\tp\t0\n", "p.bed, line 2: 5 columns"),
+        ("p.bed", "chr1 10 20 p 0 +\n", "p.bed, line 1: 1 column, separated by tabs; six are needed"),
         ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\t0\t.\n", "strand (+ or -), got 'chr1 10 20 p 0 .'"),
         ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\n", "strand (+ or -), got 'chr1 10 20 p"),
         ("p.bed", "chr1\tx\t20\tp\t0\t+\n", "got 'chr1 x 20 p 0 +'"),
@@ -469,3 +475,29 @@ def test_intervals_are_variable_parts_whatever_the_tokenizer_trims(tiny_folder, 
     untrimmed = explicit_predictions(tiny_folder, type(tiny_tokenizer)(**settings, trimming="never"))
     expected = [(untrimmed(interval), untrimmed(slow_apply(interval, 5, "G", "C")))]
     assert_effects(read(tmp_path / "out.tsv"), expected)
+
+
+def test_overflow_is_trimmed_at_the_5_prime_end_of_the_strand(tiny_folder, tmp_path, explicit):
+    plus = "ACGTTGCAAGGCTATCCGAT"
+    (tmp_path / "g.fa").write_text(f">c\n{plus}TTTT\n")
+    (tmp_path / "p.bed").write_text("c\t0\t20\tp\t.\t-\n")
+    write_vcf(tmp_path / "v.vcf", [("c", 2, ".", "G", "GTT", "."), ("c", 18, ".", "A", "ATT", ".")], ["c"])
+    call = [tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv"]
+    vcf_file(*call, overflow="trim")
+    # On the minus strand the 5' end is the right one of the plus strand, so its last two letters are lost.
+    texts = [plus[:3] + "TT" + plus[3:18], plus[:19] + "T"]
+    reference = explicit(slow_reverse_complement(plus))
+    assert texts[1] == plus, "inserted letters beside T are pushed out"
+    got = read(tmp_path / "out.csv")
+    assert list(got["problem"].fillna("")) == ["", "the variant is trimmed away"]
+    np.testing.assert_allclose(got["reference_expression"][0], reference, rtol=1e-5)
+    np.testing.assert_allclose(got["alternative_expression"][0], explicit(slow_reverse_complement(texts[0])), rtol=1e-5)
+
+
+def test_contigs_of_the_genome_named_without_chr_are_hinted_at(tiny_folder, tmp_path):
+    write_genome(tmp_path / "g.fa", {"1": "ACGT" * 10})
+    write_bed(tmp_path / "p.bed", [Promoter("chr1", 10, 20, "p", "+")])
+    write_vcf(tmp_path / "v.vcf", [("chr1", 12, ".", "A", "C", ".")])
+    vcf_file(tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
+    (problem,) = read(tmp_path / "out.csv")["problem"]
+    assert problem.startswith("the FASTA lacks the contig: one file names its contigs with `chr`, the other without")

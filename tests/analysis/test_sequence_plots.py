@@ -137,3 +137,25 @@ def test_figures_are_saved_in_every_format(tmp_path, suffix):
         ("windows", window_profile(scan)),
     ):
         assert save_figure(figure, tmp_path / f"{name}{suffix}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("per_line", "expected"), [(40, [["1", "10", "20", "30", "40"], ["50"]]), (15, None)])
+def test_ticks_count_positions_from_1(per_line, expected):
+    axes = sequence_logo("ACGTA" * 11, np.ones(55), positions_per_line=per_line).axes
+    labels = [[tick.get_text() for tick in one.get_xticklabels()] for one in axes]
+    assert expected is None or labels == expected
+    for one, texts in zip(axes, labels, strict=True):
+        assert [int(text) - 1 for text in texts] == list(one.get_xticks()), "arguments are counted from 0"
+    assert "from 1" in axes[-1].get_xlabel()
+
+
+def test_limit_of_logos():
+    deltas = np.random.default_rng(0).normal(size=(50, 4))
+    for position, base in enumerate("ACGTA" * 10):
+        deltas[position, "ACGT".index(base)] = 0
+    result = Mutagenesis("ACGTA" * 10, 1.0, deltas)
+    figures = [mutagenesis_logo(result, limit=1.5), sequence_logo("ACGT", np.arange(4.0), limit=1.5)]
+    assert all(axes.get_ylim() == (-1.5, 1.5) for figure in figures for axes in figure.axes)
+    for wrong in (0, -1, np.nan):
+        with pytest.raises(ValueError, match="limit must be more than 0"):
+            sequence_logo("ACGT", np.arange(4.0), limit=wrong)

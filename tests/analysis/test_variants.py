@@ -358,3 +358,60 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(
     assert message in stop.value.code
     assert "\n" not in stop.value.code
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("flanks", [("", ""), ("ACCA", "GGT")])
+def test_overflow_is_trimmed_at_the_5_prime_end(tiny_folder, explicit, flanks):
+    full = "ACGTTGCAAGGCTATCCGAT"
+    pairs = [(full, full[:9] + "TTC" + full[9:]), (full[1:], full[1:15] + "GA" + full[15:])]
+    pairs += [(full[2:], full[2:9] + "C" + full[9:]), ("AG" + full, "AG" + full[:5] + "A" + full[6:])]
+    references, alternatives = zip(*pairs, strict=True)
+    whole = [[flanks[0] + text + flanks[1] for text in texts] for texts in (references, alternatives)]
+    effects = variant_effects(tiny_folder, *whole, overflow="trim")
+    np.testing.assert_allclose(effects.reference, [explicit(text[-20:]) for text in references], rtol=1e-5)
+    np.testing.assert_allclose(effects.alternative, [explicit(text[-20:]) for text in alternatives], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"pair 0 .*the variant is trimmed away"):
+        variant_effects(tiny_folder, ["G" + full], [full], overflow="trim")
+    with pytest.raises(ValueError, match="longer than strand_length"):
+        variant_effects(tiny_folder, *whole)
+
+
+def test_overflow_of_a_table(tiny_folder, tmp_path, explicit, main):
+    full = "ACGTTGCAAGGCTATCCGAT"
+    frame = pd.DataFrame(
+        {"sequence": full, "position": [10, 1, 20], "ref": ["G", "A", "T"], "alt": ["GAA", "CA", "TC"]}
+    )
+    write(frame, tmp_path / "in.tsv")
+    main([str(tiny_folder), str(tmp_path / "in.tsv"), str(tmp_path / "out.tsv"), "--overflow", "trim",
+          "--plots", str(tmp_path / "plots")])  # fmt: skip
+    got = read(tmp_path / "out.tsv")
+    assert list(got["problem"].fillna("")) == ["", "the variant is trimmed away", ""]
+    expected = [explicit(full[2:10] + "AA" + full[10:]), explicit(full[1:] + "C")]
+    np.testing.assert_allclose(got["alternative_expression"][[0, 2]], expected, rtol=1e-5)
+    np.testing.assert_allclose(got["reference_expression"][[0, 2]], explicit(full), rtol=1e-5)
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["promoter_1.png"]
+
+
+def test_overflow_of_another_name(tiny_folder):
+    with pytest.raises(ValueError, match='overflow must be "refuse" or "trim", got \'cut\''):
+        variant_effects(tiny_folder, ["ACGT"], ["ACGA"], overflow="cut")
+
+
+def test_merged_model_gives_the_same_effects(tiny_folder):
+    usual = variant_effects(tiny_folder, REFERENCES, ALTERNATIVES)
+    merged = variant_effects(tiny_folder, REFERENCES, ALTERNATIVES, merged=True)
+    np.testing.assert_allclose(merged.alternative, usual.alternative, rtol=1e-4)
+    half = variant_effects(tiny_folder, REFERENCES, ALTERNATIVES, dtype="bfloat16")
+    assert 0 < np.abs(half.alternative - usual.alternative).max() < 0.2
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_stops_at_a_line_that_is_no_row(tiny_folder, tmp_path, strict):
+    (tmp_path / "in.tsv").write_text("reference_sequence\talternative_sequence\nACGT\tACGA\nACGT\tACGA\tx\ty\n")
+    call = [tiny_folder, tmp_path / "in.tsv", tmp_path / "out.tsv"]
+    if not strict:
+        assert variants_file(*call).num_malformed == 1
+        return
+    with pytest.raises(ValueError, match=r"in.tsv, line 3: "):
+        variants_file(*call, strict=True)
+    assert not (tmp_path / "out.tsv").exists()
