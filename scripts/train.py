@@ -6,11 +6,13 @@
 OUTPUT/final is then a folder for the Hub. `--help` lists every option.
 """
 
+import json
 import sys
 
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_macaron.training.arguments import parse_recipe
+from modeling_macaron.training.model_card import TRAINING_FACTS
 from modeling_macaron.training.run import train
 
 
@@ -23,7 +25,14 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
     if final is not None:
-        print(f"the model is in {final}")
+        facts = json.loads((final / TRAINING_FACTS).read_text(encoding="utf-8"))
+        measures = facts["metrics"]
+        print(
+            f"{facts['steps']:,} steps in {facts['run_seconds'] / 60:.1f} min; "
+            f"on {facts['validation_rows']:,} validation rows Pearson r {measures['pearson_r']:.3f}, Spearman rho {measures['spearman_rho']:.3f} "
+            f"(the best checkpoint, of step {facts['best_step'] or facts['steps']:,})"
+        )
+        print(f"the model is in {final}; its card, figures and learning curve are there too")
 
 
 if __name__ == "__main__":

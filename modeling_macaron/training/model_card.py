@@ -79,10 +79,22 @@ def _rows(pairs: dict) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in pairs.items())
 
 
-def _source_name(data: PreparedData) -> str:
-    """Name of the table without its folder: cards are public."""
-    name = str(data.report["source"]["name"])
-    return Path(name).name if Path(name).is_absolute() or Path(name).suffix else name
+def public_name(name: str) -> str:
+    """Take the folder off a file's or checkpoint's name: cards are public.
+
+    Parameters
+    ----------
+    name : str
+        Path of a file or folder, or a repository of the Hub.
+
+    Returns
+    -------
+    str
+        `OWNER/NAME` of the Hub stays as it is; so does the name of what is no path.
+    """
+    path = Path(name)
+    has_suffix = path.suffix and not path.suffix[1:].isdigit()  # OWNER/NAME-1.0 has none
+    return path.name if path.is_absolute() or has_suffix or path.exists() else str(name)
 
 
 def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float]) -> dict:
@@ -104,7 +116,8 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
     """
     args, state = trainer.args, trainer.state
     return {
-        "table": _source_name(data),
+        "started_from": None if args.init_from is None else public_name(args.init_from),
+        "table": public_name(data.report["source"]["name"]),
         "training_rows": len(data.train),
         "validation_rows": len(data.validation),
         "expression_mean": data.expression_mean,
@@ -118,7 +131,7 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         * trainer.accelerator.num_processes,
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-        "warmup_steps": args.warmup_steps,
+        "warmup_steps": args.get_warmup_steps(state.max_steps),
         "weight_decay": args.weight_decay,
         "mask_probability": args.mask_probability,
         "strands": args.strands,
@@ -169,6 +182,7 @@ def training_table(facts: dict) -> str:
     best = f"{facts['best_step']:,}" if facts["best_step"] else "the end"
     return _rows(
         {
+            **({"Started from": facts["started_from"]} if facts.get("started_from") else {}),
             "Table": facts["table"],
             "Training rows": f"{facts['training_rows']:,}",
             "Mean and standard deviation": f"{facts['expression_mean']:.4g}, {facts['expression_std']:.4g}",
@@ -210,7 +224,7 @@ def write_model_card(
     facts = training_facts(trainer, data, metrics)
     has_curve = any("loss" in entry for entry in history)  # a run may end before its first logged step
     name = trainer.args.hub_model_id or Path(trainer.args.output_dir).name
-    dataset_name = _source_name(data)
+    dataset_name = facts["table"]
     measures = {"Pearson r": "eval_pearson_r", "Spearman rho": "eval_spearman_rho"}
     results = [
         EvalResult(
@@ -231,6 +245,7 @@ def write_model_card(
         pipeline_tag="text-classification",
         tags=["biology", "genomics", "promoter", "gene-expression", "macaron"],
         metrics=["pearsonr", "spearmanr"],
+        base_model=facts["started_from"] if "/" in (facts["started_from"] or "") else None,
         model_name=name,
         eval_results=results,
     )

@@ -13,12 +13,14 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.hub import check_hub_folder
 from modeling_macaron.training.arguments import parse_recipe, share_of_batch
 from modeling_macaron.training.dataset import PreparedData
+from modeling_macaron.training.model_card import public_name
 from modeling_macaron.training.run import build_model, find_checkpoint, is_complete, train
 from tests.batches import random_ids
 
@@ -74,7 +76,10 @@ def logged(output_dir, name):
 def finished(prepared, tmp_path_factory):
     """An undisturbed run of 12 steps on one process, with dropout."""
     output_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    finish(launch(["--dataset", prepared, "--output_dir", output_dir, *TINY, *SHORT, "--hidden_dropout", "0.1"]))
+    output = finish(
+        launch(["--dataset", prepared, "--output_dir", output_dir, *TINY, *SHORT, "--hidden_dropout", "0.1"])
+    )
+    (output_dir / "output.txt").write_text(output)
     return output_dir
 
 
@@ -92,6 +97,15 @@ def test_final_folder_is_complete(finished, prepared):
     assert facts["metrics"]["pearson_r"] == results["eval_pearson_r"]
     assert (facts["steps"], facts["training_rows"], facts["hidden_dropout"]) == (12, len(data.train), 0.1)
     assert facts["parameters"] == model.num_parameters()
+
+
+def test_last_lines_tell_what_came_out(finished, prepared):
+    results = json.loads((finished / "all_results.json").read_text())
+    summary, place = (finished / "output.txt").read_text().splitlines()[-2:]
+    rows = f"{len(PreparedData(prepared).validation):,} validation rows"
+    assert summary.startswith("12 steps in ")
+    assert f"{rows} Pearson r {results['eval_pearson_r']:.3f}" in summary
+    assert str(finished / "final") in place
 
 
 def test_model_card_has_the_figures_of_the_run(finished):
@@ -234,6 +248,11 @@ def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, prepared,
     final = run(prepared, tmp_path / "tuned", *options, "--eval_steps", "1", "--save_steps", "1")
     for name, values in weights_of(final).items():
         torch.testing.assert_close(values, start[name], rtol=0, atol=1e-7)
+    facts = json.loads((final / "training.json").read_text())
+    assert (facts["started_from"], facts["warmup_steps"]) == ("final", 0)
+    card = ModelCard.load(final / "README.md")
+    assert "| Started from | final |" in card.text
+    assert card.data.base_model is None, "a folder is no repository of the Hub"
     with pytest.raises(ValueError, match="`hidden_size` is 16"):
         run(prepared, tmp_path / "other", *options, "--hidden_size", "32")
 
@@ -250,6 +269,22 @@ def test_fine_tuning_in_merged_form_starts_from_the_same_function(finished, prep
     ids = random_ids(3, length=160)
     with torch.no_grad():
         torch.testing.assert_close(models[1](ids).logits, models[0](ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("/home/me/table.tsv", "table.tsv"),
+        ("tables/promoters.parquet", "promoters.parquet"),
+        ("tests/training", "training"),
+        ("me/my-model", "me/my-model"),
+        ("me/my-model-1.0", "me/my-model-1.0"),
+        ("simulation", "simulation"),
+    ],
+)
+def test_cards_name_no_folders(name, public, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert public_name(name) == public
 
 
 def test_early_stopping(prepared, tmp_path):
