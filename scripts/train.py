@@ -26,11 +26,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
     if final is not None:
         facts = json.loads((final / TRAINING_FACTS).read_text(encoding="utf-8"))
-        measures = facts["metrics"]
+        r, rho = facts["metrics"]["pearson_r"], facts["metrics"]["spearman_rho"]
+        best = facts["best_step"] or facts["steps"]
         print(
-            f"{facts['steps']:,} steps in {facts['run_seconds'] / 60:.1f} min; "
-            f"on {facts['validation_rows']:,} validation rows Pearson r {measures['pearson_r']:.3f}, Spearman rho {measures['spearman_rho']:.3f} "
-            f"(the best checkpoint, of step {facts['best_step'] or facts['steps']:,})"
+            f"{facts['steps']:,} steps in {facts['run_seconds'] / 60:.1f} min; on {facts['validation_rows']:,} "
+            f"validation rows Pearson r {r:.3f}, Spearman rho {rho:.3f} (best: step {best:,})"
         )
         print(f"the model is in {final}; its card, figures and learning curve are there too")
 
