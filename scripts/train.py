@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
     try:
         final = train(*parse_recipe(sys.argv[1:] if argv is None else argv))
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")

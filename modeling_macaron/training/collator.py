@@ -78,6 +78,8 @@ class PromoterCollator:
     evaluation : bool
         Give the unmasked `input_ids`, with the masked ones beside them as `masked_input_ids`, and the same masks in
         every epoch.
+    with_rows : bool
+        Give the number of each row in the source too.
     """
 
     expression_mean: float
@@ -88,6 +90,7 @@ class PromoterCollator:
     max_shift: int = 0
     seed: int = 0
     evaluation: bool = False
+    with_rows: bool = False
 
     def __post_init__(self):
         if not 0 <= self.mask_probability < 1:
@@ -101,7 +104,7 @@ class PromoterCollator:
 
     def for_evaluation(self) -> PromoterCollator:
         """Return this collator with `evaluation=True`."""
-        return replace(self, evaluation=True)
+        return replace(self, evaluation=True, with_rows=False)
 
     def __call__(self, batch: Mapping | Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """Collate a batch.
@@ -117,7 +120,7 @@ class PromoterCollator:
         dict[str, torch.Tensor]
             `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32 standardized;
             `nucleotide_labels` (batch, 2 * strand_length) int64, -100 where nothing was masked; for evaluation also
-            `masked_input_ids`.
+            `masked_input_ids`; with `with_rows` also `row` (batch,) int64.
         """
         if not isinstance(batch, Mapping):
             batch = {name: np.asarray([row[name] for row in batch]) for name in ("input_ids", "labels", "row")}
@@ -136,6 +139,8 @@ class PromoterCollator:
         }
         if self.evaluation:
             collated["masked_input_ids"] = masked_input_ids
+        if self.with_rows:
+            collated["row"] = torch.from_numpy(np.array(batch["row"], dtype=np.int64))
         return collated
 
     def _augment(self, forward: np.ndarray, rows: np.ndarray, epoch: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,7 +12,9 @@ import torch.nn.functional as F
 from transformers import Trainer, TrainerCallback
 
 from .averaging import WeightAverage, check_same_decay
+from .collator import PromoterCollator
 from .dataset import PromoterDataset
+from .finite import FiniteLoss
 from .metrics import compute_metrics
 
 
@@ -46,6 +49,9 @@ class MacaronTrainer(Trainer):
     With `ema_decay`, an average of the weights is evaluated and is what checkpoints and the trained model hold; the raw
     weights, from which training goes on, stand beside it in a checkpoint (`raw_weights.safetensors`).
 
+    A loss that is not finite ends the run with a `FloatingPointError` that names the rows, when the loss is logged
+    next, before anything is saved.
+
     Parameters
     ----------
     *args, **kwargs
@@ -69,6 +75,7 @@ class MacaronTrainer(Trainer):
             )
         self._logged_losses = torch.zeros(2, device=self.args.device)
         self._steps_since_log = 0
+        self._finite_loss = FiniteLoss(self.accelerator)
         if self.train_dataset is not None:
             self.add_callback(BeginEpoch(self.train_dataset))
         self.average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
@@ -76,6 +83,17 @@ class MacaronTrainer(Trainer):
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("ema_decay averages whole weights, not the shards of FSDP or DeepSpeed")
             self.add_callback(self.average)
+
+    def train(self, *args, **kwargs):
+        """Train; see `transformers.Trainer.train`, and the class on losses that are not finite."""
+        result = super().train(*args, **kwargs)
+        self._finite_loss.check()
+        return result
+
+    def get_train_dataloader(self):
+        """Return the loader of the training rows, with their numbers in the source."""
+        with self._collate_with(replace(self.data_collator, with_rows=True)):
+            return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Return the loader of a split for evaluation: unmasked and masked sequences, the same masks each time."""
@@ -90,12 +108,21 @@ class MacaronTrainer(Trainer):
     @contextmanager
     def _evaluation_settings(self) -> Iterator[None]:
         """Collate for evaluation, and keep the last batch, which training may drop."""
-        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
-        self.data_collator, self.args.dataloader_drop_last = collator.for_evaluation(), False
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            with self._collate_with(self.data_collator.for_evaluation()):
+                yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    @contextmanager
+    def _collate_with(self, collator: PromoterCollator) -> Iterator[None]:
+        """Make loaders with another collator."""
+        usual, self.data_collator = self.data_collator, collator
         try:
             yield
         finally:
-            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+            self.data_collator = usual
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Collect the batches of one optimizer step with the numbers (2,) of its rows and masked letters, globally."""
@@ -135,12 +162,17 @@ class MacaronTrainer(Trainer):
         torch.Tensor or tuple
             () loss, times the number of processes, over which gradients are averaged.
         """
+        inputs = dict(inputs)
+        source_rows = inputs.pop("row", None)
         if self._reconstructs:
             outputs = model(**inputs)
             losses = torch.stack([outputs.expression_loss, outputs.reconstruction_loss])
         else:
             outputs = model(inputs["input_ids"], labels=inputs["labels"], output_nucleotide_logits=False)
             losses = torch.stack([outputs.loss, torch.zeros_like(outputs.loss)])
+        if model.training and source_rows is not None:
+            row_losses = (outputs.logits.detach().flatten().float() - inputs["labels"]) ** 2
+            self._finite_loss.note(self.state.global_step, source_rows, row_losses, outputs.loss)
         if num_items_in_batch is not None:
             rows, masked = inputs["labels"].numel(), self._num_masked(inputs["nucleotide_labels"]).sum()
             share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
@@ -153,6 +185,7 @@ class MacaronTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with both terms of the training loss where the loss is logged."""
         if "loss" in logs:
+            self._finite_loss.check()
             losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / max(self._steps_since_log, 1)
             logs["expression_loss"], logs["reconstruction_loss"] = losses.tolist()
             if not self._reconstructs:
@@ -189,6 +222,11 @@ class MacaronTrainer(Trainer):
     def _averaged_weights(self) -> AbstractContextManager[None]:
         """Let the model hold the averaged weights for a while."""
         return nullcontext() if self.average is None else self.average.in_use(self.model)
+
+    def _save_checkpoint(self, *args, **kwargs):
+        """Save a checkpoint, unless the loss has become no number."""
+        self._finite_loss.check()
+        super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None):
         """Save the averaged weights and, in training, the raw ones beside them."""
