@@ -1,4 +1,4 @@
-"""Measure the peak memory of prediction, variants and mutagenesis over the number of sequences.
+"""Measure the peak memory of prediction, variants, mutagenesis and attribution over the number of sequences.
 
     python -m benchmarks.memory
 
@@ -28,7 +28,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ALLOWED_GROWTH = 1.25  # of the peak, from the smallest file that fills the buffers to the largest
 STRAND_LENGTH = 12
 _BLOCK_ROWS = 100_000
-VERBS = ("predict", "variants", "mutagenesis")
+VERBS = ("predict", "variants", "mutagenesis", "attribution")
 
 
 def make_checkpoint(folder: Path) -> None:

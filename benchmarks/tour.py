@@ -29,9 +29,9 @@ from scipy.stats import pearsonr, spearmanr
 from benchmarks.checkpoint import CHECKPOINT, README, ROOT, SPLIT
 from benchmarks.figures import RESULTS, describe_machine
 from benchmarks.pages import replace_block
+from modeling_macaron.analysis.effect_plots import variant_effect_plot
 from modeling_macaron.analysis.evaluation import TITLES
 from modeling_macaron.analysis.plots import save_figure, scatter_with_density
-from modeling_macaron.analysis.sequence_plots import variant_effect_plot
 from modeling_macaron.analysis.variant_pairs import variable_parts
 from modeling_macaron.analysis.variant_plots import where_they_differ
 from modeling_macaron.atomic import new_file
@@ -147,10 +147,11 @@ def _draw_one_promoter(tour: Tour, substitutions: pd.DataFrame) -> None:
     tokenizer = KmerTokenizer.from_pretrained(tour.checkpoint)
     strands = tokenizer.encode_strands(*string_buffers(pa.array(texts)))
     reference, *alternatives = variable_parts(tokenizer, texts, strands.lengths.tolist())
-    positions, alleles = zip(*(where_they_differ(reference, other) for other in alternatives), strict=True)
+    positions, removed, inserted = zip(*(where_they_differ(reference, other) for other in alternatives), strict=True)
     figure = variant_effect_plot(
-        reference, positions, alleles, some.delta, measured=some.measured_delta, title="Substitutions of one promoter"
-    )
+        reference, positions, inserted, some.delta, references=removed, measured=some.measured_delta,
+        title="Substitutions of one promoter",
+    )  # fmt: skip
     save_figure(figure, tour.figures / "variants.png")
     (tour.work / "promoter.fa").write_text(f">promoter\n{reference}\n", encoding="utf-8")
 
@@ -160,7 +161,7 @@ def mutate(tour: Tour) -> dict:
     facts = tour.run("mutagenesis.py", "promoter.fa", "mutants.parquet", "--plots", "plots")
     for name in ("heatmap", "logo"):
         tour.figures.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(tour.work / "plots" / f"row_0_{name}.png", tour.figures / f"{name}.png")
+        shutil.copyfile(tour.work / "plots" / f"row_1_{name}.png", tour.figures / f"{name}.png")
     return facts | {"mutants": len(pd.read_parquet(tour.work / "mutants.parquet"))}
 
 

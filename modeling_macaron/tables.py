@@ -122,6 +122,74 @@ class PromoterTable:
         if len(self.malformed) < _MAX_MALFORMED:
             self.malformed.append((number, reason))
 
+    def refuse_malformed(self) -> None:
+        """Stop at the first line that is no row.
+
+        Raises
+        ------
+        ValueError
+            If one was read; the message tells where and why.
+        """
+        if self.num_malformed:
+            raise self.error_at(*self.malformed[0])
+
+    def refuse_problems(self, numbers: np.ndarray, problem: np.ndarray, reasons: Sequence[str]) -> None:
+        """Stop at the first row of a batch that has a problem, or at a line before it that is no row.
+
+        Parameters
+        ----------
+        numbers : numpy.ndarray
+            (batch,) numbers of the rows, see `TableBatch`.
+        problem : numpy.ndarray
+            (batch,) 0 where a row is fine, else an index into `reasons`.
+        reasons : sequence of str
+            What the problems are called.
+
+        Raises
+        ------
+        ValueError
+            The message tells where and why.
+        """
+        bad = np.flatnonzero(problem)
+        if not bad.size or (self.malformed and self.malformed[0][0] < numbers[bad[0]]):
+            self.refuse_malformed()
+        if bad.size:
+            raise self.error_at(int(numbers[bad[0]]), reasons[problem[bad[0]]])
+
+    def error_at(self, number: int, reason: str) -> ValueError:
+        """Make the error that names a place of this source.
+
+        Parameters
+        ----------
+        number : int
+            Line, record or row.
+        reason : str
+            What is wrong with it.
+
+        Returns
+        -------
+        ValueError
+        """
+        return ValueError(f"{self.path}, {self.unit} {number}: {reason}")
+
+    def refuse_columns(self, present: Sequence[str], added: Sequence[str]) -> None:
+        """Refuse a source that has a column of the same name as one that is to be added.
+
+        Parameters
+        ----------
+        present, added : sequence of str
+            Columns of the source, and those that come beside them.
+
+        Raises
+        ------
+        ValueError
+            Naming them.
+        """
+        taken = [name for name in added if name in present]
+        if taken:
+            columns = "columns" if len(taken) > 1 else "column"
+            raise ValueError(f"{self.path} already has the {columns} {', '.join(taken)}: rename first")
+
 
 def open_table(
     source: str | Path,

@@ -15,28 +15,35 @@ import argparse
 import sys
 from pathlib import Path
 
+from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict import FilePrediction
 from modeling_macaron.analysis.variants import variants_file
 
 VCF_SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 OPTIONS = (
-    *("both_orientations", "plots", "num_plots", "strict", "overwrite", "overflow"),
-    *("batch_size", "device", "merged", "dtype"),
+    *("both_orientations", "plots", "num_plots", "plot_format", "strict", "overwrite", "overflow"),
+    *("batch_size", "device", "merged", "dtype", "compile_model"),
 )
-COLUMNS = ("reference_column", "alternative_column", "sequence_column", "position_column", "position_base")
+COLUMNS = (
+    "name_column",
+    "reference_column",
+    "alternative_column",
+    "sequence_column",
+    "position_column",
+    "position_base",
+)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and predict."""
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="checkpoint folder or name on the Hub")
-    parser.add_argument("input", type=Path, help="table, VCF or BCF")
-    parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
+    command_line.add_files(parser, source="table, VCF or BCF")
     parser.add_argument("--genome", type=Path, help="FASTA of the genome, plain or bgzipped, for a VCF")
     parser.add_argument("--promoters", type=Path, help="BED of the promoters, six columns, for a VCF")
     parser.add_argument("--reference_column", help="column of the reference sequence, or of its allele")
     parser.add_argument("--alternative_column", help="column of the alternative sequence, or of its allele")
     parser.add_argument("--sequence_column", help="column of the sequence that the position is counted in")
+    parser.add_argument("--name_column", help="column with names of the promoters, for the figures")
     parser.add_argument("--position_column", help="column of the position of the first letter of ref")
     parser.add_argument("--position_base", type=int, choices=(0, 1), help="position of the first letter (1, as in VCF)")
     parser.add_argument(
@@ -45,18 +52,16 @@ def main(argv: list[str] | None = None) -> None:
         "(%(default)s)",
     )  # fmt: skip
     parser.add_argument("--both_orientations", action="store_true", help="average over both orientations")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for figures of the first promoters")
-    parser.add_argument("--num_plots", type=int, default=10, metavar="N", help="how many of them (%(default)s)")
+    command_line.add_figures(parser, of="promoters")
     parser.add_argument("--strict", action="store_true", help="stop at the first variant without an effect or bad line")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
-    parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
-    parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert the weights")
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the model: later start, faster; for large files"
-    )
-    parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
-    args = parser.parse_args(argv)
+    command_line.add_batches(parser)
+    command_line.add_speed(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and predict."""
+    args = build_parser().parse_args(argv)
     try:
         result = _predict(args)
     except (ValueError, OSError, MemoryError, ImportError) as error:
@@ -65,20 +70,20 @@ def main(argv: list[str] | None = None) -> None:
     if result.num_problems:
         print(f"{result.num_problems:,} of them could not be predicted: their column `problem` says why")
     if result.num_malformed:
-        print(f"{result.num_malformed:,} lines of {args.input} are no rows and were left out")
+        print(f"{result.num_malformed:,} lines of {args.source} are no rows and were left out")
 
 
 def _predict(args: argparse.Namespace) -> FilePrediction:
     """Call the library for the kind of input."""
-    is_vcf = args.input.name.lower().endswith(VCF_SUFFIXES)
+    is_vcf = args.source.name.lower().endswith(VCF_SUFFIXES)
     columns = {name: getattr(args, name) for name in COLUMNS if getattr(args, name) is not None}
-    options = {"compile_model": args.compile, "verbose": True} | {name: getattr(args, name) for name in OPTIONS}
+    options = {name: getattr(args, name) for name in OPTIONS} | {"verbose": True}
     if not is_vcf:
         if args.genome or args.promoters:
             raise ValueError(
-                f"--genome and --promoters are for a VCF ({', '.join(VCF_SUFFIXES)}), not for {args.input}"
+                f"--genome and --promoters are for a VCF ({', '.join(VCF_SUFFIXES)}), not for {args.source}"
             )
-        return variants_file(args.model, args.input, args.output, **columns, **options)
+        return variants_file(args.model, args.source, args.output, **columns, **options)
     if not (args.genome and args.promoters):
         raise ValueError("a VCF needs --genome (FASTA) and --promoters (BED)")
     if columns:
@@ -87,7 +92,7 @@ def _predict(args: argparse.Namespace) -> FilePrediction:
         from modeling_macaron.analysis.genome_variants import vcf_file
     except ImportError as error:
         raise ImportError(f"{error}; VCF files need pysam and pandas: pip install pysam pandas") from error
-    return vcf_file(args.model, args.input, args.genome, args.promoters, args.output, **options)
+    return vcf_file(args.model, args.source, args.genome, args.promoters, args.output, **options)
 
 
 if __name__ == "__main__":

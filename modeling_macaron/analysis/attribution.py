@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
+from modeling_macaron.analysis.encoding import encode_sequences, spell_letters, variable_parts, variable_slices
 from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.predict import check_batch_size, load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.tables import string_buffers
-from tokenization import KmerTokenizer
-from tokenization.tokenization_kmer import MASK_ID
+from tokenization import KmerTokenizer, StrandBatch
 
 
 class Attribution(NamedTuple):
@@ -130,10 +128,6 @@ def as_one_hot_module(
     torch.Size([1, 1])
     """
     model, tokenizer = load_model(model, tokenizer)
-    return _wrap(model, tokenizer)
-
-
-def _wrap(model: MacaronForExpressionPrediction, tokenizer: KmerTokenizer) -> OneHotExpression:
     if tokenizer.strand_length != model.config.strand_length:
         raise ValueError(
             f"the tokenizer pads to {tokenizer.strand_length} nt, the model reads {model.config.strand_length} nt"
@@ -185,8 +179,7 @@ def gradient_x_input(
     arXiv:1605.01713, 2016.
     """
     inputs = _encode(model, sequences, tokenizer, device)
-    path = _Path(np.zeros_like(inputs.one_hot), nodes=np.ones(1), weights=np.ones(1))
-    return _attribute(inputs, path, gradient_correction, batch_size, verbose)
+    return local_gradients(inputs, gradient_correction=gradient_correction, batch_size=batch_size, verbose=verbose)
 
 
 def integrated_gradients(
@@ -242,15 +235,24 @@ def integrated_gradients(
     >>> [bases.shape for bases in result.per_base]
     [(10,), (12,)]
     """
+    check_steps(steps)
+    return path_gradients(
+        _encode(model, sequences, tokenizer, device),
+        steps=steps,
+        baseline=baseline,
+        gradient_correction=gradient_correction,
+        batch_size=batch_size,
+        verbose=verbose,
+    )
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of steps below 1 with a `ValueError`."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    inputs = _encode(model, sequences, tokenizer, device)
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    path = _Path(_spread_baseline(baseline, inputs), (nodes + 1) / 2, weights / 2)
-    return _attribute(inputs, path, gradient_correction, batch_size, verbose)
 
 
-class _Inputs(NamedTuple):
+class Inputs(NamedTuple):
     """Padded one-hot sequences (sequences, 4, strand_length) float32, and where each variable part lies in them."""
 
     module: OneHotExpression
@@ -267,31 +269,61 @@ class _Path(NamedTuple):
     weights: np.ndarray
 
 
+def encode_inputs(module: OneHotExpression, strands: StrandBatch) -> Inputs:
+    """Turn strands into padded one-hot DNA.
+
+    Parameters
+    ----------
+    module : OneHotExpression
+        The model.
+    strands : StrandBatch
+        Of any rows; those with a problem are left out.
+
+    Returns
+    -------
+    Inputs
+    """
+    fine = strands.problem == 0
+    strands = StrandBatch(strands.ids[fine], strands.lengths[fine], strands.problem[fine])
+    one_hot = np.eye(len(BASES) + 1, len(BASES), dtype=np.float32)[strands.ids].transpose(0, 2, 1)
+    return Inputs(module, one_hot, variable_slices(strands), [spell_letters(part) for part in variable_parts(strands)])
+
+
 def _encode(
     model: str | Path | MacaronForExpressionPrediction,
     sequences: Sequence[str],
     tokenizer: KmerTokenizer | None,
     device: str | torch.device | None,
-) -> _Inputs:
-    if isinstance(sequences, str):
-        raise ValueError("`sequences` must be a list of sequences, got one str")
+) -> Inputs:
     model, tokenizer = load_model(model, tokenizer, device)
-    module, length = _wrap(model, tokenizer), tokenizer.strand_length
-    if not len(sequences):
-        return _Inputs(module, np.zeros((0, len(BASES), length), np.float32), [], [])
-    ids = tokenizer(list(sequences), return_tensors="np")["input_ids"][:, :length]
-    masked = np.flatnonzero((ids == MASK_ID).any(axis=1))
-    if masked.size:
-        raise ValueError(f"sequence {masked[0]} of the batch: a masked base has no one-hot letter to attribute to")
-    lengths = tokenizer.encode_strands(*string_buffers(pa.array(sequences, pa.string()))).lengths
-    starts = (length - lengths) // 2
-    spans = [slice(start, start + count) for start, count in zip(starts.tolist(), lengths.tolist(), strict=True)]
-    texts = ["".join((BASES + "N")[letter] for letter in row[span]) for row, span in zip(ids, spans, strict=True)]
-    one_hot = np.eye(len(BASES) + 1, len(BASES), dtype=np.float32)[ids].transpose(0, 2, 1)
-    return _Inputs(module, one_hot, spans, texts)
+    return encode_inputs(as_one_hot_module(model, tokenizer), encode_sequences(tokenizer, sequences))
 
 
-def _spread_baseline(baseline: str | np.ndarray, inputs: _Inputs) -> np.ndarray:
+def local_gradients(
+    inputs: Inputs, *, gradient_correction: bool = True, batch_size: int = 64, verbose: bool = False
+) -> Attribution:
+    """Attribute encoded sequences; see `gradient_x_input`."""
+    path = _Path(np.zeros_like(inputs.one_hot), nodes=np.ones(1), weights=np.ones(1))
+    return _attribute(inputs, path, gradient_correction, batch_size, verbose)
+
+
+def path_gradients(
+    inputs: Inputs,
+    *,
+    steps: int = 64,
+    baseline: str | np.ndarray = "n",
+    gradient_correction: bool = False,
+    batch_size: int = 64,
+    verbose: bool = False,
+) -> Attribution:
+    """Attribute encoded sequences; see `integrated_gradients`."""
+    check_steps(steps)
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    path = _Path(_spread_baseline(baseline, inputs), (nodes + 1) / 2, weights / 2)
+    return _attribute(inputs, path, gradient_correction, batch_size, verbose)
+
+
+def _spread_baseline(baseline: str | np.ndarray, inputs: Inputs) -> np.ndarray:
     """Put the baseline on every variable part, (sequences, 4, strand_length); the padding stays N."""
     if isinstance(baseline, str):
         if baseline not in ("n", "uniform"):
@@ -313,7 +345,7 @@ def _spread_baseline(baseline: str | np.ndarray, inputs: _Inputs) -> np.ndarray:
     return spread
 
 
-def _attribute(inputs: _Inputs, path: _Path, gradient_correction: bool, batch_size: int, verbose: bool) -> Attribution:
+def _attribute(inputs: Inputs, path: _Path, gradient_correction: bool, batch_size: int, verbose: bool) -> Attribution:
     """Sum up the weighted gradients along each path, times the way from its baseline to its sequence."""
     check_batch_size(batch_size)
     way, steps = inputs.one_hot - path.baseline, len(path.nodes)

@@ -96,6 +96,7 @@ def vcf_file(
     both_orientations: bool = False,
     plots: str | Path | None = None,
     num_plots: int = 10,
+    plot_format: str = "png",
     strict: bool = False,
     overwrite: bool = False,
     batch_size: int = 256,
@@ -123,7 +124,7 @@ def vcf_file(
         `.parquet`, `.csv` or `.tsv` with one line for each variant, alternative allele and promoter: `chrom`, `pos`
         (counted from 1), `id`, `ref`, `alt` (as in the VCF), `promoter`, `strand`, `reference_expression`,
         `alternative_expression`, `delta` (assay units) and `problem`. It appears under its name when it is complete.
-    overflow, both_orientations, plots, num_plots, strict, overwrite, batch_size, verbose
+    overflow, both_orientations, plots, num_plots, plot_format, strict, overwrite, batch_size, verbose
         See `variants_file`.
 
     Returns
@@ -150,7 +151,7 @@ def vcf_file(
     """
     check_overflow(overflow)
     check_request(output, overwrite, batch_size)
-    figures = None if plots is None else VariantPlots(plots, num_plots, overwrite)
+    figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     contigs = _by_contig(read_promoters(promoters))
     with _open_genome(genome):
         first = _first_contig(vcf)
@@ -168,7 +169,7 @@ def vcf_file(
         num_rows, num_problems = write_effects(
             model, tokenizer, read_rows(), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
-            plots=figures, overflow=overflow,
+            plots=figures, name_column="promoter", overflow=overflow,
             if_none=f"no variant of {vcf} lies in a promoter of {promoters} (their first contigs are {first!r} and "
             f"{next(iter(contigs))!r}){_hint(first, next(iter(contigs)))}",
         )  # fmt: skip

@@ -199,10 +199,8 @@ def _predict_parts(
             num_parts, num_rows, num_problems = num_parts + 1, num_rows + len(fine), num_problems + int((~fine).sum())
             if num_parts == 1:
                 check_columns(parts.output, batch.table.schema)
-            _refuse_malformed(table, strict)
-            if strict and not fine.all():
-                bad = int(np.flatnonzero(~fine)[0])
-                raise ValueError(f"{table.path}, {table.unit} {batch.numbers[bad]}: {PROBLEMS[strands.problem[bad]]}")
+            if strict:
+                table.refuse_problems(batch.numbers, strands.problem, PROBLEMS)
             if parts.is_finished(number):
                 progress.update(len(fine))
                 if known is not None:
@@ -212,14 +210,9 @@ def _predict_parts(
             predicted = np.full(len(fine), np.nan)
             predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, progress)
             put((number, _with_prediction(batch.table, predicted, strands.problem)))
-        _refuse_malformed(table, strict)
+        if strict:
+            table.refuse_malformed()
     return num_parts, num_rows, num_problems
-
-
-def _refuse_malformed(table: PromoterTable, strict: bool) -> None:
-    if strict and table.num_malformed:
-        number, reason = table.malformed[0]
-        raise ValueError(f"{table.path}, {table.unit} {number}: {reason}")
 
 
 def _encode_batches(
@@ -227,9 +220,7 @@ def _encode_batches(
 ) -> Iterator[tuple[int, TableBatch, StrandBatch]]:
     """Give number, rows and strands of those batches of a table that are this process's."""
     for number, batch in enumerate(table):
-        taken = {PREDICTION, PROBLEM} & set(batch.table.column_names)
-        if taken:
-            raise ValueError(f"{table.path} already has the column {', '.join(sorted(taken))}: rename it first")
+        table.refuse_columns(batch.table.column_names, (PREDICTION, PROBLEM))
         if is_mine(number):
             column = batch.table.column(table.columns.sequence)
             yield number, batch, tokenizer.encode_strands(*string_buffers(column))

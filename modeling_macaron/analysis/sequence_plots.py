@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import logomaker
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -26,8 +23,30 @@ BASE_COLORS = {"A": GREEN, "C": BLUE, "G": "#E69F00", "T": VERMILLION}
 _DIVERGING = "RdBu_r"  # ColorBrewer's, which the colour-blind can read
 
 
-def _lines(length: int, line_height: float, per_line: int, title: str) -> tuple[Figure, list[tuple[int, Axes]]]:
-    """Make axes below each other, (first position from 0, axes), of `per_line` positions, with ticks from 1."""
+def lines_of_axes(length: int, line_height: float, per_line: int, title: str) -> tuple[Figure, list[tuple[int, Axes]]]:
+    """Make axes below each other for a sequence that is broken into lines.
+
+    Parameters
+    ----------
+    length, per_line : int
+        Positions of the sequence, and of a line.
+    line_height : float
+        Of the axes of a line, in inches.
+    title : str
+        Title above the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One journal column wide.
+    list of (int, matplotlib.axes.Axes)
+        First position of each line, from 0, and its axes; ticks count from 1.
+
+    Raises
+    ------
+    ValueError
+        If `per_line` is below 1.
+    """
     if per_line < 1:
         raise ValueError(f"positions_per_line must be at least 1, got {per_line}")
     starts = range(0, length, per_line)
@@ -85,7 +104,7 @@ def mutagenesis_heatmap(
     _check_limit(limit)
     largest = float(np.abs(result.deltas).max()) or 1.0
     norm = CenteredNorm(0, largest if limit is None else limit)
-    figure, panels = _lines(len(result.sequence), 0.36, positions_per_line, title)
+    figure, panels = lines_of_axes(len(result.sequence), 0.36, positions_per_line, title)
     halo = [withStroke(linewidth=0.8, foreground="white")]  # an N stands on colours
     for start, axes in panels:
         part = slice(start, start + positions_per_line)
@@ -157,7 +176,7 @@ def sequence_logo(
     low, high = min(matrix.min(), 0.0), max(matrix.max(), 0.0)
     margin = 0.05 * (high - low) or 0.5
     span = (low - margin, high + margin) if limit is None else (-limit, limit)
-    figure, panels = _lines(len(sequence), 0.75, positions_per_line, title)
+    figure, panels = lines_of_axes(len(sequence), 0.75, positions_per_line, title)
     for start, axes in panels:
         limits = axes.get_xlim()
         rows = pd.DataFrame(matrix[start : start + positions_per_line], columns=list(BASES))
@@ -165,16 +184,58 @@ def sequence_logo(
         logomaker.Logo(rows, ax=axes, color_scheme=BASE_COLORS, baseline_width=0, vpad=0.01, show_spines=False)
         axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
         axes.set(xlim=limits, ylim=span)
-        _style_value_axis(axes)
+        style_value_axis(axes)
     figure.supylabel(ylabel, size=7)
     return figure
 
 
-def _style_value_axis(axes: Axes) -> None:
+def style_value_axis(axes: Axes) -> None:
+    """Give axes few ticks and no frame to the right and above."""
     axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
     axes.spines[["left", "bottom"]].set_visible(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_linewidth(0.5)
+
+
+def attribution_logo(
+    sequence: str,
+    per_base: np.ndarray,
+    *,
+    title: str = "",
+    limit: float | None = None,
+    positions_per_line: int = POSITIONS_PER_LINE,
+) -> Figure:
+    """Draw a sequence with letters as high as the share of the expression that is attributed to them.
+
+    Parameters
+    ----------
+    sequence : str
+        Of A, C, G, T and N; an N is not drawn.
+    per_base : numpy.ndarray
+        (length,) attributions in assay units, see `Attribution.per_base`.
+    title : str
+        Title above the figure.
+    limit, positions_per_line
+        See `sequence_logo`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One journal column wide.
+
+    Raises
+    ------
+    ValueError
+        As `sequence_logo`.
+    """
+    return sequence_logo(
+        sequence,
+        per_base,
+        title=title,
+        ylabel="Attribution\n(assay units)",
+        limit=limit,
+        positions_per_line=positions_per_line,
+    )
 
 
 def mutagenesis_logo(
@@ -218,7 +279,7 @@ def mutagenesis_logo(
     )
 
 
-def window_profile(scan: WindowScan, *, title: str = "") -> Figure:
+def window_profile(scan: WindowScan, *, title: str = "", limit: float | None = None) -> Figure:
     """Plot the delta of each window over the middle of the window.
 
     Parameters
@@ -227,111 +288,27 @@ def window_profile(scan: WindowScan, *, title: str = "") -> Figure:
         Of one sequence.
     title : str
         Title above the figure.
+    limit : float, optional
+        End of the axis on both sides of 0, in assay units, to compare figures.
 
     Returns
     -------
     matplotlib.figure.Figure
         One journal column wide; in assay units.
+
+    Raises
+    ------
+    ValueError
+        If the limit is not positive.
     """
-    figure, ((_, axes),) = _lines(len(scan.sequence), 1.4, len(scan.sequence), title)
+    _check_limit(limit)
+    figure, ((_, axes),) = lines_of_axes(len(scan.sequence), 1.4, len(scan.sequence), title)
     middles = scan.starts + (scan.window - 1) / 2
     axes.axhline(0, color=GREY, linewidth=0.5)
     axes.fill_between(middles, scan.deltas, color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(middles, scan.deltas, color=BLUE, linewidth=1.2, marker="o", markersize=2)
     axes.set_ylabel(f"Change without {scan.window} nt\n(assay units)", size=7)
-    _style_value_axis(axes)
+    if limit is not None:
+        axes.set_ylim(-limit, limit)
+    style_value_axis(axes)
     return figure
-
-
-def variant_effect_plot(
-    sequence: str,
-    positions: np.ndarray,
-    alternatives: Sequence[str],
-    deltas: np.ndarray,
-    *,
-    measured: np.ndarray | None = None,
-    title: str = "",
-    ylabel: str = "Change of expression\n(assay units)",
-    positions_per_line: int = POSITIONS_PER_LINE,
-) -> Figure:
-    """Plot the effects of variants over their positions along a sequence, in lines below each other.
-
-    Parameters
-    ----------
-    sequence : str
-        The reference, written below each line.
-    positions : numpy.ndarray
-        (variants,) integer positions, counted from 0.
-    alternatives : sequence of str
-        (variants,) alternative alleles: a single base has its colour, all else is grey and a diamond.
-    deltas : numpy.ndarray
-        (variants,) predicted effects, in assay units.
-    measured : numpy.ndarray, optional
-        (variants,) measured effects, drawn as open circles; NaN where there is none.
-    title, ylabel : str
-        Texts.
-    positions_per_line : int
-        See `sequence_logo`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        One journal column wide, all lines to one scale.
-
-    Raises
-    ------
-    ValueError
-        If there is no variant, the arrays differ in length, or a position lies outside the sequence.
-    """
-    positions, deltas = np.asarray(positions, np.int64), np.asarray(deltas, np.float64)
-    measured = np.full(len(deltas), np.nan) if measured is None else np.asarray(measured, np.float64)
-    if not len(positions) or not len(positions) == len(alternatives) == len(deltas) == len(measured):
-        raise ValueError(
-            f"an effect and an allele are needed for each variant, got {len(positions)} positions, {len(alternatives)} "
-            f"alleles, {len(deltas)} effects and {len(measured)} measured ones"
-        )
-    if positions.min() < 0 or positions.max() >= len(sequence):
-        raise ValueError(f"positions {positions.min()} to {positions.max()} do not lie in {len(sequence)} nucleotides")
-    colors = np.array([BASE_COLORS.get(allele, GREY) for allele in alternatives])
-    single = np.array([allele in BASE_COLORS for allele in alternatives])
-    values = np.r_[0.0, deltas, measured[np.isfinite(measured)]]
-    margin = 0.08 * float(np.ptp(values)) or 0.5
-    figure, panels = _lines(len(sequence), 0.85, positions_per_line, title)
-    for start, axes in panels:
-        axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
-        here = (positions >= start) & (positions < start + positions_per_line)
-        axes.vlines(positions[here], 0, deltas[here], color=colors[here], linewidth=0.6)
-        for chosen, marker in ((here & single, "o"), (here & ~single, "D")):
-            axes.scatter(
-                positions[chosen], deltas[chosen], c=colors[chosen], s=9, marker=marker, linewidths=0, zorder=3
-            )
-        axes.scatter(
-            positions[here], measured[here], s=14, facecolors="none", edgecolors=colors[here], linewidths=0.7, zorder=2
-        )
-        for position, letter in enumerate(sequence[start : start + positions_per_line], start=start):
-            axes.annotate(
-                letter, (position, 0), xycoords=("data", "axes fraction"), xytext=(0, 1), textcoords="offset points",
-                size=4.5, ha="center", va="bottom", color=BASE_COLORS.get(letter, GREY),
-            )  # fmt: skip
-        axes.set_ylim(values.min() - 2 * margin, values.max() + margin)
-        _style_value_axis(axes)
-    _add_legend(
-        figure, [allele for allele in BASES if allele in alternatives], not single.all(), np.isfinite(measured).any()
-    )
-    figure.supylabel(ylabel, size=7)
-    return figure
-
-
-def _add_legend(figure: Figure, bases: list[str], has_other: bool, has_measured: bool) -> None:
-    """Explain colours and marks in one line above the panels."""
-    entries = [
-        Line2D([], [], color=BASE_COLORS[base], marker="o", markersize=3, linewidth=0.6, label=base) for base in bases
-    ]
-    if has_other:
-        entries.append(Line2D([], [], color=GREY, marker="D", markersize=3, linewidth=0.6, label="other"))
-    if has_measured:
-        entries.append(Line2D([], [], color=GREY, marker="o", markersize=4, mfc="none", linewidth=0, label="measured"))
-    figure.legend(
-        handles=entries, loc="outside upper right", ncols=len(entries), fontsize=6, frameon=False, handlelength=1.2,
-        columnspacing=1.0, handletextpad=0.4, borderpad=0,
-    )  # fmt: skip

@@ -76,6 +76,7 @@ def write_effects(
     progress: tqdm,
     if_none: str,
     plots: VariantPlots | None = None,
+    name_column: str | None = None,
     overflow: str = "refuse",
 ) -> tuple[int, int]:
     """Write the effects of a stream of variants; threads read and write while the model computes.
@@ -96,6 +97,8 @@ def write_effects(
         What to say of a stream without rows.
     plots : VariantPlots, optional
         Gets the variants, untrimmed, and draws at the end.
+    name_column : str, optional
+        Column with the promoters' names, for the figures.
     overflow : str
         See `variants_file`.
 
@@ -130,7 +133,8 @@ def write_effects(
                     variable_parts(tokenizer, list(compress(column, ~bad)), (strands.lengths + more[~bad]).tolist())
                     for column, strands, more in zip((rows.references, rows.alternatives), fine, excess, strict=True)
                 ]
-                plots.add(*parts, effects.delta)
+                names = [""] * len(bad) if name_column is None else rows.table.column(name_column).to_pylist()
+                plots.add(*parts, effects.delta, [str(name or "") for name in compress(names, ~bad)])
             progress.update(int(bad.sum()))
             put(_with_effects(rows.table, effects, bad, problems))
             num_rows += len(bad)

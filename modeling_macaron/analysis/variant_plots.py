@@ -5,40 +5,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from modeling_macaron.analysis.mutagenesis import check_plots
+from modeling_macaron.analysis.row_figures import RowFigures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_VARIANTS = 5_000  # of one promoter; more cannot be told apart in a figure
 
 
+class Difference(NamedTuple):
+    """What an alternative sequence changes, less the ends that both share.
+
+    Attributes
+    ----------
+    position : int
+        First position of the reference that changes, or before which letters are inserted, counted from 0.
+    removed, inserted : str
+        Letters of the reference that are gone, and those of the alternative in their place.
+    """
+
+    position: int
+    removed: str
+    inserted: str
+
+
 class VariantPlots:
-    """Figures of the first promoters, one each, `promoter_1.png` and so on in the order in which they come.
+    """Figures of the first promoters, `promoter_1_variants.png` and so on in the order in which they come.
 
     Parameters
     ----------
-    folder : str or Path
-        Where the figures go.
-    num_plots : int
-        Most promoters that are drawn.
-    overwrite : bool
-        Replace figures that are there.
-
-    Raises
-    ------
-    ValueError
-        If the extra `analysis` is missing.
-    FileExistsError
-        If the folder is a file, or holds such figures and may not lose them.
+    folder, num_plots, plot_format, overwrite
+        See `RowFigures`.
     """
 
-    def __init__(self, folder: str | Path, num_plots: int, overwrite: bool) -> None:
-        check_plots(folder, overwrite, "promoter_*.png")
-        self.folder, self.num_plots = Path(folder), num_plots
-        self._effects: dict[str, list[tuple[int, str, float]]] = {}
+    def __init__(
+        self, folder: str | Path, num_plots: int = 10, *, plot_format: str = "png", overwrite: bool = False
+    ) -> None:
+        self._figures = RowFigures(folder, num_plots, plot_format=plot_format, overwrite=overwrite, prefix="promoter")
+        self._names: dict[str, str] = {}
+        self._effects: dict[str, list[tuple[Difference, float]]] = {}
 
-    def add(self, references: Sequence[str], alternatives: Sequence[str], deltas: np.ndarray) -> None:
+    def add(
+        self, references: Sequence[str], alternatives: Sequence[str], deltas: np.ndarray, names: Sequence[str]
+    ) -> None:
         """Take the variants of promoters that are drawn.
 
         Parameters
@@ -47,51 +60,59 @@ class VariantPlots:
             (variants,) variable parts.
         deltas : numpy.ndarray
             (variants,) predicted effects.
+        names : sequence of str
+            (variants,) names of the promoters, or empty texts.
         """
-        for reference, alternative, delta in zip(references, alternatives, deltas.tolist(), strict=True):
-            if reference in self._effects or len(self._effects) < self.num_plots:
+        rows = zip(references, alternatives, deltas.tolist(), names, strict=True)
+        for reference, alternative, delta, name in rows:
+            if reference in self._effects or len(self._effects) < self._figures.num_plots:
+                self._names.setdefault(reference, name)
                 effects = self._effects.setdefault(reference, [])
-                if len(effects) < MAX_VARIANTS:
-                    effects.append((*where_they_differ(reference, alternative), delta))
+                difference = where_they_differ(reference, alternative)
+                if len(effects) < MAX_VARIANTS and (difference.removed or difference.inserted):
+                    effects.append((difference, delta))
 
     def draw(self) -> None:
         """Save the figures."""
-        from modeling_macaron.analysis.plots import save_figure
-        from modeling_macaron.analysis.sequence_plots import variant_effect_plot
-
         for number, (sequence, effects) in enumerate(self._effects.items(), start=1):
-            positions, alleles, deltas = zip(*effects, strict=True)
-            figure = variant_effect_plot(sequence, positions, alleles, deltas, title=f"Promoter {number}")
-            save_figure(figure, self.folder / f"promoter_{number}.png")
+            if effects:
+                self._figures.keep(number, self._names[sequence], (sequence, effects))
+        self._figures.draw(_figures_of)
 
 
-def where_they_differ(reference: str, alternative: str) -> tuple[int, str]:
+def _figures_of(result: tuple[str, list[tuple[Difference, float]]], title: str) -> dict[str, Figure]:
+    """Draw one promoter."""
+    from modeling_macaron.analysis.effect_plots import variant_effect_plot
+
+    sequence, effects = result
+    differences, deltas = zip(*effects, strict=True)
+    positions, removed, inserted = zip(*differences, strict=True)
+    return {"variants": variant_effect_plot(sequence, positions, inserted, deltas, references=removed, title=title)}
+
+
+def where_they_differ(reference: str, alternative: str) -> Difference:
     """Find what is another in the alternative, less the ends that both share.
 
     Parameters
     ----------
     reference, alternative : str
-        Sequences; the reference is not empty.
+        Sequences.
 
     Returns
     -------
-    position : int
-        First position of the reference, counted from 0, that is changed, or before which letters are inserted; its last
-        position where they are inserted behind it, or where nothing is changed.
-    allele : str
-        Letters that stand there in the alternative, or `"indel"` where the lengths differ.
+    Difference
+        As far to the right as it can stand; of equal sequences, their end and nothing.
 
     Examples
     --------
     >>> where_they_differ("ACGT", "ATGT")
-    (1, 'T')
+    Difference(position=1, removed='C', inserted='T')
     >>> where_they_differ("ACGT", "ACT")
-    (2, 'indel')
+    Difference(position=2, removed='G', inserted='')
     """
     start = _num_shared(reference, alternative)
     end = _num_shared(reference[start:][::-1], alternative[start:][::-1])
-    allele = alternative[start : len(alternative) - end] if len(reference) == len(alternative) else "indel"
-    return min(start, len(reference) - 1), allele
+    return Difference(start, reference[start : len(reference) - end], alternative[start : len(alternative) - end])
 
 
 def _num_shared(first: str, second: str) -> int:

@@ -183,6 +183,8 @@ def variants_file(
     both_orientations: bool = False,
     plots: str | Path | None = None,
     num_plots: int = 10,
+    plot_format: str = "png",
+    name_column: str | None = None,
     strict: bool = False,
     overwrite: bool = False,
     batch_size: int = 256,
@@ -225,6 +227,10 @@ def variants_file(
     plots : str or Path, optional
         Folder for figures of the first `num_plots` promoters (different references) that have an effect, with their
         variants along the sequence, drawn at the end.
+    num_plots, plot_format
+        See `RowFigures`.
+    name_column : str, optional
+        Column with the promoters' names, for the titles of the figures.
     strict : bool
         Raise at the first row with a problem, or line that is no row.
     overwrite : bool
@@ -257,7 +263,7 @@ def variants_file(
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
     check_overflow(overflow)
     check_request(output, overwrite, batch_size)
-    figures = None if plots is None else VariantPlots(plots, num_plots, overwrite)
+    figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     given = {"reference": reference_column, "alternative": alternative_column}
     given |= {"sequence": sequence_column, "position": position_column}
     columns = _find_columns(_column_names(source, given), given, str(source))
@@ -267,7 +273,7 @@ def variants_file(
         num_rows, num_problems = write_effects(
             model, tokenizer, _read_rows(table, columns, position_base, strict), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
-            plots=figures, overflow=overflow,
+            plots=figures, name_column=name_column, overflow=overflow,
             if_none=f"{source} has no rows",
         )  # fmt: skip
     return FilePrediction(num_rows, num_problems, table.num_malformed)
@@ -322,10 +328,9 @@ def _read_rows(
 ) -> Iterator[VariantRows]:
     """Rows of a table with both sequences of each."""
     for batch in table:
-        _refuse_malformed(table, strict)
-        taken = {*EFFECT_COLUMNS, PROBLEM} & set(batch.table.column_names)
-        if taken:
-            raise ValueError(f"{table.path} already has the column {', '.join(sorted(taken))}: rename it first")
+        if strict:
+            table.refuse_malformed()
+        table.refuse_columns(batch.table.column_names, (*EFFECT_COLUMNS, PROBLEM))
         texts = [_texts(batch.table.column(name)) for name in columns.values()]
         places = [f"{table.path}, {table.unit} {number}" for number in batch.numbers.tolist()]
         if len(columns) == 2:
@@ -335,13 +340,8 @@ def _read_rows(
             references, applied = texts[0], [_apply_row(*row, position_base) for row in zip(*texts, strict=True)]
             alternatives, problems = [text for text, _ in applied], [problem for _, problem in applied]
         yield VariantRows(batch.table, references, alternatives, problems, places)
-    _refuse_malformed(table, strict)
-
-
-def _refuse_malformed(table: PromoterTable, strict: bool) -> None:
-    if strict and table.num_malformed:
-        number, reason = table.malformed[0]
-        raise ValueError(f"{table.path}, {table.unit} {number}: {reason}")
+    if strict:
+        table.refuse_malformed()
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:

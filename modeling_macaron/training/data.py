@@ -141,7 +141,7 @@ def _refuse_first(table: PromoterTable, batch: TableBatch, rows: EncodedRows, to
 
 
 def _strict_error(table: PromoterTable, number: int, reason: str) -> ValueError:
-    return ValueError(f"{table.path}, {table.unit} {number}: {reason}; nothing was written")
+    return table.error_at(number, f"{reason}; nothing was written")
 
 
 def _divide(

@@ -350,7 +350,7 @@ class TestBoth:
             (["ACGT", "A" * 21], "sequence 1 of the batch: the variable part has 21 nt"),
             (["ACGT", "ACX"], r"sequence 1 of the batch: letter 'X' at position 2"),
             (["ACGT", ""], "sequence 1 of the batch: empty sequence"),
-            (["ACGT", "AC[MASK]T"], "sequence 1 of the batch: a masked base"),
+            (["ACGT", "AC[MASK]T"], "sequence 1 of the batch: a masked letter"),
         ],
     )
     def test_bad_sequence_is_named(self, exact_model, attribute, sequences, message):

@@ -11,15 +11,16 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis.mutagenesis import (
     Mutagenesis,
     base_importance,
-    mutagenesis_file,
     saturation_mutagenesis,
     window_scan,
 )
+from modeling_macaron.analysis.mutagenesis_file import mutagenesis_file
 from modeling_macaron.analysis.mutants import MutantStrands, Substitutions, WindowEdits, pad_centered
 from modeling_macaron.analysis.predict import load_model, predict
 from tokenization import KmerTokenizer
@@ -313,11 +314,11 @@ def test_no_sequence_gives_no_result(model):
 
 
 ROWS = ["ACGTACGTAC", "AC!T", "", "accaGNggt", "A" * 21, "TTTT"]
-REASONS = {1: "letter that is not DNA", 2: "empty sequence", 4: "longer than strand_length"}
+REASONS = {2: "letter that is not DNA", 3: "empty sequence", 5: "longer than strand_length"}
 
 
 def write_rows(path, sequences):
-    frame = pd.DataFrame({"name": range(len(sequences)), "sequence": sequences})
+    frame = pd.DataFrame({"gene": [f"g{i}" for i in range(len(sequences))], "sequence": sequences})
     if path.name.endswith(".fa"):
         path.write_text("".join(f">p{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
     elif path.name.endswith(".parquet"):
@@ -341,8 +342,10 @@ def test_file_has_a_line_for_each_mutant_in_order(model, tmp_path, source, outpu
     result = mutagenesis_file(model, path, tmp_path / output, batch_size=2)
     assert result == (6, 30 + 1 + 1 + 7 + 1 + 12, 3, 0)
     lines = read_lines(tmp_path / output)
+    if source.endswith(".fa"):
+        assert lines.pop("name").tolist() == [f"p{row - 1}" for row in lines["row"]]
     assert list(lines) == ["row", "position", "ref", "alt", "predicted_reference", "delta", "problem"]
-    assert lines["row"].tolist() == [0] * 30 + [1, 2] + [3] * 7 + [4] + [5] * 12
+    assert lines["row"].tolist() == [1] * 30 + [2, 3] + [4] * 7 + [5] + [6] * 12
     for row, reason in REASONS.items():
         (line,) = lines[lines["row"] == row].to_dict("records")
         assert line.pop("problem") == reason
@@ -351,8 +354,8 @@ def test_file_has_a_line_for_each_mutant_in_order(model, tmp_path, source, outpu
     fine = lines[~lines["row"].isin(REASONS)]
     assert (fine["problem"] == "").all()
     expected = [
-        (row, position, letter, base, result.reference, result.deltas[position, "ACGT".index(base)])
-        for row, result in zip((0, 3, 5), saturation_mutagenesis(model, [ROWS[0], ROWS[3], ROWS[5]]), strict=True)
+        (row, position + 1, letter, base, result.reference, result.deltas[position, "ACGT".index(base)])
+        for row, result in zip((1, 4, 6), saturation_mutagenesis(model, [ROWS[0], ROWS[3], ROWS[5]]), strict=True)
         for position, letter in enumerate(result.sequence) for base in "ACGT" if base != letter
     ]  # fmt: skip
     for name, values in zip(lines.columns[:-1], zip(*expected, strict=True), strict=True):
@@ -368,9 +371,9 @@ def test_windows_of_a_file(model, tmp_path):
     assert mutagenesis_file(model, path, tmp_path / "out.parquet", **options) == (4, 3 + 1 + 1 + 1, 2, 0)
     lines = pd.read_parquet(tmp_path / "out.parquet")
     assert list(lines) == ["row", "start", "end", "letters", "predicted_reference", "delta", "problem"]
-    assert lines["problem"].tolist() == ["", "", "", "too short for the window", "empty sequence", ""]
+    assert lines["problem"].tolist() == ["", "", "", "shorter than 4 nt", "empty sequence", ""]
     fine = lines[lines["problem"] == ""]
-    assert fine["start"].tolist() == [0, 3, 6, 0]
+    assert fine["start"].tolist() == [1, 4, 7, 1]
     assert fine["end"].tolist() == [4, 7, 10, 4]
     assert fine["letters"].tolist() == ["ACGT", "TACG", "GTAC", "TTGC"]
     scans = list(window_scan(model, ["ACGTACGTAC", "TTGCA"], **options))
@@ -405,16 +408,50 @@ def test_figures_of_the_first_rows(model, tmp_path):
     folder = tmp_path / "plots"
     mutagenesis_file(model, path, tmp_path / "out.tsv", plots=folder, num_plots=2, batch_size=1)
     assert sorted(file.name for file in folder.iterdir()) == [
-        "row_0_heatmap.png", "row_0_logo.png", "row_3_heatmap.png", "row_3_logo.png"
+        "row_1_heatmap.png", "row_1_logo.png", "row_4_heatmap.png", "row_4_logo.png"
     ]  # fmt: skip
     with pytest.raises(FileExistsError, match="holds figures already"):
         mutagenesis_file(model, path, tmp_path / "windows.tsv", plots=folder, window=2, method="n")
     with pytest.raises(FileExistsError, match="is no folder"):
         mutagenesis_file(model, path, tmp_path / "windows.tsv", plots=path)
     assert not (tmp_path / "windows.tsv").exists()
-    options = {"window": 2, "method": "n", "overwrite": True, "num_plots": 1}
+    (folder / "row_mine.png").write_text("not one of ours")
+    options = {"window": 2, "method": "n", "overwrite": True, "num_plots": 1, "plot_format": "svg"}
     mutagenesis_file(model, path, tmp_path / "out.tsv", plots=folder, **options)
-    assert (folder / "row_0_windows.png").stat().st_size > 0
+    assert sorted(file.name for file in folder.iterdir()) == ["row_1_windows.svg", "row_mine.png"], "none is stale"
+
+
+def test_rows_and_figures_have_names_and_one_scale(model, tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "in.csv", ROWS)
+    drawn = []
+    monkeypatch.setattr(
+        "modeling_macaron.analysis.sequence_plots.mutagenesis_heatmap",
+        lambda result, **options: drawn.append((result, options)) or Figure(),
+    )
+    options = {"plots": tmp_path / "plots", "name_column": "gene", "same_scale": True}
+    mutagenesis_file(model, path, tmp_path / "out.tsv", **options)
+    lines = read_lines(tmp_path / "out.tsv")
+    assert list(lines)[:3] == ["row", "name", "position"]
+    assert (lines["name"] == [f"g{row - 1}" for row in lines["row"]]).all()
+    assert [options["title"] for _, options in drawn] == ["g0", "g3", "g5"]
+    largest = max(np.abs(result.deltas).max() for result, _ in drawn)
+    assert [options["limit"] for _, options in drawn] == [largest] * 3
+    with pytest.raises(ValueError, match="has no column 'absent' of names: its columns are 'gene', 'sequence'"):
+        mutagenesis_file(model, path, tmp_path / "other.tsv", name_column="absent")
+    assert not (tmp_path / "other.tsv").exists()
+
+
+def test_strict_stops_at_the_first_bad_row_or_line(model, tmp_path):
+    path = write_rows(tmp_path / "in.csv", ROWS)
+    with pytest.raises(ValueError, match=r"in\.csv, line 3: letter that is not DNA"):
+        mutagenesis_file(model, path, tmp_path / "out.tsv", strict=True)
+    path.write_text("gene,sequence\na,ACGT\nb,AC,GT\nc,\n")
+    with pytest.raises(ValueError, match=r"in\.csv, line 3: 3 columns instead of 2"):
+        mutagenesis_file(model, path, tmp_path / "out.tsv", strict=True)
+    path.write_text("gene,sequence\na,ACGT\nb,\nc,AC,GT\n")
+    with pytest.raises(ValueError, match=r"in\.csv, line 3: empty sequence"):
+        mutagenesis_file(model, path, tmp_path / "out.tsv", strict=True)
+    assert not (tmp_path / "out.tsv").exists()
 
 
 def test_existing_output_is_replaced_only_when_asked(model, tmp_path):
@@ -436,6 +473,7 @@ def test_existing_output_is_replaced_only_when_asked(model, tmp_path):
         (["in.tsv", "out.tsv", "--window", "1"], "1 nt cannot be shuffled"),
         (["in.tsv", "out.tsv", "--batch_size", "0"], "batch_size must be at least 1"),
         (["header.tsv", "out.tsv"], "has no rows"),
+        (["in.tsv", "out.tsv", "--plots", "plots", "--num_plots", "0"], "num_plots must be at least 1"),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(tiny_folder, tmp_path, monkeypatch, arguments, message):
@@ -459,7 +497,7 @@ def test_script_reports_what_it_wrote(tiny_folder, tmp_path):
     assert "3 lines for 2 rows written to out.tsv" in result.stdout
     assert "1 rows could not be predicted" in result.stdout
     assert pd.read_csv(tmp_path / "out.tsv", sep="\t")["letters"].tolist()[:2] == ["ACG", "CGT"]
-    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["row_0_windows.png"]
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["row_1_windows.png"]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith("error: out.tsv exists already")

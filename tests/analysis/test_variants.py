@@ -389,7 +389,7 @@ def test_overflow_of_a_table(tiny_folder, tmp_path, explicit, main):
     expected = [explicit(full[2:10] + "AA" + full[10:]), explicit(full[1:] + "C")]
     np.testing.assert_allclose(got["alternative_expression"][[0, 2]], expected, rtol=1e-5)
     np.testing.assert_allclose(got["reference_expression"][[0, 2]], explicit(full), rtol=1e-5)
-    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["promoter_1.png"]
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["promoter_1_variants.png"]
 
 
 def test_overflow_of_another_name(tiny_folder):

@@ -23,9 +23,10 @@ def test_verbs_leave_their_figures(tmp_path):
         *(("predict", 20, 20), ("predict", 40, 40)),
         *(("variants", 20, 20), ("variants", 40, 40)),
         *(("mutagenesis", 20, 20 * mutants), ("mutagenesis", 40, 40 * mutants)),
+        *(("attribution", 20, 20 * memory.STRAND_LENGTH), ("attribution", 40, 40 * memory.STRAND_LENGTH)),
     ]
     assert all(100 < row["peak_memory_mb"] < 2000 for row in report["tables"]["memory"])
-    assert len(report["figures"]) == 3
+    assert len(report["figures"]) == 4
 
 
 def test_growth_is_missed(tmp_path, monkeypatch):

@@ -1,0 +1,123 @@
+"""Options and closing lines that the command lines of several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .row_figures import FIGURE_FORMATS
+from .row_lines import FileLines
+
+
+def add_files(parser: argparse.ArgumentParser, source: str = "file with sequences") -> None:
+    """Describe model, source and output.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Gets `model`, `source`, `output` and `overwrite`.
+    source : str
+        What the source is.
+    """
+    parser.add_argument("model", help="checkpoint folder or name on the Hub")
+    parser.add_argument("source", type=Path, metavar="input", help=source)
+    parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Describe `overwrite`."""
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs where they exist")
+
+
+def add_rows(parser: argparse.ArgumentParser, strict: str = "stop at a row that cannot be predicted") -> None:
+    """Describe which column is the sequence, and what a bad row does.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Gets `sequence_column` and `strict`.
+    strict : str
+        What `--strict` does.
+    """
+    parser.add_argument("--sequence_column", help="column of the DNA; its position, from 0, where there is no header")
+    parser.add_argument("--strict", action="store_true", help=strict)
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """Describe `name_column`."""
+    parser.add_argument("--name_column", help="column with names of the rows; default: the records' names in FASTA")
+
+
+def add_figures(parser: argparse.ArgumentParser, of: str = "sequences", same_scale: bool = False) -> None:
+    """Describe figures of the first rows.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Gets `plots`, `num_plots`, `plot_format` and, where it is wanted, `same_scale`.
+    of : str
+        What is drawn.
+    same_scale : bool
+        Whether figures can have one scale.
+    """
+    parser.add_argument("--plots", type=Path, metavar="DIR", help=f"folder for figures of the first {of}")
+    parser.add_argument("--num_plots", type=int, default=10, metavar="N", help="how many of them (%(default)s)")
+    parser.add_argument("--plot_format", choices=FIGURE_FORMATS, default="png", help="(%(default)s)")
+    if same_scale:
+        parser.add_argument("--same_scale", action="store_true", help="draw all of them to one scale")
+
+
+def add_batches(parser: argparse.ArgumentParser, batch_size: int = 256, of: str = "sequences") -> None:
+    """Describe batches and device.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Gets `batch_size` and `device`.
+    batch_size : int
+        Default.
+    of : str
+        What a batch is made of.
+    """
+    parser.add_argument(
+        "--batch_size", type=int, default=batch_size, help=f"{of} through the model at once (%(default)s)"
+    )
+    parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
+
+
+def add_speed(parser: argparse.ArgumentParser, dtype: str = "convert the weights") -> None:
+    """Describe forms of the model that are faster.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Gets `merged`, `dtype` and `compile_model`.
+    dtype : str
+        What another precision does.
+    """
+    parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
+    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), help=dtype)
+    parser.add_argument(
+        "--compile",
+        dest="compile_model",
+        action="store_true",
+        help="compile the model: later start, faster; for large files",
+    )
+
+
+def report_lines(result: FileLines, source: Path, output: Path) -> None:
+    """Print what became of a file.
+
+    Parameters
+    ----------
+    result : FileLines
+        What was written.
+    source, output : Path
+        The files.
+    """
+    print(f"{result.num_lines:,} lines for {result.num_rows:,} rows written to {output}")
+    if result.num_problems:
+        print(f"{result.num_problems:,} rows could not be predicted: the column `problem` of their line says why")
+    if result.num_malformed:
+        print(f"{result.num_malformed:,} lines of {source} are no rows and were left out")
