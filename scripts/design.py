@@ -5,16 +5,19 @@
     python scripts/design.py MODEL OUTPUT --random 10 --target 12.5 --gc_range 0.3 0.6 --forbid GAATTC GGTCTC
 
 MODEL is a checkpoint folder or a name on the Hub; FILE is a TSV, CSV, FASTA or Parquet file of starts; OUTPUT is a
-.tsv, .csv or .parquet file with a line for each design: row of FILE (from 0), rank, start, sequence, their predictions
-(in assay units), num_edits, edits (positions from 0 in the variable part), nearest_training_distance, out_of_range.
+.tsv, .csv or .parquet file with a line for each design: row of FILE (from 1), its name where it has one,
+rank, start, sequence, their predictions (in assay units), num_edits, edits (positions from 1 in the variable part),
+nearest_training_distance, out_of_range and `problem`.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.constraints import Constraints
-from modeling_macaron.analysis.design import design_file
+from modeling_macaron.analysis.design import SearchOptions
+from modeling_macaron.analysis.design_file import design_file
 from modeling_macaron.analysis.design_search import METHODS
 
 
@@ -29,14 +32,14 @@ def parse_target(text: str) -> str | float:
 
 
 def parse_positions(text: str) -> range:
-    """Read a position, `12`, or a range with both ends, `0-4`."""
+    """Read a position counted from 1, `12`, or a range with both ends, `1-5`, as indices from 0."""
     first, _, last = text.partition("-")
     try:
-        positions = range(int(first), int(last or first) + 1)
+        positions = range(int(first) - 1, int(last or first))
     except ValueError:
         positions = range(0)
-    if not positions:
-        raise argparse.ArgumentTypeError(f"expected a position such as 12 or 0-4, got {text!r}")
+    if not positions or positions[0] < 0:
+        raise argparse.ArgumentTypeError(f"expected a position from 1 on such as 12, or a range as 1-5, got {text!r}")
     return positions
 
 
@@ -63,18 +66,18 @@ def build_parser() -> argparse.ArgumentParser:
     origin.add_argument("--random", type=int, dest="num_starts", metavar="N", help="start from N random promoters")
     parser.add_argument("--length", type=int, metavar="NT", help="length of random promoters (80, or a strand)")
     parser.add_argument("--gc", type=float, help="GC fraction of random promoters (0.5, or the middle of --gc_range)")
-    parser.add_argument("--sequence_column", help="column of the DNA; its position, from 0, where there is no header")
+    command_line.add_rows(parser, strict="stop at a start that nothing can be designed from")
+    command_line.add_names(parser)
     parser.add_argument("--target", type=parse_target, default="higher", help="higher, lower or an expression")
     add_search_options(parser)
     parser.add_argument("--gc_range", type=float, nargs=2, metavar=("MIN", "MAX"), help="GC fractions of a design")
     parser.add_argument("--forbid", nargs="+", default=[], metavar="SITE", help="sites on neither strand, IUPAC")
-    parser.add_argument("--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="as 12 or 0-4: stay")
+    parser.add_argument("--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="as 12 or 1-5: stay")
     parser.add_argument("--training", type=Path, metavar="FILE", help="training table, for nearest_training_distance")
     parser.add_argument("--fasta", type=Path, metavar="FILE", help="write the designs as FASTA too")
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs where they exist")
-    parser.add_argument("--batch_size", type=int, default=256, help="sequences through the model at once (%(default)s)")
+    command_line.add_overwrite(parser)
+    command_line.add_batches(parser)
     parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
-    parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
     return parser
 
 
@@ -83,14 +86,19 @@ def main(argv: list[str] | None = None) -> None:
     options = vars(build_parser().parse_args(argv))
     gc_range, sites, fixed = (options.pop(name) for name in ("gc_range", "forbid", "fix"))
     options["training_sequences"] = options.pop("training")
+    search = SearchOptions(**{name: options.pop(name) for name in SearchOptions._fields})
     options["num_starts"] = 1 if options["num_starts"] is None else options["num_starts"]
     try:
         positions = tuple(position for part in fixed for position in part)
         constraints = Constraints(gc_range and tuple(gc_range), tuple(sites), positions)
-        result = design_file(**options, constraints=constraints, verbose=True)
+        result = design_file(**options, options=search, constraints=constraints, verbose=True)
     except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
     print(f"{result.num_designs:,} designs for {result.num_starts:,} starts written to {options['output']}")
+    if result.num_designs:
+        print(f"predicted change in the median: {result.median_change:+.3f} assay units")
+    if result.num_problems:
+        print(f"{result.num_problems:,} starts could not be used: the column `problem` of their line says why")
     if result.num_unchanged:
         print(f"{result.num_unchanged:,} of them are their start: no edit brought it closer to the target")
     if result.num_out_of_range:

@@ -148,7 +148,8 @@ class Rules:
     def explain(self, letters: np.ndarray) -> str | None:
         """Say which rule a sequence (length,) breaks, None if it breaks none."""
         if any(position >= letters.size for position in self.constraints.fixed_positions):
-            return f"fixed position {max(self.constraints.fixed_positions)} is beyond its {letters.size} nt"
+            last = max(self.constraints.fixed_positions) + 1
+            return f"position {last} (counted from 1) is to stay, and it has {letters.size} nt"
         if self.constraints.gc_range is not None:
             content, (low, high) = float(_gc_content(letters[None])[0]), self.constraints.gc_range
             if not low - _ROUNDING <= content <= high + _ROUNDING:
@@ -156,8 +157,9 @@ class Rules:
         for pattern in self._patterns:
             windows = np.flatnonzero(pattern.hits(letters[None])[0])
             if windows.size:
-                position = int(windows[0]) - pattern.left.size
-                return f"it has the forbidden site {pattern.site} at position {position} ({pattern.strand} strand)"
+                position = int(windows[0]) - pattern.left.size + 1
+                place = f"at position {position} (counted from 1)" if position > 0 else "across the 5' flank"
+                return f"it has the forbidden site {pattern.site} {place}, {pattern.strand} strand"
         if self._is_cut(letters[None])[0]:
             return "its variable part begins and ends like the flanks, which would be cut off"
         return None

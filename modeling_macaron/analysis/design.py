@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from contextlib import ExitStack
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
-from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.table_writer import check_output, write_table
-from modeling_macaron.tables import open_table, string_buffers
+from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
-from tokenization.tokenization_kmer import MASK_ID
 
 from .constraints import Constraints, Rules, random_promoters
 from .design_oracle import Oracle, run_searches
@@ -39,20 +34,15 @@ from .design_search import (
     search_by_gradient,
     search_greedy,
 )
-from .mutants import BASES, NUM_BASES, pad_centered
-from .nearest import nearest_strand_distance
+from .encoding import encode_sequences, spell_letters, variable_parts
+from .mutants import NUM_BASES, pad_centered
+from .nearest import TrainingStrands
 from .predict import check_batch_size, load_model
 
 DEFAULT_LENGTH = 80  # nt of the challenge's variable part
 OUT_OF_RANGE = 3.0  # standard deviations of expression in training
 
-_STARTS_AT_ONCE = 16  # searches that share batches; what each has seen is held in memory
-_LETTER_BYTES = np.frombuffer(BASES.encode(), np.uint8)
-_SCHEMA = pa.schema([
-    ("row", pa.int64()), ("rank", pa.int64()), ("start", pa.string()), ("sequence", pa.string()),
-    ("start_expression", pa.float64()), ("expression", pa.float64()), ("num_edits", pa.int64()),
-    ("edits", pa.string()), ("nearest_training_distance", pa.int64()), ("out_of_range", pa.bool_()),
-])  # fmt: skip
+STARTS_AT_ONCE = 16  # searches that share batches; what each has seen is held in memory
 
 
 class Design(NamedTuple):
@@ -86,41 +76,19 @@ class Design(NamedTuple):
     start_index: int
 
 
-class FileDesign(NamedTuple):
-    """What was written.
-
-    Attributes
-    ----------
-    num_starts, num_designs : int
-        Starts, and designs written for them.
-    num_unchanged : int
-        Designs among them that are their start: nothing better was found.
-    num_out_of_range : int
-        Designs among them that are `out_of_range`.
-    num_malformed : int
-        Lines of the file of starts that are no row and were left out.
-    """
-
-    num_starts: int
-    num_designs: int
-    num_unchanged: int
-    num_out_of_range: int
-    num_malformed: int
-
-
-class _Options(NamedTuple):
+class SearchOptions(NamedTuple):
     """Options of a search; see `design`."""
 
-    target: str | float
-    max_edits: int
-    method: str
-    num_designs: int
-    min_distance: int
-    beam_width: int
-    population: int
-    generations: int
-    num_candidates: int
-    seed: int
+    target: str | float = "higher"
+    max_edits: int = 10
+    method: str = "greedy"
+    num_designs: int = 1
+    min_distance: int = 2
+    beam_width: int = 10
+    population: int = 64
+    generations: int = 30
+    num_candidates: int = 16
+    seed: int = 0
 
     def check(self) -> None:
         """Refuse options that make no search."""
@@ -240,101 +208,146 @@ def design(
     >>> designs[0].edits  # doctest: +SKIP
     ((3, 'A', 'G'), (8, 'A', 'C'))
     """
-    options = _Options(target, max_edits, method, num_designs, min_distance, beam_width, population, generations,
-                       num_candidates, seed)  # fmt: skip
+    options = SearchOptions(target, max_edits, method, num_designs, min_distance, beam_width, population, generations,
+                            num_candidates, seed)  # fmt: skip
     options.check()
     check_batch_size(batch_size)
     if isinstance(training_sequences, (str, Path)):
         open_table(training_sequences)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged)
-    rules = Rules(constraints or Constraints(), tokenizer)
-    if starts is None:
-        letters = _random_starts(rules, tokenizer, num_starts, length, gc, seed)
-    else:
-        letters = _encode_starts(rules, tokenizer, starts)
-    designs = _search_all(Oracle(model, tokenizer, batch_size), letters, rules, options, verbose)
-    if training_sequences is None or not designs:
-        return designs
-    strands = np.concatenate([pad_centered(_to_ids(found.sequence), tokenizer.strand_length) for found in designs])
-    distances = nearest_strand_distance(tokenizer, strands, training_sequences, verbose=verbose).tolist()
-    return [found._replace(nearest_training_distance=near) for found, near in zip(designs, distances, strict=True)]
+    designer = Designer(
+        model, tokenizer, options, constraints, training_sequences, batch_size=batch_size, verbose=verbose
+    )
+    letters = designer.random_starts(num_starts, length, gc) if starts is None else designer.encode_all(starts)
+    designs: list[Design] = []
+    with tqdm(total=len(letters) * num_designs, unit=" designs", disable=not verbose) as progress:
+        for first in range(0, len(letters), STARTS_AT_ONCE):
+            designs += designer.design(letters[first : first + STARTS_AT_ONCE], first, progress)
+    return designs
 
 
-def design_file(
-    model: str | Path | MacaronForExpressionPrediction,
-    output: str | Path,
-    *,
-    starts: str | Path | None = None,
-    sequence_column: str | None = None,
-    fasta: str | Path | None = None,
-    overwrite: bool = False,
-    **options,
-) -> FileDesign:
-    """Design promoters for every row of a file, or for random starts, and write them.
+class Designer:
+    """A model with rules and a way to search, ready to design from encoded starts.
 
     Parameters
     ----------
-    model
-        See `load_model`.
-    output : str or Path
-        `.parquet`, `.csv` or `.tsv`, with the columns `row` (of the starts, from 0), `rank` (from 1), `start`,
-        `sequence` (variable parts), `start_expression`, `expression` (assay units), `num_edits`, `edits` (such as
-        `12A>G 40C>T`, positions from 0), `nearest_training_distance` and `out_of_range`; see `Design`. It appears under
-        its name when it is complete.
-    starts : str or Path, optional
-        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`. Default: random promoters.
-    sequence_column : str, optional
-        Name of the column with the DNA, or its position in a file without header.
-    fasta : str or Path, optional
-        The designs as FASTA too.
-    overwrite : bool
-        Replace outputs that are there.
-    **options
-        The options of `design`.
-
-    Returns
-    -------
-    FileDesign
-
-    Raises
-    ------
-    ValueError
-        As `design`; and if the file of starts or the kind of output is not understood.
-    OSError
-        If a file cannot be read or written, or there is no such checkpoint.
+    model, tokenizer
+        From `load_model`.
+    options : SearchOptions
+        How to search.
+    constraints : Constraints, optional
+        See `design`.
+    training_sequences : sequence of str, or str or Path, optional
+        See `design`; they are read here.
+    batch_size : int
+        Sequences that go through the model at once.
+    verbose : bool
+        Show a progress bar while the training sequences are read.
     """
-    check_output(output)
-    _check_free(output, fasta, overwrite)
-    sequences, num_malformed = None, 0
-    if starts is not None:
-        table = open_table(starts, sequence_column=sequence_column)
-        texts = [batch.table.column(table.columns.sequence).to_pylist() for batch in table]
-        sequences, num_malformed = [text or "" for column in texts for text in column], table.num_malformed
-        if not sequences:
-            raise ValueError(f"{starts} has no rows")
-    with ExitStack() as stack:
-        write = stack.enter_context(write_table(output))
-        records = stack.enter_context(new_file(fasta)) if fasta is not None else None
-        designs = design(model, sequences, **options)
-        write(_to_table(designs))
-        if records is not None:
-            records.write_text(_to_fasta(designs), encoding="ascii")
-    return FileDesign(
-        len({found.start_index for found in designs}),
-        len(designs),
-        sum(not found.edits for found in designs),
-        sum(found.out_of_range for found in designs),
-        num_malformed,
-    )
 
+    def __init__(
+        self,
+        model: MacaronForExpressionPrediction,
+        tokenizer: KmerTokenizer,
+        options: SearchOptions,
+        constraints: Constraints | None = None,
+        training_sequences: Sequence[str] | str | Path | None = None,
+        *,
+        batch_size: int = 256,
+        verbose: bool = False,
+    ):
+        self.tokenizer, self.options = tokenizer, options
+        self.rules = Rules(constraints or Constraints(), tokenizer)
+        self._oracle = Oracle(model, tokenizer, batch_size)
+        self._training = None
+        if training_sequences is not None:
+            self._training = TrainingStrands(tokenizer, training_sequences, verbose=verbose)
 
-def _check_free(output: str | Path, fasta: str | Path | None, overwrite: bool) -> None:
-    """Refuse outputs that are there, before any work is done."""
-    if fasta is not None and Path(fasta).absolute() == Path(output).absolute():
-        raise ValueError(f"{output} cannot be both the table and the FASTA file")
-    for path in (output, fasta):
-        if path is not None:
-            check_free(path, overwrite)
+    def random_starts(self, num_starts: int, length: int | None, gc: float | None) -> list[np.ndarray]:
+        """Draw starts; see `design`.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            (length,) uint8 letter ids each.
+
+        Raises
+        ------
+        ValueError
+            If the numbers make no start, or the rules leave none.
+        """
+        return _random_starts(self.rules, self.tokenizer, num_starts, length, gc, self.options.seed)
+
+    def encode_all(self, starts: Sequence[str]) -> list[np.ndarray]:
+        """Encode starts that must all be fine.
+
+        Parameters
+        ----------
+        starts : sequence of str
+            See `design`.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            (length,) uint8 letter ids of each variable part.
+
+        Raises
+        ------
+        ValueError
+            Naming the first that is not.
+        """
+        if isinstance(starts, str):
+            raise ValueError("`starts` must be a list of sequences, got one str")
+        if not len(starts):
+            return []
+        letters = variable_parts(encode_sequences(self.tokenizer, starts))
+        for index, part in enumerate(letters):
+            problem = self.explain(part)
+            if problem:
+                raise ValueError(f"start {index}: {problem}")
+        return letters
+
+    def explain(self, letters: np.ndarray) -> str:
+        """Say why nothing can be designed from the variable part `letters` (length,); an empty text if all is well."""
+        unknown = np.flatnonzero(letters >= NUM_BASES)
+        if unknown.size:
+            return f"position {unknown[0] + 1} (counted from 1) is none of A, C, G and T"
+        broken = self.rules.explain(letters)
+        return "" if broken is None else f"breaks a constraint: {broken}"
+
+    def design(self, starts: Sequence[np.ndarray], first: int, progress: tqdm) -> list[Design]:
+        """Design from some starts side by side.
+
+        Parameters
+        ----------
+        starts : sequence of numpy.ndarray
+            (length,) uint8 letter ids each, of A, C, G and T; all of them are searched at once.
+        first : int
+            Index of the first of them among all starts.
+        progress : tqdm
+            Counts the designs that were looked for.
+
+        Returns
+        -------
+        list of Design
+            In the order of the starts, the best of each first.
+        """
+        if not len(starts):
+            return []
+        known: list[dict[bytes, float]] = [{} for _ in starts]
+        found = _search_group(self._oracle, starts, self.rules, self.options, known, progress)
+        config = self._oracle.model.config
+        designs = [
+            _to_design(letters, answer, known[index], first + index, config)
+            for index, (letters, answers) in enumerate(zip(starts, found, strict=True))
+            for answer in answers
+        ]
+        if self._training is None:
+            return designs
+        length = self.tokenizer.strand_length
+        strands = [pad_centered(answer[None], length) for answers in found for answer in answers]
+        distances = self._training.distance_to(np.concatenate(strands)).tolist()
+        return [one._replace(nearest_training_distance=near) for one, near in zip(designs, distances, strict=True)]
 
 
 def _random_starts(
@@ -353,53 +366,11 @@ def _random_starts(
     return list(random_promoters(num_starts, length, gc, rules, seed))
 
 
-def _encode_starts(rules: Rules, tokenizer: KmerTokenizer, starts: Sequence[str]) -> list[np.ndarray]:
-    """Variable parts (length,) of starts, which must all keep to the rules."""
-    if isinstance(starts, str):
-        raise ValueError("`starts` must be a list of sequences, got one str")
-    starts = list(starts)
-    if not starts:
-        return []
-    ids = tokenizer(starts, return_tensors="np")["input_ids"].astype(np.uint8)
-    masked = np.flatnonzero((ids == MASK_ID).any(axis=1))
-    if masked.size:
-        raise ValueError(f"start {masked[0]} has a masked base; write A, C, G or T")
-    lengths = tokenizer.encode_strands(*string_buffers(pa.array(starts, pa.large_string()))).lengths
-    letters = []
-    for index, (row, length) in enumerate(zip(ids, lengths.tolist(), strict=True)):
-        first = (tokenizer.strand_length - length) // 2
-        part = row[first : first + length]
-        unknown = np.flatnonzero(part >= NUM_BASES)
-        if unknown.size:
-            raise ValueError(f"start {index}: position {unknown[0]} (from 0) is none of A, C, G and T")
-        broken = rules.explain(part)
-        if broken is not None:
-            raise ValueError(f"start {index} breaks a constraint: {broken}")
-        letters.append(part)
-    return letters
-
-
-def _search_all(
-    oracle: Oracle, starts: Sequence[np.ndarray], rules: Rules, options: _Options, verbose: bool
-) -> list[Design]:
-    """Design from each start (length,), some at a time."""
-    config = oracle.model.config
-    designs: list[Design] = []
-    with tqdm(total=len(starts) * options.num_designs, unit=" designs", disable=not verbose) as progress:
-        for first in range(0, len(starts), _STARTS_AT_ONCE):
-            group = starts[first : first + _STARTS_AT_ONCE]
-            known: list[dict[bytes, float]] = [{} for _ in group]
-            found = _search_group(oracle, group, rules, options, known, progress)
-            for index, (letters, answers) in enumerate(zip(group, found, strict=True)):
-                designs += [_to_design(letters, answer, known[index], first + index, config) for answer in answers]
-    return designs
-
-
 def _search_group(
     oracle: Oracle,
     starts: Sequence[np.ndarray],
     rules: Rules,
-    options: _Options,
+    options: SearchOptions,
     known: Sequence[dict[bytes, float]],
     progress: tqdm,
 ) -> list[np.ndarray]:
@@ -428,34 +399,10 @@ def _pick(space: Space, goal: Goal, known: dict[bytes, float]) -> np.ndarray:
     return letters[fit[best_first(scores[fit])[:1]]]
 
 
-def _to_ids(sequence: str) -> np.ndarray:
-    """Letter ids (1, length) of a sequence of A, C, G and T."""
-    return np.array([[BASES.index(base) for base in sequence]], np.uint8)
-
-
 def _to_design(start: np.ndarray, answer: np.ndarray, known: dict[bytes, float], index: int, config) -> Design:
     """Write out an answer (length,) to a start (length,)."""
-    before, after = (_LETTER_BYTES[letters].tobytes().decode() for letters in (start, answer))
+    before, after = spell_letters(start), spell_letters(answer)
     edits = tuple((i, *pair) for i, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
     value = known[answer.tobytes()]
     is_far = abs(value - config.expression_mean) > OUT_OF_RANGE * config.expression_std
     return Design(before, after, known[start.tobytes()], value, edits, None, bool(is_far), index)
-
-
-def _to_table(designs: Sequence[Design]) -> pa.Table:
-    """Designs as rows."""
-    rows, rank = [], 0
-    for number, found in enumerate(designs):
-        rank = rank + 1 if number and designs[number - 1].start_index == found.start_index else 1
-        edits = " ".join(f"{position}{ref}>{alt}" for position, ref, alt in found.edits)
-        own = {"row": found.start_index, "rank": rank, "num_edits": len(found.edits), "edits": edits}
-        rows.append({**found._asdict(), **own})
-    return pa.Table.from_pylist([{name: row[name] for name in _SCHEMA.names} for row in rows], _SCHEMA)
-
-
-def _to_fasta(designs: Sequence[Design]) -> str:
-    """Designs as FASTA records, with their prediction as `open_table` reads it."""
-    table = _to_table(designs).to_pylist()
-    return "".join(
-        f">design_{row['row']}_{row['rank']} expression={row['expression']:.6g}\n{row['sequence']}\n" for row in table
-    )

@@ -42,7 +42,7 @@ def encode_sequences(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> Stra
     if strands.problem.any():
         tokenizer(sequences)  # raises, with the letter and its position
         index = int(np.flatnonzero(strands.problem)[0])
-        raise ValueError(f"sequence {index} of the batch: a masked letter is no base; write N")
+        raise ValueError(f"sequence {index} of the batch: a masked letter is no base")
     return strands
 
 

@@ -25,7 +25,7 @@ def nearest_training_distance(
     """Find the Hamming distance of sequences to the nearest training sequence, on the same strand.
 
     Sequences are compared as the model reads them, without flanks and with their middles aligned, so a difference in
-    length counts too. A table is read in a stream: a second for every 100 million letters compared, or less.
+    length counts too. It takes a second for every 100 million letters compared, or less.
 
     Parameters
     ----------
@@ -56,28 +56,64 @@ def nearest_training_distance(
     >>> nearest_training_distance(KmerTokenizer(), ["ACGTACGT", "TTTTTTTT"], ["ACGTACGA", "TTTTAAAA"]).tolist()
     [1, 4]
     """
-    return nearest_strand_distance(tokenizer, _encode(tokenizer, sequences), training_sequences, verbose=verbose)
+    strands = _encode(tokenizer, sequences)
+    return TrainingStrands(tokenizer, training_sequences, verbose=verbose).distance_to(strands)
 
 
-def nearest_strand_distance(
-    tokenizer: KmerTokenizer,
-    strands: np.ndarray,
-    training_sequences: Sequence[str] | str | Path,
-    *,
-    verbose: bool = False,
-) -> np.ndarray:
-    """Find what `nearest_training_distance` does for padded strands (sequences, strand_length) uint8 letter ids."""
-    nearest = np.full(len(strands), tokenizer.strand_length + 1)
-    with tqdm(unit=" training sequences", unit_scale=True, disable=not verbose) as progress:
-        for training in _training_strands(tokenizer, training_sequences):
-            for start in range(0, len(training), _BLOCK_ROWS):
-                block = training[start : start + _BLOCK_ROWS]
-                for row, letters in enumerate(strands):
-                    nearest[row] = min(nearest[row], np.count_nonzero(block != letters, axis=1).min())
-            progress.update(len(training))
-    if (nearest > tokenizer.strand_length).any():
-        raise ValueError("there is no training sequence to compare with")
-    return nearest
+class TrainingStrands:
+    """Training sequences as the model reads them, held in memory (a byte a letter) to compare others with.
+
+    Parameters
+    ----------
+    tokenizer, training_sequences, verbose
+        See `nearest_training_distance`.
+
+    Raises
+    ------
+    ValueError
+        On a sequence that is no DNA, a table that cannot be read, or no training sequence at all.
+    FileNotFoundError
+        If there is no such table.
+    """
+
+    def __init__(
+        self,
+        tokenizer: KmerTokenizer,
+        training_sequences: Sequence[str] | str | Path,
+        *,
+        verbose: bool = False,
+    ):
+        blocks = [np.empty((0, tokenizer.strand_length), np.uint8)]
+        with tqdm(unit=" training sequences", unit_scale=True, disable=not verbose) as progress:
+            for strands in _training_strands(tokenizer, training_sequences):
+                blocks.append(strands)
+                progress.update(len(strands))
+        self._strands = np.concatenate(blocks)
+        if not len(self._strands):
+            raise ValueError("there is no training sequence to compare with")
+
+    def __len__(self) -> int:
+        return len(self._strands)
+
+    def distance_to(self, strands: np.ndarray) -> np.ndarray:
+        """Find the Hamming distance of strands to the nearest training sequence.
+
+        Parameters
+        ----------
+        strands : numpy.ndarray
+            (sequences, strand_length) uint8 letter ids, padded as the tokenizer does.
+
+        Returns
+        -------
+        numpy.ndarray
+            (sequences,) int64 positions that differ.
+        """
+        nearest = np.full(len(strands), self._strands.shape[1] + 1)
+        for start in range(0, len(self._strands), _BLOCK_ROWS):
+            block = self._strands[start : start + _BLOCK_ROWS]
+            for row, letters in enumerate(strands):
+                nearest[row] = min(nearest[row], np.count_nonzero(block != letters, axis=1).min())
+        return nearest
 
 
 def _encode(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> np.ndarray:

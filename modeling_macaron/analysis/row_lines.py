@@ -111,7 +111,6 @@ def write_lines(
     ValueError
         If the source has no row or no such column, or with `strict`; nothing is written then.
     """
-    name_column = "name" if name_column is None and table.unit == "record" else name_column
     num_rows = num_lines = num_problems = 0
     with (
         write_table(output) as write,
@@ -121,7 +120,7 @@ def write_lines(
         for batch, strands in read_ahead(_encode_batches(table, tokenizer, writer.min_length)):
             if strict:
                 table.refuse_problems(batch.numbers, strands.problem, writer.problems)
-            names = _names(table, batch, name_column)
+            names = names_of(table, batch, name_column)
             lines, results = [], writer.results(strands)
             for number, (name, problem) in enumerate(zip(names, strands.problem, strict=True), start=num_rows + 1):
                 result = None if problem else next(results)
@@ -150,8 +149,27 @@ def _encode_batches(
         yield batch, strands
 
 
-def _names(table: PromoterTable, batch: TableBatch, column: str | None) -> Sequence[str | None]:
-    """Name of each row of a batch, None where rows have none."""
+def names_of(table: PromoterTable, batch: TableBatch, column: str | None) -> Sequence[str | None]:
+    """Find the name of each row of a batch.
+
+    Parameters
+    ----------
+    table, batch
+        The source and some of its rows.
+    column : str, optional
+        See `write_lines`.
+
+    Returns
+    -------
+    sequence of (str or None)
+        (batch,), None where rows have no names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column.
+    """
+    column = "name" if column is None and table.unit == "record" else column
     if column is None:
         return [None] * batch.table.num_rows
     if column not in batch.table.column_names:

@@ -1,27 +1,20 @@
 """Designed promoters: against predictions that are written out, and against rules that are checked letter by letter."""
 
-import os
 import re
-import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modeling_macaron.analysis.constraints import Constraints, Rules, random_promoters
-from modeling_macaron.analysis.design import design, design_file
+from modeling_macaron.analysis.design import design
 from modeling_macaron.analysis.design_search import METHODS, Goal, Space, search_beam, search_by_evolution
 from modeling_macaron.analysis.nearest import nearest_training_distance
 from modeling_macaron.analysis.predict import load_model, predict
 from tokenization import KmerTokenizer
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "design.py"
 START = "GCTTTATATAAGGCGGGCAT"
 STARTS = [START, "ACGTACGTACGG", "TTGACCATGCATGGTA"]
 SMALL = {"population": 12, "generations": 4, "beam_width": 3, "num_candidates": 6}
@@ -216,7 +209,7 @@ def test_sites_across_the_flanks_and_in_them(rules):
     letters = {"CAGG": [1, 0, 2, 2], "AAAA": [0] * 4}
     site = rules(forbidden_sites=("CACA",))  # ACCA + CA..
     assert site.explain(np.array(letters["CAGG"], np.uint8)) == (
-        "it has the forbidden site CACA at position -2 (forward strand)"
+        "it has the forbidden site CACA across the 5' flank, forward strand"
     )
     assert rules(forbidden_sites=("ACCA",)).allow(np.array([letters["AAAA"]], np.uint8)).all()
     whole = Rules(Constraints(forbidden_sites=("CACA",)), KmerTokenizer(trimming="never"))
@@ -455,18 +448,21 @@ def test_nearest_of_many(data):
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"starts": START}, "got one str"),
         ({"starts": ["ACGT", "ACXT"]}, "sequence 1 of the batch: letter 'X' at position 2"),
-        ({"starts": ["ACGT", "ACNT"]}, "start 1: position 2 .from 0. is none of A, C, G and T"),
-        ({"starts": ["ACGT", "AC[MASK]T"]}, "start 1 has a masked base"),
+        ({"starts": ["ACGT", "ACNT"]}, "start 1: position 3 .counted from 1. is none of A, C, G and T"),
+        ({"starts": ["ACGT", "AC[MASK]T"]}, "sequence 1 of the batch: a masked letter"),
         ({"starts": ["A" * 21]}, "more than strand_length = 20"),
         ({"starts": None, "length": 21}, "length must be 1 to strand_length = 20"),
         ({"starts": None, "num_starts": 0}, "num_starts must be at least 1"),
         ({"starts": None, "gc": 1.5}, "gc must be a fraction"),
         ({"training_sequences": []}, "no training sequence"),
         ({"training_sequences": "absent.tsv"}, "there is no file absent.tsv"),
-        ({"constraints": Constraints(gc_range=(0.6, 0.7))}, "start 0 breaks a constraint: its GC content 0.500"),
-        ({"constraints": Constraints(forbidden_sites=("GTACG",))}, "forbidden site GTACG at position 2 .forward"),
+        ({"constraints": Constraints(gc_range=(0.6, 0.7))}, "start 0: breaks a constraint: its GC content 0.500"),
+        (
+            {"constraints": Constraints(forbidden_sites=("GTACG",))},
+            "forbidden site GTACG at position 3 .counted from 1., forward",
+        ),
         ({"constraints": Constraints(forbidden_sites=("TGGTA",))}, "forbidden site TGGTA"),
-        ({"constraints": Constraints(fixed_positions=(8,))}, "fixed position 8 is beyond its 8 nt"),
+        ({"constraints": Constraints(fixed_positions=(8,))}, "position 9 .counted from 1. is to stay, and it has 8 nt"),
     ],
 )
 def test_mistakes_are_named(model, options, message):
@@ -494,100 +490,3 @@ def test_constraints_that_are_none(fields, message):
 
 def test_no_start_gives_no_design(model):
     assert design(model, []) == []
-
-
-@pytest.mark.parametrize("name", ["out.tsv", "out.csv", "out.parquet"])
-def test_file_has_a_line_for_each_design(model, tmp_path, name):
-    source = tmp_path / "starts.fa"
-    source.write_text("".join(f">s{i}\n{start}\n" for i, start in enumerate(STARTS)))
-    options = {"max_edits": 3, "num_designs": 2, "training_sequences": [START]}
-    result = design_file(model, tmp_path / name, starts=source, fasta=tmp_path / "out.fa", **options)
-    expected = design(model, STARTS, **options)
-    assert result == (3, len(expected), 0, sum(found.out_of_range for found in expected), 0)
-    if name.endswith(".parquet"):
-        lines = pd.read_parquet(tmp_path / name)
-    else:
-        lines = pd.read_csv(tmp_path / name, sep="\t" if name.endswith(".tsv") else ",")
-    assert lines["row"].tolist() == [0, 0, 1, 1, 2, 2]
-    assert lines["rank"].tolist() == [1, 2] * 3
-    for field in ("start", "sequence", "nearest_training_distance", "out_of_range"):
-        assert lines[field].tolist() == [getattr(found, field) for found in expected]
-    np.testing.assert_allclose(lines["expression"], [found.expression for found in expected], rtol=1e-9)
-    np.testing.assert_allclose(lines["start_expression"], [found.start_expression for found in expected], rtol=1e-9)
-    assert lines["edits"][0] == " ".join(f"{i}{ref}>{alt}" for i, ref, alt in expected[0].edits)
-    assert lines["num_edits"].tolist() == [len(found.edits) for found in expected]
-    records = (tmp_path / "out.fa").read_text().splitlines()
-    assert records[1::2] == [found.sequence for found in expected]
-    assert records[0] == f">design_0_1 expression={expected[0].expression:.6g}"
-
-
-def test_error_of_the_model_leaves_nothing(model, tmp_path):
-    calls = []
-
-    def fail(*_):
-        calls.append(1)
-        if len(calls) == 5:
-            raise RuntimeError("out of memory")
-
-    hook = model.register_forward_hook(fail)
-    try:
-        with pytest.raises(RuntimeError, match="out of memory"):
-            design_file(model, tmp_path / "out.tsv", fasta=tmp_path / "out.fa", num_starts=1, batch_size=8)
-    finally:
-        hook.remove()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["out.tsv", "--starts", "absent.tsv"], "there is no file"),
-        (["out.xyz", "--random", "1"], "unknown kind of output"),
-        (["in.tsv", "--random", "1"], "in.tsv exists already"),
-        (["out.tsv", "--random", "1", "--fasta", "in.tsv"], "in.tsv exists already"),
-        (["out.tsv", "--random", "1", "--fasta", "out.tsv"], "cannot be both"),
-        (["out.tsv", "--random", "0"], "num_starts must be at least 1"),
-        (["out.tsv", "--starts", "in.tsv", "--gc_range", "0.7", "0.9"], "start 0 breaks a constraint"),
-        (["out.tsv", "--starts", "in.tsv", "--gc_range", "0.9", "0.7"], "the smaller first"),
-        (["out.tsv", "--starts", "in.tsv", "--forbid", "QQ"], "no DNA in IUPAC letters"),
-        (["out.tsv", "--starts", "header.tsv"], "has no rows"),
-        (["out.tsv", "--random", "1", "--training", "header.tsv"], "no training sequence"),
-    ],
-)
-def test_mistakes_are_told_in_one_line_and_leave_nothing(tiny_folder, tmp_path, monkeypatch, arguments, message):
-    (tmp_path / "in.tsv").write_text("sequence\nACGTACGT\n")
-    (tmp_path / "header.tsv").write_text("sequence\texpression\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(SCRIPT))["main"]([str(tiny_folder), *arguments, "--max_edits", "1"])
-    text = str(stop.value.code)  # what the interpreter prints before it exits with 1
-    assert text.startswith("error: ") and message in text and "\n" not in text
-    assert {path.name for path in tmp_path.iterdir()} == {"in.tsv", "header.tsv"}
-    assert (tmp_path / "in.tsv").read_text() == "sequence\nACGTACGT\n"
-
-
-@pytest.mark.parametrize("arguments", [["--target", "up"], ["--fix", "a"], ["--fix", "9-4"], ["--starts", "in.tsv"]])
-def test_arguments_that_are_none_are_refused(tiny_folder, tmp_path, monkeypatch, capsys, arguments):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(SCRIPT))["main"]([str(tiny_folder), "out.tsv", "--random", "1", *arguments])
-    assert stop.value.code == 2 and "error:" in capsys.readouterr().err
-
-
-def test_script_from_end_to_end(tiny_folder, tmp_path):
-    (tmp_path / "in.csv").write_text(f"sequence\n{START}\nACGTACGTAC\n")
-    command = [sys.executable, str(SCRIPT), str(tiny_folder), "out.tsv", "--starts", "in.csv", "--target", "12.5",
-               "--max_edits", "3", "--fix", "0-3", "6", "--forbid", "GAATTC", "GGGGG", "--gc_range", "0.2", "0.8",
-               "--training", "in.csv", "--fasta", "out.fa"]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert "2 designs for 2 starts written to out.tsv" in result.stdout
-    lines = pd.read_csv(tmp_path / "out.tsv", sep="\t")
-    constraints = Constraints((0.2, 0.8), ("GAATTC", "GGGGG"), (0, 1, 2, 3, 6))
-    expected = design(tiny_folder, [START, "ACGTACGTAC"], target=12.5, max_edits=3, constraints=constraints)
-    assert lines["sequence"].tolist() == [found.sequence for found in expected]
-    assert lines["nearest_training_distance"].tolist() == [len(found.edits) for found in expected]
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert again.returncode == 1
-    assert again.stderr.splitlines()[-1].startswith("error: out.tsv exists already")
