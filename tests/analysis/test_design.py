@@ -459,7 +459,7 @@ def test_nearest_of_many(data):
         ({"constraints": Constraints(gc_range=(0.6, 0.7))}, "start 0: breaks a constraint: its GC content 0.500"),
         (
             {"constraints": Constraints(forbidden_sites=("GTACG",))},
-            "forbidden site GTACG at position 3 .counted from 1., forward",
+            "GTACG at position 3 .counted from 1., forward",
         ),
         ({"constraints": Constraints(forbidden_sites=("TGGTA",))}, "forbidden site TGGTA"),
         ({"constraints": Constraints(fixed_positions=(8,))}, "position 9 .counted from 1. is to stay, and it has 8 nt"),
