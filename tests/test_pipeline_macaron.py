@@ -99,7 +99,7 @@ def test_truncation(predict, make_model, tiny_tokenizer, batch_size):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ("ACXT", "'X' at position 2"),
+        ("ACXT", "'X' at position 3"),
         ("", "empty sequence"),
         ("A" * 21, "21 nt"),
         ({"dna": "ACGT"}, r"key 'sequence'.*\['dna'\]"),

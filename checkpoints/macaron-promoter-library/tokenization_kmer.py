@@ -309,7 +309,7 @@ class KmerTokenizer(PreTrainedTokenizer):
             rest = text.replace("[MASK]", "N" * len("[MASK]"))
             position = next(i for i, letter in enumerate(rest) if ord(letter) > 127 or _LETTER_IDS[ord(letter)] > 5)
             return (
-                f"letter {text[position]!r} at position {position} (counted from 0) is not DNA; "
+                f"letter {text[position]!r} at position {position + 1} (counted from 1) is not DNA; "
                 "A, C, G, T, U, N, IUPAC ambiguity letters and [MASK] are"
             )
         if problem == TOO_SHORT:

@@ -162,7 +162,7 @@ def test_sequences_are_read_as_the_checkpoint_reads_them(exported, tiny_folder, 
 def test_one_sequence_and_no_dna_are_refused(exported):
     with pytest.raises(ValueError, match="got one str"):
         predict_onnx(exported.path, "ACGT")
-    with pytest.raises(ValueError, match="letter 'X' at position 1"):
+    with pytest.raises(ValueError, match="letter 'X' at position 2"):
         predict_onnx(exported.path, ["AX"])
 
 

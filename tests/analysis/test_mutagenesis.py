@@ -266,7 +266,7 @@ def test_padding_is_that_of_the_tokenizer(length):
     ("sequences", "message"),
     [
         ("ACGT", "got one str"),
-        (["ACGT", "ACX"], "sequence 1 of the batch: letter 'X' at position 2"),
+        (["ACGT", "ACX"], "sequence 1 of the batch: letter 'X' at position 3"),
         (["ACGT", ""], "sequence 1 of the batch: empty"),
         (["A" * 21], "more than strand_length = 20"),
         (["ACGT", "AC[MASK]GT"], "sequence 1 of the batch: a masked letter"),

@@ -101,7 +101,7 @@ def test_tokenizer_of_a_model_that_was_never_saved(make_model):
 
 
 def test_bad_sequence_is_named(tiny_folder):
-    with pytest.raises(ValueError, match=r"sequence 1 of the batch: letter 'X' at position 2"):
+    with pytest.raises(ValueError, match=r"sequence 1 of the batch: letter 'X' at position 3"):
         predict(tiny_folder, ["ACGT", "ACX"])
 
 

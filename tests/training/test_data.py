@@ -302,7 +302,7 @@ def test_split_column(tmp_path):
         (
             [("ACGTACGTX", 1), ("ACGT", "nan")],
             {},
-            r"no row is left of 2 .*first: line 1, 'ACGTACGTX', letter 'X' at position 8",
+            r"no row is left of 2 .*first: line 1, 'ACGTACGTX', letter 'X' at position 9",
         ),
         ([("ACGT", 1)], {"validation_fraction": 1e-9}, "in the validation split; pass another --validation_fraction"),
         ([("ACGT", 1)], {"validation_fraction": 1 - 1e-9}, "in the train split; pass another --validation_fraction"),
@@ -432,7 +432,7 @@ def test_report_is_told_in_full(tmp_path):
         "kept        200 = train ",
         "dropped     1 longer than 100 nt",
         "refused     3\n",
-        "- line 201: letter that is not DNA: 'ACGTX', letter 'X' at position 4",
+        "- line 201: letter that is not DNA: 'ACGTX', letter 'X' at position 5",
         "- line 202: value is NaN: 'nan'",
         "- line 203: wrong number of columns: 3 columns instead of 2: 'ACGT\\t1\\t2'",
         "flanks cut  200 rows (trimming 'auto')",
