@@ -27,9 +27,9 @@ def check_output(output: str | Path) -> None:
     Raises
     ------
     ValueError
-        If its suffix is not `.parquet`, `.csv`, `.tsv` or `.txt`.
+        If its suffix, in capitals or not, is not `.parquet`, `.csv`, `.tsv` or `.txt`.
     """
-    if Path(output).suffix not in (".parquet", *DELIMITERS):
+    if Path(output).suffix.lower() not in (".parquet", *DELIMITERS):
         raise ValueError(f"{output}: unknown kind of output; .parquet, .csv and .tsv are known")
 
 
@@ -48,7 +48,7 @@ def check_columns(output: str | Path, schema: pa.Schema) -> None:
     ValueError
         If delimited text is to hold lists or the like.
     """
-    if Path(output).suffix not in DELIMITERS:
+    if Path(output).suffix.lower() not in DELIMITERS:
         return
     for column in schema:
         try:
@@ -79,7 +79,7 @@ def write_table(output: str | Path) -> Iterator[Callable[[pa.Table], None]]:
         If the file cannot be written; see `check_output`.
     """
     check_output(output)
-    suffix = Path(output).suffix
+    suffix = Path(output).suffix.lower()
     with new_file(output) as partial, ExitStack() as stack:
         writer = None
 

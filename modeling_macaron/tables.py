@@ -324,6 +324,8 @@ def _choose_columns(
 ) -> tuple[Columns, str]:
     """Take the columns given, else the only candidate of each role."""
     listed = "its columns are " + ", ".join(repr(name) for name in names)
+    if any(";" in name for name in names):
+        listed += " (is it separated by semicolons? Replace them by commas, or by tabs in a .tsv file)"
     chosen, found_by = {}, {}
     for role, name in given._asdict().items():
         if name is not None:

@@ -15,6 +15,7 @@ import sys
 
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict_file import predict_file
+from modeling_macaron.parts import parts_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,17 +33,22 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     args = build_parser().parse_args(argv)
+    is_main = int(os.environ.get("RANK", "0")) == 0  # the first process speaks for all
+    if args.resume and not parts_folder(args.output).is_dir() and is_main:
+        print(f"nothing of an interrupted run is beside {args.output}: beginning anew")
     try:
         result = predict_file(**vars(args), verbose=True)
     except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: --resume goes on with the rows that are done")
-    if int(os.environ.get("RANK", "0")) > 0:
-        return  # the first process speaks for all
+    if not is_main:
+        return
     print(f"{result.num_rows:,} rows written to {args.output}")
     if result.num_problems:
         print(f"{result.num_problems:,} of them could not be predicted: their column `problem` says why")
+    if 2 * result.num_problems > result.num_rows:
+        print("are they too long? The model cuts the constant flanks of its own construct only: take others off first")
     if result.num_malformed:
         print(f"{result.num_malformed:,} lines of {args.source} are no rows and were left out")
 

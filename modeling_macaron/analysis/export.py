@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from modeling_macaron.analysis.predict import load_model, predict_strands
+from modeling_macaron.analysis.predict import TOKENIZER_SETTINGS, load_model, predict_strands
 from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.attention_macaron import cost_of_merging
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
@@ -165,7 +165,10 @@ def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int 
     Raises
     ------
     ValueError
-        On a sequence that is no DNA, empty or too long; the message tells which.
+        On a sequence that is no DNA, empty or too long (the message tells which), or a file that `export_onnx` did not
+        write.
+    FileNotFoundError
+        If there is no such file.
     ImportError
         If the extra `export` is not installed.
     """
@@ -173,8 +176,13 @@ def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int 
         raise ValueError("`sequences` must be a list of sequences, got one str")
     if not len(sequences):
         return np.empty(0)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
     session = open_session(path)
     about = session.get_modelmeta().custom_metadata_map
+    missing = [name for name in TOKENIZER_SETTINGS if name not in about]
+    if missing:
+        raise ValueError(f"{path} was not written by export_onnx: its metadata lack {', '.join(missing)}")
     sizes = {name: int(about[name]) for name in ("kmer_size", "strand_length")}
     tokenizer = KmerTokenizer(**sizes, **{name: about[name] for name in ("flank5", "flank3", "trimming")})
     input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
@@ -290,7 +298,7 @@ def describe(model: MacaronForExpressionPrediction, tokenizer: KmerTokenizer) ->
     for name in ("kmer_size", "strand_length"):
         if getattr(tokenizer, name) != getattr(config, name):
             raise ValueError(f"the tokenizer has {name} {getattr(tokenizer, name)}, the model {getattr(config, name)}")
-    fields = {name: getattr(tokenizer, name) for name in ("kmer_size", "strand_length", "flank5", "flank3", "trimming")}
+    fields = {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS}
     fields |= {name: getattr(config, name) for name in ("expression_mean", "expression_std", "model_type")}
     fields |= {"letters": " ".join(LETTERS), "package": PACKAGE, "package_version": _package_version()}
     return {name: str(value) for name, value in fields.items()}

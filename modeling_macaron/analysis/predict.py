@@ -18,6 +18,8 @@ from modeling_macaron.table_writer import check_output
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import N_ID
 
+TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")  # what decides how it reads
+
 
 class FilePrediction(NamedTuple):
     """What became of a file.

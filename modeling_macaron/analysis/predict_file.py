@@ -15,7 +15,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model, predict_all
+from modeling_macaron.analysis.predict import (
+    TOKENIZER_SETTINGS,
+    FilePrediction,
+    check_request,
+    load_model,
+    predict_all,
+)
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.overlap import read_ahead, write_behind
@@ -26,7 +32,6 @@ from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 JOINED_ROWS = 65_536
-TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
 
 
 def predict_file(

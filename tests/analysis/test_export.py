@@ -166,6 +166,16 @@ def test_one_sequence_and_no_dna_are_refused(exported):
         predict_onnx(exported.path, ["AX"])
 
 
+def test_files_that_are_not_ours_are_named(exported, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*absent\.onnx"):
+        predict_onnx(tmp_path / "absent.onnx", ["ACGT"])
+    graph = onnx.load(exported.path)
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / "bare.onnx")
+    with pytest.raises(ValueError, match=r"bare\.onnx was not written by export_onnx: its metadata lack kmer_size"):
+        predict_onnx(tmp_path / "bare.onnx", ["ACGT"])
+
+
 def test_loaded_model_stays_as_it_is(make_model, graph, monkeypatch, tmp_path):
     model, seen = make_model().to(torch.bfloat16).train(), []
     model.set_attn_implementation("sdpa")

@@ -376,6 +376,16 @@ def test_script_reports_rows_without_a_prediction(tiny_folder, tmp_path):
     assert "1 of them could not be predicted" in result.stdout
 
 
+def test_script_says_that_there_is_nothing_to_resume_and_what_most_problems_may_be(tiny_folder, tmp_path):
+    frame_of(["A" * 30, "C" * 30, "ACGT"]).to_csv(tmp_path / "in.csv", index=False)
+    command = [sys.executable, str(SCRIPT), str(tiny_folder), "in.csv", "OUT.CSV", "--resume"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "nothing of an interrupted run is beside OUT.CSV" in result.stdout
+    assert "are they too long? The model cuts the constant flanks of its own construct only" in result.stdout
+    assert pd.read_csv(tmp_path / "OUT.CSV")["problem"].fillna("").tolist() == ["longer than strand_length"] * 2 + [""]
+
+
 def test_existing_output_is_replaced_only_when_asked(tiny_folder, tmp_path):
     frame_of(SEQUENCES).to_csv(tmp_path / "in.csv", index=False)
     (tmp_path / "out.csv").write_text("mine")
