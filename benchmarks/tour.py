@@ -165,6 +165,20 @@ def mutate(tour: Tour) -> dict:
     return facts | {"mutants": len(pd.read_parquet(tour.work / "mutants.parquet"))}
 
 
+def attribute(tour: Tour) -> dict:
+    """Attribute the expression of the same promoter to its bases."""
+    facts = tour.run("attribution.py", "promoter.fa", "attributions.parquet", "--plots", "logos")
+    lines = pd.read_parquet(tour.work / "attributions.parquet")
+    mutants = pd.read_parquet(tour.work / "mutants.parquet")
+    importance = -mutants.groupby("position").delta.mean()
+    difference = lines.predicted_expression[0] - lines.predicted_baseline[0]
+    return facts | {
+        "bases": len(lines),
+        "completeness_error": abs(float(lines.attribution.sum() / difference) - 1),
+        "pearson_r_with_mutants": _pearson(lines.attribution, importance.to_numpy()),
+    }
+
+
 def design_promoters(tour: Tour, library: pd.DataFrame, training: pd.DataFrame) -> dict:
     """Raise the expression of some promoters by a few substitutions."""
     starts = library.iloc[np.linspace(0, len(library) - 1, NUM_DESIGNED).astype(int)]
@@ -219,6 +233,7 @@ def take_tour(tour: Tour, table: Path, pairs: Path) -> dict:
         "predict": predict_promoters(tour, library),
         "variants": score_variants(tour, variant_table(library, pd.read_parquet(pairs))),
         "mutagenesis": mutate(tour),
+        "attribution": attribute(tour),
         "design": design_promoters(tour, library, training),
         "export": export(tour),
     }
@@ -246,11 +261,14 @@ def render_tour(result: dict) -> str:
         f"{TITLES[kind].lower()} ({figures['n']:,}) r {figures['pearson_r']:.3f}, rho {figures['spearman_rho']:.3f}"
         for kind, figures in result["variants"]["kinds"].items()
     )
-    designed = result["design"]
+    designed, attributed = result["design"], result["attribution"]
     came_out = {
         "predict": f"{result['predict']['rows']:,} promoters, r {result['predict']['pearson_r']:.3f}",
         "variants": f"predicted against measured differences: {kinds}",
         "mutagenesis": f"{result['mutagenesis']['mutants']:,} mutants of one promoter, heat map and logo",
+        "attribution": f"integrated gradients of its {attributed['bases']} bases and their logo; their sum misses the "
+        f"difference from the baseline by {attributed['completeness_error']:.1%}; r "
+        f"{attributed['pearson_r_with_mutants']:.2f} with the mean effect of the mutants",
         "design": f"{designed['rows']} promoters, at most {MAX_EDITS} edits each: {designed['median_gain']:+.2f} "
         f"predicted in the median; {designed['out_of_range']} beyond the range of the training data",
         "export": f"{result['export']['size_mb']:.1f} MB",

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model
 from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
 from modeling_macaron.analysis.variant_plots import VariantPlots
-from modeling_macaron.analysis.variants import apply_variant, check_allele
+from modeling_macaron.analysis.variants import apply_variant, check_allele, check_different
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 
@@ -356,6 +356,7 @@ def _to_line(
     """Apply one alternative allele to one promoter."""
     columns = (record.contig, record.pos, record.id or ".", record.ref, alternative, promoter.name, promoter.strand)
     try:
+        check_different(record.ref, alternative)
         sequence = sequence_of(promoter)
         changed = _apply_within(promoter, sequence, record.start, record.ref, alternative)
     except ValueError as problem:

@@ -67,6 +67,18 @@ def check_allele(allele: str) -> None:
         raise ValueError("allele with an ambiguous letter (N or another of IUPAC)")
 
 
+def check_different(reference: str, alternative: str) -> None:
+    """Refuse alleles that are the same (case does not count, and U is T).
+
+    Raises
+    ------
+    ValueError
+        If they are.
+    """
+    if spell(reference) == spell(alternative):
+        raise ValueError("both alleles are the same")
+
+
 def apply_variant(sequence: str, start: int, reference: str, alternative: str) -> str:
     """Put the alternative allele in the place of the reference allele.
 
@@ -257,7 +269,8 @@ def variants_file(
     several alternatives in one row; and for either sequence, what the tokenizer refuses (so, unless `overflow` is
     `"trim"`, an insertion that makes the variable part longer than `strand_length`). A shorter or longer variable part
     is padded anew, in its middle. An N elsewhere than in an allele is predicted, as `predict` does. A variant in the
-    constant flanks is a problem too: they are no part of what the model reads.
+    constant flanks is a problem too: they are no part of what the model reads. Alleles that are equal are a problem; a
+    pair of equal sequences has an effect of 0.
     """
     if position_base not in (0, 1):
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
@@ -362,6 +375,7 @@ def _apply_row(sequence: str, position: str, reference: str, alternative: str, b
     if "," in alternative:
         return "", "several alternative alleles: each needs a row of its own"
     try:
+        check_different(reference, alternative)
         return apply_variant(sequence, int(number) - base, reference, alternative), ""
     except ValueError as problem:
         return "", str(problem)

@@ -208,6 +208,8 @@ ROWS = [  # sequence, position from 1, ref, alt, the alternative sequence or the
     ("ACGTACGT", "", "A", "C", "position that is no whole number"),
     ("ACGTACGT", "1", "A", "", "missing allele"),
     ("ACGTACGT", "1", ".", "C", "missing allele"),
+    ("ACGTACGT", "1", "A", "a", "both alleles are the same"),
+    ("ACGTACGT", "3", "GT", "GU", "both alleles are the same"),
     ("ACGTACGT", "1", "A", "C,G", "several alternative alleles: each needs a row of its own"),
     ("ACGTACGT", "1", "A", "N", "allele with an ambiguous letter (N or another of IUPAC)"),
     ("NCGTACGT", "1", "N", "A", "allele with an ambiguous letter (N or another of IUPAC)"),

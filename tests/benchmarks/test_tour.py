@@ -53,6 +53,7 @@ def test_tour_of_a_small_library(tiny_folder, tmp_path, library):
     assert substitutions["pearson_r"] == pytest.approx(np.corrcoef(differences)[0, 1], abs=1e-6)
     assert result["variants"]["kinds"]["motif_tiling"]["n"] == 3
     assert result["mutagenesis"]["mutants"] == 30
+    assert result["attribution"]["bases"] == 10 and result["attribution"]["completeness_error"] < 0.1
     assert result["design"]["rows"] == module.NUM_DESIGNED
     assert result["design"]["median_gain"] > 0
     assert result["export"]["size_mb"] > 0.001
