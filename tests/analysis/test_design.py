@@ -447,7 +447,7 @@ def test_nearest_of_many(data):
         ({"seed": -1}, "seed must be at least 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"starts": START}, "got one str"),
-        ({"starts": ["ACGT", "ACXT"]}, "sequence 1 of the batch: letter 'X' at position 2"),
+        ({"starts": ["ACGT", "ACXT"]}, "sequence 1 of the batch: letter 'X' at position 3"),
         ({"starts": ["ACGT", "ACNT"]}, "start 1: position 3 .counted from 1. is none of A, C, G and T"),
         ({"starts": ["ACGT", "AC[MASK]T"]}, "sequence 1 of the batch: a masked letter"),
         ({"starts": ["A" * 21]}, "more than strand_length = 20"),

@@ -78,7 +78,7 @@ def test_variants_that_cannot_be_drawn(positions, alleles, deltas, message):
 
 
 def table_of(path, promoters=3):
-    """Two variants of each promoter, the first with flanks that are cut and one that has no effect."""
+    """Two variants of each promoter, the first with the same base put for itself, and one with flanks that are cut."""
     rows = []
     for index in range(promoters):
         reference = "ACGTACGTA" + "ACGT"[index]
@@ -96,7 +96,7 @@ def test_first_promoters_of_a_table_are_drawn(tiny_folder, tmp_path, monkeypatch
     )
     options = {"plots": tmp_path / "plots", "num_plots": 4, "batch_size": 1}
     result = variants_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.tsv", **options)
-    assert result.num_problems == 3
+    assert result.num_problems == 4  # three other reference bases, one base put for itself
     assert [(sequence, positions, alleles) for sequence, positions, alleles, _ in drawn] == [
         ("ACGTACGTAA", (1, 9), ("G", "G")),
         ("ACGTACGTAC", (1, 9), ("G", "G")),
