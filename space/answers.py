@@ -1,0 +1,220 @@
+"""What the tabs Predict, Mutagenesis and Variant answer: from text to numbers, without a word of HTML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from modeling_macaron.analysis.mutagenesis import Mutagenesis, saturation_mutagenesis
+from modeling_macaron.analysis.mutants import BASES
+from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron.analysis.variants import apply_variant, check_different
+from tokenization import KmerTokenizer, reverse_complement
+
+from .reading import BadInput, Limits, Promoter, read_change, read_one, read_pasted, read_promoters
+from .reference import Reference, load_reference
+
+NUM_STRONGEST = 10
+
+
+class PredictedPromoter(NamedTuple):
+    """Answer to one pasted sequence.
+
+    Attributes
+    ----------
+    name : str
+        Its name, or empty.
+    promoter : Promoter or None
+        What the model read, None where it could not.
+    expression : float or None
+        In assay units.
+    percentile : float or None
+        Percentage of the training promoters with a lower measurement.
+    measured : float or None
+        Measurement, of an example.
+    problem : str
+        Why there is no prediction, else empty.
+    """
+
+    name: str
+    promoter: Promoter | None
+    expression: float | None
+    percentile: float | None
+    measured: float | None
+    problem: str
+
+
+class Substitution(NamedTuple):
+    """A single substitution: position from 1, base before and after, change of the prediction in assay units."""
+
+    position: int
+    reference: str
+    alternative: str
+    delta: float
+
+
+class MutatedPromoter(NamedTuple):
+    """All substitutions of a promoter, and those that do most, strongest first."""
+
+    promoter: Promoter
+    result: Mutagenesis
+    strongest: tuple[Substitution, ...]
+
+
+class ComparedAlleles(NamedTuple):
+    """Effect of a variant, in assay units.
+
+    Attributes
+    ----------
+    reference, alternative : Promoter
+        The two sequences.
+    forward, reversed : tuple of (float, float)
+        Predictions of the reference and the alternative as they are, and of their reverse complements in their place.
+    """
+
+    reference: Promoter
+    alternative: Promoter
+    forward: tuple[float, float]
+    reversed: tuple[float, float]
+
+
+class Answers:
+    """A model that is loaded once and answers many people; nothing of a request stays in it.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        Folder, or name on the Hub.
+    reference : Reference, optional
+        Measurements to compare with. Default: those of the checkpoint of this repository.
+    limits : Limits, optional
+        How much one request may ask for.
+    """
+
+    def __init__(self, checkpoint: str | Path, reference: Reference | None = None, limits: Limits | None = None):
+        self.model, self.tokenizer = load_model(checkpoint)
+        self.reference = load_reference() if reference is None else reference
+        self.limits = Limits() if limits is None else limits
+        self._variable = KmerTokenizer(  # a promoter that was trimmed once is not trimmed again
+            kmer_size=self.tokenizer.kmer_size, strand_length=self.tokenizer.strand_length, trimming="never"
+        )
+        predict(self.model, ["ACGT"], tokenizer=self.tokenizer)  # the first prediction is slower than those after it
+
+    def predict(self, text: str | None, keep_middle: bool = False) -> list[PredictedPromoter]:
+        """Predict what was pasted.
+
+        Parameters
+        ----------
+        text : str or None
+            A sequence, several lines, or FASTA.
+        keep_middle : bool
+            Cut what is too long to its middle.
+
+        Returns
+        -------
+        list of PredictedPromoter
+            (promoters,), in order.
+
+        Raises
+        ------
+        BadInput
+            If nothing of it can be predicted.
+        """
+        pasted = read_pasted(text, self.limits)
+        promoters = read_promoters(self.tokenizer, pasted, keep_middle)
+        fine = [one for one in promoters if isinstance(one, Promoter)]
+        if not fine and len(promoters) == 1:
+            raise promoters[0]
+        if not fine:
+            raise BadInput(f"None of these {len(promoters)} lines is a promoter. The first one: {promoters[0]}")
+        values = iter(predict(self.model, [one.sequence for one in fine], tokenizer=self._variable).tolist())
+        return [
+            self._to_answer(given.name, one, next(values))
+            if isinstance(one, Promoter)
+            else PredictedPromoter(given.name, None, None, None, None, str(one))
+            for given, one in zip(pasted, promoters, strict=True)
+        ]
+
+    def _to_answer(self, name: str, promoter: Promoter, expression: float) -> PredictedPromoter:
+        percentile, measured = self.reference.percentile_of(expression), self.reference.measured(promoter.sequence)
+        return PredictedPromoter(name, promoter, expression, percentile, measured, "")
+
+    def mutate(self, text: str | None) -> MutatedPromoter:
+        """Predict all single substitutions of a promoter.
+
+        Parameters
+        ----------
+        text : str or None
+            One sequence.
+
+        Returns
+        -------
+        MutatedPromoter
+
+        Raises
+        ------
+        BadInput
+            If it is no promoter.
+        """
+        promoter = read_one(self.tokenizer, text, self.limits)
+        (result,) = saturation_mutagenesis(self.model, [promoter.sequence], tokenizer=self._variable)
+        order = np.argsort(-np.abs(result.deltas), axis=None, kind="stable")
+        places = (divmod(int(place), len(BASES)) for place in order)
+        strongest = [
+            Substitution(row + 1, result.sequence[row], BASES[column], float(result.deltas[row, column]))
+            for row, column in places
+            if result.sequence[row] != BASES[column]
+        ]
+        return MutatedPromoter(promoter, result, tuple(strongest[:NUM_STRONGEST]))
+
+    def compare(self, reference: str | None, alternative: str | None) -> ComparedAlleles:
+        """Predict a promoter with and without a variant.
+
+        Parameters
+        ----------
+        reference : str or None
+            One sequence.
+        alternative : str or None
+            The other, or a change such as `A12G`, counted from 1 in `reference` without flanks.
+
+        Returns
+        -------
+        ComparedAlleles
+
+        Raises
+        ------
+        BadInput
+            If one of them is no promoter, or nothing differs; its field is `"reference"` or `"alternative"`.
+        """
+        first = read_one(self.tokenizer, reference, self.limits, "reference")
+        change = read_change(alternative or "")
+        if change is not None:
+            alternative = _change(first.sequence, *change)
+        second = read_one(self.tokenizer, alternative, self.limits, "alternative")
+        if first.sequence == second.sequence:
+            raise BadInput(
+                "This is the same as the reference. Change a letter, or write a change as A12G.", "alternative"
+            )
+        pair = [one.sequence for one in (first, second)]
+        turned = [_turn_around(sequence) for sequence in pair]
+        forward, reverse = predict(self.model, pair + turned, tokenizer=self._variable).reshape(2, 2).tolist()
+        return ComparedAlleles(first, second, tuple(forward), tuple(reverse))
+
+
+def _change(sequence: str, before: str, position: int, after: str) -> str:
+    """Put a change, at a position from 1, into a variable part."""
+    try:
+        check_different(before, after)
+        return apply_variant(sequence, position - 1, before, after)
+    except ValueError as error:
+        stands = sequence[max(position - 1, 0) :][: len(before)] or "nothing"
+        where = f"position {position} (counted from 1, without flanks) holds {stands}"
+        raise BadInput(f"{before}{position}{after} cannot be made: {error}; {where}.", "alternative") from error
+
+
+def _turn_around(sequence: str) -> str:
+    """Spell the reverse complement of a variable part."""
+    ids = np.array(["ACGTN".index(letter) for letter in sequence], dtype=np.uint8)
+    return "".join("ACGTN"[letter] for letter in reverse_complement(ids))

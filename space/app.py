@@ -1,0 +1,356 @@
+"""Layout and wiring of the page; what it answers is in `answers`, how that looks in `figures`.
+
+python -m space.app --checkpoint checkpoints/macaron-promoter-library
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from . import figures
+from .answers import Answers
+from .guard import Guard
+from .reading import BadInput
+from .searching import DesignProgress, DesignRequest, search_designs
+from .uploads import predict_upload
+
+HERE = Path(__file__).parent
+MAX_WAITING = 100  # requests in the queue
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+INTRODUCTION = """
+# Macaron promoter
+
+Expression of yeast promoters, predicted from their DNA by a Macaron Transformer that was trained on {num_promoters:,}
+measured promoters of the Random Promoter DREAM Challenge 2022. It reads the {length} nt between the constant flanks of
+the challenge's construct (with or without the flanks). Values are in the assay's units, about {low:.1f} to {high:.1f},
+for *S. cerevisiae* in one medium: not for other organisms, and not for the clinic.
+"""
+PRIVACY = "What you enter is used for the answer and not stored."
+
+
+class Searches:
+    """Searches that wait or go on, by the browser session that asked, so that each can be stopped."""
+
+    def __init__(self):
+        self._stops: dict[str, Event] = {}
+
+    def begin(self, request: gr.Request) -> str:
+        """Note a search of a session; one that goes on is stopped. Give what the page shows until its turn comes."""
+        self.stop(request)
+        self._stops[str(request.session_hash)] = Event()
+        return figures.ended("Waiting for its turn.")
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop the search of a session, if there is one."""
+        self.of(request).set()
+
+    def of(self, request: gr.Request) -> Event:
+        """Give the event that stops the search of a session."""
+        return self._stops.get(str(request.session_hash)) or Event()
+
+    def end(self, request: gr.Request, stop: Event) -> None:
+        """Forget a search, unless the session has begun another."""
+        if self.of(request) is stop:
+            del self._stops[str(request.session_hash)]
+
+
+def build_page(answers: Answers) -> gr.Blocks:
+    """Lay out the page.
+
+    Parameters
+    ----------
+    answers : Answers
+        What answers.
+
+    Returns
+    -------
+    gradio.Blocks
+        Ready for `launch`.
+    """
+    reference, searches = answers.reference, Searches()
+    introduction = INTRODUCTION.format(
+        num_promoters=reference.num_promoters, length=answers.tokenizer.strand_length,
+        low=reference.percentiles[0], high=reference.percentiles[-1],
+    )  # fmt: skip
+    with gr.Blocks(title="Macaron promoter", analytics_enabled=False) as page:
+        gr.Markdown(introduction)
+        with gr.Tabs():
+            with gr.Tab("Predict"):
+                _predict_tab(answers)
+            with gr.Tab("Mutagenesis"):
+                _mutagenesis_tab(answers)
+            with gr.Tab("Variant"):
+                _variant_tab(answers)
+            with gr.Tab("Design"):
+                _design_tab(answers, searches)
+            with gr.Tab("File"):
+                _file_tab(answers)
+        page.unload(searches.stop)
+    return page
+
+
+def _sequence_field(label: str, info: str, value: str, name: str, lines: int = 3) -> tuple[gr.Textbox, gr.HTML]:
+    """Field for DNA, with the place for a sentence about it."""
+    field = gr.Textbox(
+        label=label, info=info, value=value, lines=lines, max_lines=12, elem_id=name, elem_classes="sequence-field"
+    )
+    return field, _problem_place(name)
+
+
+def _problem_place(name: str) -> gr.HTML:
+    """Make the place for a sentence about an input; it takes no room while there is none."""
+    return gr.HTML(elem_id=f"{name}-problem", elem_classes="problem-place", padding=False)
+
+
+def _on(event: Callable, function: Callable, inputs: list, outputs: list, long: bool = False, **options) -> None:
+    """Call a function on an event; long requests wait for each other, not for the short ones."""
+    event(
+        function, inputs, outputs, api_visibility="private", concurrency_limit=2,
+        concurrency_id="long" if long else "short", **options,
+    )  # fmt: skip
+
+
+def _predict_tab(answers: Answers) -> None:
+    def answer(text: str, keep_middle: bool) -> tuple[str, str]:
+        try:
+            found = answers.predict(text, keep_middle)
+        except BadInput as error:
+            return figures.problem(str(error)), ""
+        if len(found) == 1:
+            return "", figures.predicted_one(found[0], answers.reference)
+        return "", figures.predicted_many(found, answers.reference)
+
+    with gr.Row():
+        with gr.Column():
+            field, problem = _sequence_field(
+                "Promoter", "One sequence, several lines (each one a promoter), or FASTA.",
+                answers.reference.examples[0].sequence, "predict-sequence", lines=5,
+            )  # fmt: skip
+            keep = gr.Checkbox(label=f"Longer than {answers.tokenizer.strand_length} nt: keep the middle")
+            button = gr.Button("Predict", variant="primary", elem_id="predict-run")
+            gr.Markdown("Or try a promoter that was measured and kept out of training:")
+            with gr.Row():
+                examples = [
+                    (
+                        gr.Button(example.description, size="sm", min_width=90, elem_id=f"example-{example.name}"),
+                        example,
+                    )
+                    for example in answers.reference.examples
+                ]
+            gr.HTML(f'<p class="hint">{PRIVACY}</p>', padding=False)
+        with gr.Column():
+            result = gr.HTML(elem_id="predict-result", padding=False)
+    _on(button.click, answer, [field, keep], [problem, result])
+    for choice, example in examples:
+        fill = partial(lambda sequence: (sequence, *answer(sequence, False)), example.sequence)
+        _on(choice.click, fill, [], [field, problem, result])
+
+
+def _mutagenesis_tab(answers: Answers) -> None:
+    def answer(text: str) -> tuple[str, str]:
+        try:
+            return "", figures.mutated(answers.mutate(text))
+        except BadInput as error:
+            return figures.problem(str(error)), ""
+
+    field, problem = _sequence_field(
+        "Promoter", "One sequence: every base of it is put in the place of every other.",
+        answers.reference.examples[3].sequence, "mutagenesis-sequence", lines=2,
+    )  # fmt: skip
+    button = gr.Button("Mutate", variant="primary", elem_id="mutagenesis-run")
+    result = gr.HTML(elem_id="mutagenesis-result", padding=False)
+    _on(button.click, answer, [field], [problem, result])
+
+
+def _variant_tab(answers: Answers) -> None:
+    def answer(reference: str, alternative: str) -> tuple[str, str, str]:
+        try:
+            return "", "", figures.compared(answers.compare(reference, alternative))
+        except BadInput as error:
+            told = figures.problem(str(error))
+            return (told, "", "") if error.field == "reference" else ("", told, "")
+
+    with gr.Row():
+        with gr.Column():
+            reference, reference_problem = _sequence_field(
+                "Reference", "One sequence.", answers.reference.examples[3].sequence, "variant-reference", lines=2
+            )
+        with gr.Column():
+            alternative, alternative_problem = _sequence_field(
+                "Alternative", "The other sequence, or a change as A12G or CG4C, counted from 1 without flanks.",
+                "", "variant-alternative", lines=2,
+            )  # fmt: skip
+    button = gr.Button("Compare", variant="primary", elem_id="variant-run")
+    result = gr.HTML(elem_id="variant-result", padding=False)
+    _on(button.click, answer, [reference, alternative], [reference_problem, alternative_problem, result])
+
+
+def _design_tab(answers: Answers, searches: Searches) -> None:
+    limits = answers.limits
+
+    def answer(start, target, value, edits, num, quick, low, high, sites, positions, request: gr.Request) -> Iterator:
+        wanted = DesignRequest(start, target, value, edits, num, quick, (low, high), sites, positions)
+        stop = searches.of(request)
+        try:
+            for found in search_designs(answers, wanted, stop):
+                if isinstance(found, DesignProgress):
+                    yield "", "", figures.progressing(*found)
+                else:
+                    yield "", "", figures.designed(found)
+        except BadInput as error:
+            told = figures.problem(str(error))
+            yield (told, "", "") if error.field == "start" else ("", told, "")
+        finally:
+            searches.end(request, stop)
+
+    with gr.Row():
+        with gr.Column():
+            start, start_problem = _sequence_field(
+                "Start", "A promoter of A, C, G and T; leave it empty for a random one.",
+                answers.reference.examples[0].sequence, "design-start", lines=2,
+            )  # fmt: skip
+            target = gr.Radio(
+                [("higher", "higher"), ("lower", "lower"), ("as near as possible to", "value")], value="higher",
+                label="Expression", elem_id="design-target",
+            )  # fmt: skip
+            value = gr.Number(label="Wanted expression (assay units)", value=0.5, step=0.1, visible=False,
+                              elem_id="design-value")  # fmt: skip
+            with gr.Row():
+                edits = gr.Slider(1, limits.edits, value=5, step=1, label="Edits at most", elem_id="design-edits")
+                num = gr.Slider(1, limits.designs, value=1, step=1, label="Designs", elem_id="design-num")
+            quick = gr.Checkbox(label="Quick: try only what a gradient proposes", elem_id="design-quick")
+        with gr.Column():
+            with gr.Row():
+                low = gr.Number(label="GC % at least", value=0, elem_id="design-gc-low")
+                high = gr.Number(label="GC % at most", value=100, elem_id="design-gc-high")
+            sites = gr.Textbox(
+                label="Sites that must not be there", info="On neither strand, for example GAATTC, GGTCTC.",
+                elem_id="design-sites", elem_classes="sequence-field",
+            )  # fmt: skip
+            positions = gr.Textbox(
+                label="Positions that stay", info="Counted from 1 without flanks, for example 1-10, 35.",
+                elem_id="design-positions",
+            )  # fmt: skip
+            rules_problem = _problem_place("design")
+    with gr.Row():
+        button = gr.Button("Design", variant="primary", elem_id="design-run")
+        stop_button = gr.Button("Stop", variant="stop", elem_id="design-stop")
+    result = gr.HTML(elem_id="design-result", padding=False)
+    target.change(
+        lambda kind: gr.update(visible=kind == "value"), target, value, queue=False, api_visibility="private",
+        show_progress="hidden",
+    )  # fmt: skip
+    fields = [start, target, value, edits, num, quick, low, high, sites, positions]
+    begun = button.click(searches.begin, None, result, queue=False, api_visibility="private", show_progress="hidden")
+    _on(begun.then, answer, fields, [start_problem, rules_problem, result], long=True, show_progress="hidden")
+    stop_button.click(searches.stop, queue=False, api_visibility="private", show_progress="hidden")
+
+
+def _file_tab(answers: Answers) -> None:
+    def answer(upload: str | None, column: str, output_format: str) -> tuple[str, str]:
+        try:
+            name, content = _read_upload(upload)
+            return "", figures.predicted_file(predict_upload(answers, name, content, column, output_format))
+        except BadInput as error:
+            return figures.problem(str(error)), ""
+
+    limits = answers.limits
+    upload = gr.HTML(
+        html_template=(
+            '<label for="upload-file">Table or FASTA</label>'
+            '<input id="upload-file" type="file" accept=".tsv,.txt,.csv,.fa,.fasta,.fna">'
+            '<span class="told" aria-live="polite"></span>'
+        ),
+        js_on_load=(HERE / "upload.js").read_text(), elem_classes="upload", elem_id="file-upload",
+        most_bytes=limits.file_bytes,
+    )  # fmt: skip
+    problem = _problem_place("file")
+    gr.HTML(
+        f'<p class="hint">TSV, CSV or FASTA, up to {limits.file_rows:,} rows and {limits.file_bytes // 1_000_000} MB. '
+        f"The other columns are kept. {PRIVACY}</p>",
+        padding=False,
+    )
+    with gr.Row():
+        column = gr.Textbox(label="Column of the DNA", info="Empty: found by itself.", elem_id="file-column")
+        output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Get back as",
+                                 elem_id="file-format")  # fmt: skip
+    button = gr.Button("Predict the file", variant="primary", elem_id="file-run")
+    result = gr.HTML(elem_id="file-result", padding=False)
+    _on(button.click, answer, [upload, column, output_format], [problem, result], long=True)
+
+
+def _read_upload(upload: str | None) -> tuple[str, bytes]:
+    """Name and content of a file as `upload.js` sends it."""
+    if not upload:
+        raise BadInput("Choose a file first.")
+    try:
+        sent = json.loads(upload)
+        if "base64" not in sent:
+            return str(sent["name"]), bytes(min(int(sent["size"]), 10_000_000))  # too large: it was not sent
+        return str(sent["name"]), base64.b64decode(sent["base64"], validate=True)
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise BadInput("The file did not arrive whole: choose it once more.") from error
+
+
+def _theme() -> gr.themes.Base:
+    """Make a theme with the system's fonts, and secondary text that can be read."""
+    faint = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
+    faint |= {f"{name}_dark": "*neutral_300" for name in faint}
+    button = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
+    button |= {f"{name}_dark": value for name, value in button.items()}
+    return gr.themes.Default(primary_hue="teal", font=FONTS, font_mono=MONO).set(**faint, **button)
+
+
+def launch_page(answers: Answers, **options) -> tuple:
+    """Start the server.
+
+    Parameters
+    ----------
+    answers : Answers
+        What answers.
+    **options
+        For `gradio.Blocks.launch`.
+
+    Returns
+    -------
+    tuple
+        What `gradio.Blocks.launch` returns.
+    """
+    page = build_page(answers)
+    max_bytes = answers.limits.file_bytes * 4 // 3 + 1_000_000  # base64, and the rest of the request
+    return page.queue(max_size=MAX_WAITING, api_open=False).launch(
+        css_paths=HERE / "page.css",
+        head=f"<script>{(HERE / 'page.js').read_text()}</script>",
+        theme=_theme(),
+        footer_links=["settings"],
+        app_kwargs={"middleware": [Middleware(Guard, max_bytes=max_bytes)]},
+        ssr_mode=False,
+        share=False,
+        max_file_size=1,  # nothing is uploaded: files come with the request
+        **options,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="checkpoints/macaron-promoter-library", help="(%(default)s)")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    options = parser.parse_args(argv)
+    launch_page(Answers(options.checkpoint), server_port=options.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,403 @@
+"""Figures of the page as SVG and HTML: they follow its colours, light and dark, and need no script from elsewhere.
+
+Sequences are drawn in blocks of 20 positions that stand beside each other on a wide screen and below each other on a
+phone.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from modeling_macaron.analysis.design import Design
+from modeling_macaron.analysis.mutagenesis import Mutagenesis, base_importance
+from modeling_macaron.analysis.mutants import BASES
+from modeling_macaron.analysis.variant_plots import where_they_differ
+
+from .answers import ComparedAlleles, MutatedPromoter, PredictedPromoter, Substitution
+from .reading import plural
+from .reference import Reference
+from .searching import DesignedPromoters
+from .uploads import PredictedFile
+
+BLOCK = 20  # positions
+_CELL, _MARGIN = 16, 18  # user units of a cell, and of the margin with the letters of the rows
+_LOGO_HEIGHT = 64
+
+# Letters in a box of 1 x 1, y downwards.
+_GLYPHS = {
+    "A": "M0 1 .38 0H.62L1 1H.78L.71 .78H.29L.22 1ZM.355 .59H.645L.5 .19Z",
+    "C": "M.99 .33C.93 .12 .76 0 .53 0 .21 0 0 .2 0 .5S.21 1 .53 1C.76 1 .93 .88 .99 .67L.77 .61C.73 .74 .65 .81"
+    " .53 .81 .34 .81 .22 .7 .22 .5S.34 .19 .53 .19C.65 .19 .73 .26 .77 .39Z",
+    "G": "M.97 .31C.91 .11 .75 0 .53 0 .21 0 0 .2 0 .5S.21 1 .54 1C.73 1 .89 .93 1 .81V.46H.52V.64H.79V.73"
+    "C.72 .79 .64 .81 .54 .81 .34 .81 .22 .7 .22 .5S.34 .19 .53 .19C.64 .19 .72 .25 .76 .36Z",
+    "T": "M0 0H1V.2H.61V1H.39V.2H0Z",
+}
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign."""
+    text = f"{abs(value):.2f}"
+    return text if float(text) == 0 else ("+" if value > 0 else "−") + text  # noqa: RUF001
+
+
+def number(value: float) -> str:
+    """Write a value with two places and a minus sign."""
+    return f"{value:.2f}".replace("-", "−")  # noqa: RUF001
+
+
+def problem(text: str) -> str:
+    """Sentence about an input, to stand beside its field."""
+    return f'<p class="problem" role="alert">{escape(text)}</p>' if text else ""
+
+
+def download(label: str, name: str, content: bytes, kind: str) -> str:
+    """Link that saves a file; the file stands in the link itself, so none stays on the server."""
+    address = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<a class="download" download="{escape(name)}" href="{address}">{escape(label)}</a>'
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """HTML table of cells that are HTML already."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0"><table class="answer"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def notes(lines: Sequence[str]) -> str:
+    """List of what was trimmed, padded or read as something else."""
+    return f'<ul class="notes">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
+
+
+def blocks_of(length: int) -> list[range]:
+    """Positions of each block."""
+    return [range(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+
+
+def in_blocks(sequence: str) -> str:
+    """Write a sequence that can be broken every ten letters."""
+    return "<wbr>".join(escape(sequence[start : start + 10]) for start in range(0, len(sequence), 10))
+
+
+# Predict
+
+
+def histogram(reference: Reference, values: Sequence[float]) -> str:
+    """Distribution of the training data with a mark at each value."""
+    width, height, base = 480, 130, 100
+    low, high = float(reference.edges[0]), float(reference.edges[-1])
+
+    def place(value: float) -> float:
+        return 10 + (width - 20) * (min(max(value, low), high) - low) / (high - low)
+
+    top = reference.counts.max()
+    bars = "".join(
+        f'<rect class="bar" x="{place(left):.1f}" y="{base - 84 * count / top:.1f}" '
+        f'width="{place(right) - place(left) - 0.8:.1f}" height="{84 * count / top:.1f}"/>'
+        for left, right, count in zip(reference.edges[:-1], reference.edges[1:], reference.counts, strict=True)
+    )
+    marks = "".join(
+        f'<path class="mark" d="M{place(value):.1f} {base}V10m-4 0h8l-4 7z"><title>{number(value)}</title></path>'
+        for value in values
+    )
+    ticks = "".join(
+        f'<text class="tick" x="{place(tick):.1f}" y="{base + 13}" text-anchor="middle">{number(tick)[:-1]}</text>'
+        for tick in np.arange(np.ceil(low * 2) / 2, high, 0.5)
+    )
+    label = f"Measured expression of {reference.num_promoters:,} training promoters (assay units)"
+    told = f"{label}; marked: {', '.join(number(value) for value in values)}"
+    return (
+        f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}">{bars}'
+        f'<path class="axis" d="M10 {base}H{width - 10}"/>{ticks}{marks}'
+        f'<text class="tick" x="{width / 2}" y="{base + 27}" text-anchor="middle">{escape(label)}</text></svg>'
+    )
+
+
+def predicted_one(answer: PredictedPromoter, reference: Reference) -> str:
+    """Answer to one sequence."""
+    where = f"higher than {answer.percentile:.0f} % of the training promoters"
+    if answer.percentile <= 0 or answer.percentile >= 100:
+        where = f"{'below' if answer.percentile <= 0 else 'above'} all training promoters: an extrapolation"
+    measured = ""
+    if answer.measured is not None:
+        measured = f'<p class="measured">Measured: <strong>{number(answer.measured)}</strong></p>'
+    name = f"<h3>{escape(answer.name)}</h3>" if answer.name else ""
+    return (
+        f'<div class="card" aria-live="polite">{name}<p class="value"><output>{number(answer.expression)}</output>'
+        f"<span>assay units, {where}</span></p>{measured}{histogram(reference, [answer.expression])}"
+        f'<p class="sequence" title="what the model read">{in_blocks(answer.promoter.sequence)}</p>'
+        f"{notes(answer.promoter.notes)}</div>"
+    )
+
+
+def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference) -> str:
+    """Answer to several sequences."""
+    fine = [answer for answer in answers if answer.promoter is not None]
+    rows = []
+    for count, answer in enumerate(answers, start=1):
+        name = escape(answer.name or str(count))
+        if answer.promoter is None:
+            rows.append((name, "", "", f'<span class="problem">{escape(answer.problem)}</span>'))
+        else:
+            rows.append((
+                name, f"<output>{number(answer.expression)}</output>", f"{answer.percentile:.0f} %",
+                escape(" ".join(answer.promoter.notes)) or "as it is",
+            ))  # fmt: skip
+    failed = len(answers) - len(fine)
+    summary = f"{len(fine)} of {len(answers)} promoters predicted" + (f", {failed} not" if failed else "")
+    lines = [("name", "sequence", "predicted_expression", "problem")] + [
+        (one.name or count, one.promoter.sequence if one.promoter else "", _exact(one.expression), one.problem)
+        for count, one in enumerate(answers, start=1)
+    ]
+    return (
+        f'<div class="card" aria-live="polite"><p>{summary}, in assay units.</p>'
+        f"{histogram(reference, [answer.expression for answer in fine])}"
+        f"{table(('Promoter', 'Predicted', 'Percentile', 'Read as'), rows, 'Predictions')}"
+        f"{download('Download CSV', 'predictions.csv', to_csv(lines), 'text/csv')}</div>"
+    )
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def to_csv(lines: Sequence[Sequence[object]]) -> bytes:
+    """Write lines as CSV; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    text = io.StringIO()
+    safe = [
+        [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=@" and cell else cell for cell in line] for line in lines
+    ]
+    csv.writer(text, lineterminator="\n").writerows(safe)
+    return text.getvalue().encode()
+
+
+# Mutagenesis
+
+
+def mutation_map(result: Mutagenesis) -> str:
+    """Logo and heat map of all substitutions; each cell tells base, position and delta."""
+    limit = max(float(np.abs(result.deltas).max()), 1e-9)
+    importance = base_importance(result)
+    highest = max(float(np.abs(importance).max()), 1e-9)
+    drawn = "".join(
+        _map_block(result, importance, positions, limit, highest) for positions in blocks_of(len(result.sequence))
+    )
+    return (
+        '<div class="map" tabindex="0" role="application" aria-label="Heat map of all substitutions; move with the '
+        f'arrow keys"><div class="stretches">{drawn}</div></div>'
+        '<p class="readout" aria-live="polite">Point at a cell, tap it, or move with the arrow keys.</p>'
+        f'<p class="legend"><span>{signed(-limit)}</span><i></i><span>{signed(limit)}</span> '
+        "change of the prediction, in assay units</p>"
+    )
+
+
+def _map_block(result: Mutagenesis, importance: np.ndarray, positions: range, limit: float, highest: float) -> str:
+    """Letters by their importance, and cells of a block."""
+    top = _LOGO_HEIGHT + _CELL
+    parts = [
+        f'<text class="row" x="{_MARGIN - 6}" y="{top + (row + 0.75) * _CELL:.0f}" text-anchor="end">{base}</text>'
+        for row, base in enumerate(BASES)
+    ]
+    middle = _LOGO_HEIGHT / 2
+    for column, position in enumerate(positions):
+        x, letter = _MARGIN + column * _CELL, result.sequence[position]
+        height = abs(importance[position]) / highest * middle
+        if letter in _GLYPHS and height > 0.5:
+            y = middle - height if importance[position] > 0 else middle
+            parts.append(_glyph(letter, x + 1, y, _CELL - 2, height))
+        parts.append(_letter(letter, x, _LOGO_HEIGHT + _CELL * 0.75))
+        parts += [_map_cell(result, position, row, x, top + row * _CELL, limit) for row in range(len(BASES))]
+        if position == positions.start or (position + 1) % 10 == 0:
+            parts.append(_tick(position, x, top + len(BASES) * _CELL + 11))
+    parts.append(f'<path class="axis" d="M{_MARGIN} {middle}h{len(positions) * _CELL}"/>')
+    return _block(parts, top + len(BASES) * _CELL + 16)
+
+
+def _map_cell(result: Mutagenesis, position: int, row: int, x: float, y: float, limit: float) -> str:
+    """One cell, coloured by its delta; the base that stands there is empty."""
+    base, letter, delta = BASES[row], result.sequence[position], float(result.deltas[position, row])
+    place = f'x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" data-row="{row}" data-column="{position}"'
+    if base == letter:
+        told = f"{letter} at position {position + 1}: no change, prediction {number(result.reference)}"
+        return f'<rect class="cell same" {place} data-told="{told}"><title>{told}</title></rect>'
+    told = f"{letter} to {base} at position {position + 1}: {signed(delta)}"
+    strength = round(100 * abs(delta) / limit)
+    kind = "up" if delta > 0 else "down"
+    shade = f'class="cell {kind}" style="--strength:{strength}%"'
+    return f'<rect {shade} {place} data-told="{told}"><title>{told}</title></rect>'
+
+
+def _glyph(letter: str, x: float, y: float, width: float, height: float) -> str:
+    return (
+        f'<path class="base {letter}" fill-rule="evenodd" d="{_GLYPHS[letter]}" '
+        f'transform="translate({x:.1f} {y:.1f}) scale({width:.1f} {height:.2f})"/>'
+    )
+
+
+def _letter(letter: str, x: float, y: float, kind: str = "") -> str:
+    return f'<text class="letter {letter} {kind}" x="{x + _CELL / 2}" y="{y:.1f}" text-anchor="middle">{letter}</text>'
+
+
+def _tick(position: int, x: float, y: float) -> str:
+    return f'<text class="tick" x="{x + _CELL / 2}" y="{y}" text-anchor="middle">{position + 1}</text>'
+
+
+def _block(parts: Sequence[str], height: float) -> str:
+    """SVG of a block; all are equally wide, so that they stand below each other in line."""
+    width = _MARGIN + BLOCK * _CELL
+    return f'<svg class="stretch" viewBox="0 0 {width} {height:.0f}" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def mutated(answer: MutatedPromoter) -> str:
+    """Answer of the tab Mutagenesis."""
+    rows = [_substitution_cells(one) for one in answer.strongest]
+    lines = [("position", "reference", "alternative", "delta")]
+    lines += [(one.position, one.reference, one.alternative, f"{one.delta:.6g}") for one in answer.strongest]
+    return (
+        f'<div class="card"><p>Prediction <output>{number(answer.result.reference)}</output> in assay units. '
+        "Letters: how much each base adds (above the line) or takes away (below). Cells: what a substitution changes."
+        "</p>"
+        f"{notes(answer.promoter.notes)}{mutation_map(answer.result)}"
+        f"{table(('Position', 'From', 'To', 'Change'), rows, 'The strongest ten')}"
+        f"{download('Download CSV', 'strongest_substitutions.csv', to_csv(lines), 'text/csv')}</div>"
+    )
+
+
+def _substitution_cells(one: Substitution) -> tuple[str, ...]:
+    return str(one.position), one.reference, one.alternative, signed(one.delta)
+
+
+# Variant
+
+
+def alignment(reference: str, alternative: str) -> str:
+    """Both sequences below each other, with what differs marked."""
+    start, before, after = where_they_differ(reference, alternative)
+    width = max(len(before), len(after))
+    tail = reference[start + len(before) :]
+    first = reference[:start] + before.ljust(width, "-") + tail
+    second = alternative[:start] + after.ljust(width, "-") + tail
+    drawn = []
+    for positions in blocks_of(len(first)):
+        parts = [
+            f'<text class="row" x="{_MARGIN - 5}" y="{12 + row * 20}" text-anchor="end">{name}</text>'
+            for row, name in enumerate(("ref", "alt"))
+        ]
+        for column, position in enumerate(positions):
+            x, pair = _MARGIN + column * _CELL, (first[position], second[position])
+            kind = "" if pair[0] == pair[1] else "changed"
+            if kind:
+                parts.append(f'<rect class="changed" x="{x}" y="0" width="{_CELL}" height="36" rx="3"/>')
+            parts += [_letter(letter, x, 12 + row * 20, kind) for row, letter in enumerate(pair)]
+            if position == positions.start or (position + 1) % 10 == 0:
+                parts.append(_tick(position, x, 48))
+        drawn.append(_block(parts, 52))
+    told = f"From position {start + 1}: {before or 'nothing'} in the reference, {after or 'nothing'} in the alternative"
+    return f'<div class="stretches" role="img" aria-label="{told}">{"".join(drawn)}</div>'
+
+
+def compared(answer: ComparedAlleles) -> str:
+    """Answer of the tab Variant."""
+    rows = []
+    pairs = {"as pasted": answer.forward, "reverse complement": answer.reversed}
+    pairs["mean of both"] = tuple(np.mean([answer.forward, answer.reversed], axis=0).tolist())
+    for name, (before, after) in pairs.items():
+        rows.append((name, number(before), number(after), f"<output>{signed(after - before)}</output>"))
+    told = [f"Reference: {note}" for note in answer.reference.notes]
+    told += [f"Alternative: {note}" for note in answer.alternative.notes]
+    delta = answer.forward[1] - answer.forward[0]
+    return (
+        f'<div class="card"><p class="value"><output>{signed(delta)}</output><span>assay units: the alternative less '
+        f"the reference</span></p>{alignment(answer.reference.sequence, answer.alternative.sequence)}"
+        f"{table(('Orientation', 'Reference', 'Alternative', 'Change'), rows, 'Predictions in both orientations')}"
+        f"{notes(told)}</div>"
+    )
+
+
+# Design
+
+
+def progressing(done: int, most: int) -> str:
+    """How far a search is."""
+    return (
+        f'<p class="progress"><progress max="{most}" value="{done}"></progress> '
+        f"{done:,} of at most {most:,} predictions</p>"
+    )
+
+
+def ended(reason: str) -> str:
+    """Sentence on a search that found nothing."""
+    return f'<div class="card" role="status"><p>{escape(reason)}</p></div>'
+
+
+def designed(answer: DesignedPromoters) -> str:
+    """Answer of the tab Design."""
+    if answer.reason:
+        return ended(answer.reason)
+    if not answer.designs:
+        return ended("Nothing was found that keeps to the rules and is nearer to the target.")
+    rows = [_design_cells(rank, one) for rank, one in enumerate(answer.designs, start=1)]
+    first = answer.designs[0]
+    records = [f">start predicted={first.start_expression:.4f}\n{first.start}\n"] + [
+        f">design_{rank} predicted={one.expression:.4f} edits={_edits(one, ',')}\n{one.sequence}\n"
+        for rank, one in enumerate(answer.designs, start=1)
+    ]
+    origin = "The start" if answer.start else "A random start"
+    return (
+        f'<div class="card"><p>{origin} is predicted at <output>{number(first.start_expression)}</output>:</p>'
+        f'<p class="sequence">{in_blocks(first.start)}</p>{notes(answer.start.notes if answer.start else ())}'
+        f"{table(('', 'Predicted', 'Change', 'Edits', 'Sequence'), rows, 'Designs, best first')}"
+        f"{download('Download FASTA', 'designs.fasta', ''.join(records).encode(), 'text/plain')}"
+        '<p class="hint">A search finds the model\'s errors as readily as effects: keep edits few, and measure.</p>'
+        "</div>"
+    )
+
+
+def _edits(one: Design, between: str = " ") -> str:
+    return between.join(f"{before}{position + 1}{after}" for position, before, after in one.edits) or "none"
+
+
+def _design_cells(rank: int, one: Design) -> tuple[str, ...]:
+    edited = {position for position, _, _ in one.edits}
+    marked = "".join(
+        (f"<mark>{letter}</mark>" if position in edited else letter) + ("<wbr>" if position % 10 == 9 else "")
+        for position, letter in enumerate(one.sequence)
+    )
+    far = ' <span class="problem">far outside the training data</span>' if one.out_of_range else ""
+    return (
+        str(rank), f"<output>{number(one.expression)}</output>{far}", signed(one.expression - one.start_expression),
+        _edits(one), f'<span class="sequence">{marked}</span>',
+    )  # fmt: skip
+
+
+# File
+
+_KINDS = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
+
+
+def predicted_file(answer: PredictedFile) -> str:
+    """Answer of the tab File."""
+    fine = answer.num_rows - answer.num_problems
+    parts = [f"<p><strong>{fine:,}</strong> of {plural(answer.num_rows, 'row')} predicted.</p>"]
+    if answer.num_malformed:
+        parts.append(
+            f"<p>{plural(answer.num_malformed, 'line')} of the file could not be read as a row and left out.</p>"
+        )
+    parts.append(
+        download(f"Download {answer.name}", answer.name, answer.content, _KINDS[answer.name.rsplit(".", 1)[1]])
+    )
+    if answer.problems:
+        rows = [(f"{row:,}", escape(reason)) for row, reason in answer.problems]
+        caption = f"Rows without a prediction ({answer.num_problems:,})"
+        if answer.num_problems > len(rows):
+            caption = f"The first {len(rows)} of {plural(answer.num_problems, 'row')} without a prediction"
+        parts.append(table(("Row", "Why"), rows, caption))
+    return f'<div class="card" aria-live="polite">{"".join(parts)}</div>'

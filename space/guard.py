@@ -1,0 +1,74 @@
+"""What stands before the app: requests that are too large are refused, and pages may load nothing from elsewhere."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Gradio's own pages have scripts and styles in line, and compile the scripts of components.
+CONTENT_SECURITY_POLICY = "; ".join([
+    "default-src 'self'",
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+    "style-src 'self' 'unsafe-inline'",
+    "img-src 'self' data: blob:",
+    "font-src 'self' data:",
+    "connect-src 'self'",
+    "object-src 'none'",
+    "frame-ancestors 'self' https://huggingface.co https://*.hf.space",
+])  # fmt: skip
+
+
+class _TooLarge(Exception):
+    """A body that goes on beyond the limit."""
+
+
+class Guard:
+    """ASGI middleware that bounds the bodies of requests and sends a content security policy.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What is guarded.
+    max_bytes : int
+        Most bytes of a body.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int):
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it with status 413."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        refusal = PlainTextResponse(f"a request may have {self.max_bytes:,} bytes", status_code=413)
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or int(length) > self.max_bytes:
+            await refusal(scope, receive, send)
+            return
+        received, started = 0, False
+
+        async def receive_some() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise _TooLarge
+            return message
+
+        async def send_with_policy(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers["content-security-policy"] = CONTENT_SECURITY_POLICY
+                headers["x-content-type-options"] = "nosniff"
+                headers["referrer-policy"] = "no-referrer"
+            await send(message)
+
+        try:
+            await self.app(scope, receive_some, send_with_policy)
+        except _TooLarge:
+            if not started:
+                await refusal(scope, receive, send)

@@ -1,0 +1,329 @@
+"""From what people paste to promoters, or to a sentence that says what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from modeling_macaron.tables import string_buffers
+from tokenization import PROBLEMS, KmerTokenizer
+from tokenization.tokenization_kmer import N_ID
+
+_AMBIGUOUS = "NRYSWKMBDHV"
+_LETTERS = frozenset("ACGTU" + _AMBIGUOUS + ("ACGTU" + _AMBIGUOUS).lower())
+_PRIME5, _PRIME3 = re.compile(r"^5['′’]?-+|^5['′’]"), re.compile(r"-+3['′’]?$|3['′’]$")  # noqa: RUF001
+_CHANGE = re.compile(r"^([ACGTU]+)(\d+)([ACGTU]+)$", re.IGNORECASE)
+
+
+class Limits(NamedTuple):
+    """How much one request may ask for."""
+
+    characters: int = 20_000
+    promoters: int = 100
+    file_bytes: int = 5_000_000
+    file_rows: int = 10_000
+    edits: int = 10
+    designs: int = 3
+    design_seconds: float = 120.0
+
+
+class BadInput(ValueError):
+    """What a person gave and cannot be used; the message is a sentence for that person.
+
+    Parameters
+    ----------
+    message : str
+        The sentence.
+    field : str
+        Which of several fields it is about.
+    """
+
+    def __init__(self, message: str, field: str = ""):
+        super().__init__(message)
+        self.field = field
+
+
+class Pasted(NamedTuple):
+    """A sequence as it was pasted, without spaces: `name` is empty where it has none, `line` counts from 1."""
+
+    name: str
+    sequence: str
+    line: int
+
+
+class Promoter(NamedTuple):
+    """A promoter that the model can read.
+
+    Attributes
+    ----------
+    name : str
+        As it was pasted, or empty.
+    sequence : str
+        Variable part: upper case, U as T, ambiguity letters as N, without flanks.
+    notes : tuple of str
+        What was trimmed, padded or read as something else.
+    """
+
+    name: str
+    sequence: str
+    notes: tuple[str, ...]
+
+
+def plural(number: int, noun: str) -> str:
+    """Write a number with its noun: `1 promoter`, `2,000 promoters`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def to_sentence(text: str) -> str:
+    """Take the first line of a message, begin it with a capital letter, and end it with a full stop."""
+    text = text.strip().splitlines()[0]
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def read_pasted(text: str | None, limits: Limits) -> list[Pasted]:
+    """Take apart what was pasted: FASTA where its first letter is `>`, else a sequence a line.
+
+    Parameters
+    ----------
+    text : str or None
+        What stands in the field.
+    limits : Limits
+        Most characters and promoters.
+
+    Returns
+    -------
+    list of Pasted
+        At least one; spaces, and `5'-` and `-3'` at the ends, are gone.
+
+    Raises
+    ------
+    BadInput
+        If there is nothing, too much, or FASTA without names or sequences.
+    """
+    text = (text or "").replace("\ufeff", "").replace("\u200b", "")
+    if len(text) > limits.characters:
+        raise BadInput(
+            f"That is {len(text):,} characters; at most {limits.characters:,} can be pasted. For more use the tab File."
+        )
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise BadInput("Paste a promoter first: its DNA, in the letters A, C, G and T.")
+    pasted = _read_fasta(lines) if lines[0][1].startswith(">") else [_read_line(*line) for line in lines]
+    if len(pasted) > limits.promoters:
+        raise BadInput(
+            f"These are {len(pasted):,} promoters; at most {limits.promoters} can be pasted. For more use the tab File."
+        )
+    return pasted
+
+
+def _read_line(number: int, line: str) -> Pasted:
+    """One sequence of a line that is not FASTA."""
+    if line.startswith(">"):
+        raise BadInput(
+            f"Line {number} begins with >, as in FASTA, and the first line does not. "
+            "Give every promoter a line with > and its name, or none."
+        )
+    return Pasted("", _strip(line), number)
+
+
+def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
+    """Take apart FASTA; a sequence may go over several lines."""
+    records: list[tuple[str, list[str], int]] = []
+    for number, line in lines:
+        if line.startswith(">"):
+            records.append((line[1:].strip(), [], number))
+        else:
+            records[-1][1].append(line)
+    for name, pieces, number in records:
+        if not pieces:
+            raise BadInput(f"The record “{_short(name)}” (line {number}) has a name and no sequence.")
+    return [Pasted(name, _strip("".join(pieces)), number) for name, pieces, number in records]
+
+
+def _strip(text: str) -> str:
+    """Take away spaces, and the marks of the 5' and 3' end."""
+    text = "".join(text.split())
+    return _PRIME3.sub("", _PRIME5.sub("", text))
+
+
+def _short(text: str, length: int = 40) -> str:
+    """Cut a long text."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def read_promoters(
+    tokenizer: KmerTokenizer, pasted: list[Pasted], keep_middle: bool = False
+) -> list[Promoter | BadInput]:
+    """Read pasted sequences as the model does.
+
+    Parameters
+    ----------
+    tokenizer : KmerTokenizer
+        The model's.
+    pasted : list of Pasted
+        (promoters,) sequences.
+    keep_middle : bool
+        Cut what is too long to its middle instead of refusing it.
+
+    Returns
+    -------
+    list of Promoter or BadInput
+        (promoters,), the error in the place of what cannot be read. Nothing is raised.
+    """
+    column = pa.array([one.sequence for one in pasted], pa.large_string())
+    strands = tokenizer.encode_strands(*string_buffers(column), truncation=keep_middle)
+    return [
+        BadInput(_explain(one.sequence, int(problem), int(length), tokenizer))
+        if problem or "[MASK]" in one.sequence
+        else _to_promoter(one, ids, int(length), tokenizer)
+        for one, ids, length, problem in zip(pasted, strands.ids, strands.lengths, strands.problem, strict=True)
+    ]
+
+
+def read_one(tokenizer: KmerTokenizer, text: str | None, limits: Limits, field: str = "") -> Promoter:
+    """Read a field that holds one promoter.
+
+    Parameters
+    ----------
+    tokenizer : KmerTokenizer
+        The model's.
+    text : str or None
+        What stands in the field.
+    limits : Limits
+        Most characters.
+    field : str
+        Its name.
+
+    Returns
+    -------
+    Promoter
+
+    Raises
+    ------
+    BadInput
+        If it does not; with `field`.
+    """
+    try:
+        pasted = read_pasted(text, limits)
+    except BadInput as error:
+        raise BadInput(str(error), field) from error
+    if len(pasted) > 1:
+        raise BadInput(
+            f"One promoter, please: here are {len(pasted)} (each line counts as one; a sequence over several lines "
+            "needs a first line with > and a name).",
+            field,
+        )
+    (promoter,) = read_promoters(tokenizer, pasted)
+    if isinstance(promoter, BadInput):
+        raise BadInput(str(promoter), field)
+    return promoter
+
+
+def read_change(text: str) -> tuple[str, int, str] | None:
+    """Read a change such as `A12G` as reference allele, position from 1 and alternative allele; None if it is none."""
+    match = _CHANGE.match("".join(text.split()))
+    return (match[1].upper(), int(match[2]), match[3].upper()) if match else None
+
+
+def _to_promoter(pasted: Pasted, ids: np.ndarray, length: int, tokenizer: KmerTokenizer) -> Promoter:
+    """Say what the model reads of a sequence, and what became of the rest; `length` is that before it is cut."""
+    kept = min(length, tokenizer.strand_length)
+    left = (tokenizer.strand_length - kept) // 2
+    letters = "".join("ACGTN"[letter] for letter in ids[left : left + kept])
+    trimmed = len(pasted.sequence) - length
+    raw = pasted.sequence[len(tokenizer.flank5) :][:length] if trimmed else pasted.sequence
+    notes = []
+    if trimmed:
+        notes.append(
+            f"The constant flanks were trimmed: {len(tokenizer.flank5)} nt at the 5' end, {len(tokenizer.flank3)} nt "
+            "at the 3' end."
+        )
+    if length > kept:
+        cut = length - kept
+        notes.append(f"Too long by {cut} nt: {cut // 2} were cut off at the 5' end and {cut - cut // 2} at the 3' end.")
+    elif kept < tokenizer.strand_length:
+        right = tokenizer.strand_length - kept - left
+        notes.append(f"{kept} nt long: padded to {tokenizer.strand_length} with N, {left} before and {right} after it.")
+    notes += _note_letters(raw, int((ids[left : left + kept] == N_ID).sum()), length > kept)
+    return Promoter(pasted.name, letters, tuple(notes))
+
+
+def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
+    """Say which letters were read as another."""
+    notes, upper = [], raw.upper()
+    if num_unknown:
+        others = sorted({letter for letter in upper if letter in _AMBIGUOUS and letter != "N"})
+        what = f" ({', '.join(others)} among them)" if others and not is_cut else ""
+        notes.append(f"{plural(num_unknown, 'ambiguous letter')} read as N{what}.")
+    if "U" in upper:
+        notes.append("U was read as T.")
+    return notes
+
+
+def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> str:
+    """Sentence on why a sequence cannot be read."""
+    wrong = next((i for i, letter in enumerate(text) if letter not in _LETTERS), None)
+    if wrong is not None:
+        return _explain_letter(text, wrong)
+    if PROBLEMS[problem] == "longer than strand_length":
+        return (
+            f"{length} nt are too many: the model reads the {tokenizer.strand_length} nt between the constant flanks "
+            f"({len(tokenizer.flank5)} nt {tokenizer.flank5} and {len(tokenizer.flank3)} nt {tokenizer.flank3}, which "
+            "may be there or not)."
+        )
+    if PROBLEMS[problem] == "shorter than the flanks":
+        return f"{length} nt are too few: the constant flanks alone have more."
+    return "There is no DNA in it."
+
+
+def _explain_letter(text: str, position: int) -> str:
+    """Sentence on a letter (index from 0) that is not DNA."""
+    letter, where = text[position], f"at position {position + 1}"
+    if letter in ",;|":
+        return f"There is a “{letter}” {where}: paste the DNA alone, or a whole table in the tab File."
+    if letter.isdigit():
+        return f"There is a number {where}: paste the letters without position numbers."
+    if letter in "-.*?":
+        return f"There is a “{letter}” {where}: write N for an unknown nucleotide, and leave gaps out."
+    return f"The letter “{letter}” {where} is not DNA; A, C, G and T are, and N for an unknown nucleotide."
+
+
+def read_sites(text: str | None) -> tuple[str, ...]:
+    """Read sites between commas or spaces, such as `GAATTC, GGTCTC`."""
+    return tuple(site.upper() for site in re.split(r"[\s,;]+", text or "") if site)
+
+
+def read_positions(text: str | None, length: int) -> tuple[int, ...]:
+    """Read positions that count from 1, such as `1-10, 35`.
+
+    Parameters
+    ----------
+    text : str or None
+        Positions and ranges with both ends, between commas or spaces.
+    length : int
+        Most that a promoter has.
+
+    Returns
+    -------
+    tuple of int
+        Indices from 0, in order.
+
+    Raises
+    ------
+    BadInput
+        If it is something else, or beyond `length`.
+    """
+    found: set[int] = set()
+    for piece in re.split(r"[\s,;]+", re.sub(r"\s*[-–]\s*", "-", text or "")):  # noqa: RUF001
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", piece)
+        if piece and not match:
+            raise BadInput(f"“{_short(piece)}” is no position: write 12, or 1-10, counted from 1.", "positions")
+        if match:
+            first, last = int(match[1]), int(match[2] or match[1])
+            if not 1 <= first <= last <= length:
+                raise BadInput(f"{piece} does not lie within 1 to {length}.", "positions")
+            found.update(range(first - 1, last))
+    return tuple(sorted(found))

@@ -1,0 +1,185 @@
+"""The tab Design: a search that tells how far it is and can be stopped."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Event
+from typing import NamedTuple
+
+from modeling_macaron.analysis.constraints import Constraints
+from modeling_macaron.analysis.design import Design, Designer, SearchOptions
+from modeling_macaron.analysis.mutants import NUM_BASES
+
+from .answers import Answers
+from .reading import BadInput, Limits, Promoter, plural, read_one, read_positions, read_sites, to_sentence
+
+
+class DesignRequest(NamedTuple):
+    """What a design should be.
+
+    Attributes
+    ----------
+    start : str or None
+        One sequence of A, C, G and T; empty for a random one.
+    target : str
+        `"higher"`, `"lower"`, or `"value"` for the expression `value`.
+    value : float or None
+        In assay units.
+    max_edits, num_designs : int
+        Within the limits.
+    quick : bool
+        Try only what a gradient proposes.
+    gc_percent : (float or None, float or None)
+        Least and most GC content; None leaves it open.
+    sites, positions : str or None
+        Sites that must not be there, such as `GAATTC, GGTCTC`; positions that stay, such as `1-10, 35`.
+    """
+
+    start: str | None
+    target: str = "higher"
+    value: float | None = None
+    max_edits: int = 5
+    num_designs: int = 1
+    quick: bool = False
+    gc_percent: tuple[float | None, float | None] = (0, 100)
+    sites: str | None = ""
+    positions: str | None = ""
+
+
+class DesignProgress(NamedTuple):
+    """How far a search is: predictions so far, and the most that it can take."""
+
+    num_predictions: int
+    most_predictions: int
+
+
+class DesignedPromoters(NamedTuple):
+    """What a search found; `reason` says why it ended early, else it is empty."""
+
+    start: Promoter | None
+    designs: tuple[Design, ...]
+    reason: str
+
+
+class _SearchEnded(Exception):
+    """A search that was stopped; the message says why."""
+
+
+class _SearchProgress:
+    """Stands in for the progress bar of a search, counts its predictions and ends it."""
+
+    def __init__(self, stop: Event, seconds: float):
+        self._stop, self._end, self._seconds = stop, time.monotonic() + seconds, seconds
+        self._counts: SimpleQueue[int] = SimpleQueue()
+        self._latest = 0
+
+    def set_postfix(self, predictions: int) -> None:
+        """Take the number of predictions so far, after each round."""
+        self._counts.put(predictions)
+        if self._stop.is_set():
+            raise _SearchEnded("Stopped.")
+        if time.monotonic() > self._end:
+            raise _SearchEnded(f"This took longer than {self._seconds:.0f} seconds: ask for fewer edits or designs.")
+
+    def update(self, number: int) -> None:
+        """Take the number of designs that were looked for."""
+
+    def wait(self, seconds: float) -> int:
+        """Give the number of predictions, the next time it changes or after some seconds."""
+        with suppress(Empty):
+            self._latest = self._counts.get(timeout=seconds)
+        return self._latest
+
+
+def search_designs(
+    answers: Answers, request: DesignRequest, stop: Event
+) -> Iterator[DesignProgress | DesignedPromoters]:
+    """Search for promoters, from a start or a random one.
+
+    Parameters
+    ----------
+    answers : Answers
+        The model and its limits.
+    request : DesignRequest
+        What is wanted.
+    stop : threading.Event
+        Set, it ends the search at the next round of predictions; it is set when the search has ended.
+
+    Yields
+    ------
+    DesignProgress or DesignedPromoters
+        How far it is, again and again, and at the end what was found.
+
+    Raises
+    ------
+    BadInput
+        If the start, the options or the rules make no search; its field is that of `DesignRequest`, or empty.
+    """
+    tokenizer, start = answers.tokenizer, None
+    if (request.start or "").strip():
+        start = read_one(tokenizer, request.start, answers.limits, "start")
+    options = _search_options(request, answers.limits)
+    constraints = _constraints(request, tokenizer.strand_length)
+    try:
+        designer = Designer(answers.model, tokenizer, options, constraints)
+        letters = designer.encode_all([start.sequence]) if start else designer.random_starts(1, None, None)
+    except ValueError as error:
+        raise BadInput(to_sentence(str(error).removeprefix("start 0: ")), "start") from error
+    most = _most_predictions(options, len(letters[0]) - len(constraints.fixed_positions))
+    progress = _SearchProgress(stop, answers.limits.design_seconds)
+    with ThreadPoolExecutor(1) as executor:
+        search = executor.submit(designer.design, letters, 0, progress)
+        try:
+            while not search.done():
+                yield DesignProgress(min(progress.wait(0.2), most), most)
+            designs, reason = search.result(), ""
+        except _SearchEnded as ended:
+            designs, reason = [], str(ended)
+        finally:
+            stop.set()
+    yield DesignedPromoters(start, tuple(designs), reason)
+
+
+def _search_options(request: DesignRequest, limits: Limits) -> SearchOptions:
+    """How to search, within the limits."""
+    target: str | float | None = request.target
+    if target == "value":
+        target = request.value
+        if target is None:
+            raise BadInput("Give the expression that you want, in assay units.", "value")
+    if not 1 <= request.max_edits <= limits.edits:
+        raise BadInput(f"Between 1 and {plural(limits.edits, 'edit')}, please.", "max_edits")
+    if not 1 <= request.num_designs <= limits.designs:
+        raise BadInput(f"Between 1 and {plural(limits.designs, 'design')}, please.", "num_designs")
+    method = "gradient" if request.quick else "greedy"
+    seed = secrets.randbelow(2**31)  # of a random start
+    options = SearchOptions(target, int(request.max_edits), method, int(request.num_designs), seed=seed)
+    try:
+        options.check()
+    except ValueError as error:
+        raise BadInput(to_sentence(str(error)), "value") from error
+    return options
+
+
+def _constraints(request: DesignRequest, length: int) -> Constraints:
+    """Read what designs keep to."""
+    low, high = (given if empty is None else empty for empty, given in zip(request.gc_percent, (0, 100), strict=True))
+    if not 0 <= low <= high <= 100:
+        raise BadInput(f"The GC content must go from a smaller to a larger percentage, not {low} to {high}.", "gc")
+    gc_range = None if (low, high) == (0, 100) else (low / 100, high / 100)
+    positions = read_positions(request.positions, length)
+    try:
+        return Constraints(gc_range, read_sites(request.sites), positions)
+    except ValueError as error:
+        raise BadInput(to_sentence(str(error)), "sites") from error
+
+
+def _most_predictions(options: SearchOptions, length: int) -> int:
+    """Most predictions that a search can take."""
+    an_edit = options.num_candidates if options.method == "gradient" else (NUM_BASES - 1) * length
+    return 1 + options.num_designs * options.max_edits * max(an_edit, 1)
