@@ -62,10 +62,16 @@ def download(label: str, name: str, content: bytes, kind: str) -> str:
     return f'<a class="download" download="{escape(name)}" href="{address}">{escape(label)}</a>'
 
 
-def table(names: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    """HTML table of cells that are HTML already."""
+def table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], caption: str, details: Sequence[str] | None = None
+) -> str:
+    """Make a table of cells that are HTML already; `details`, one for each row, stand below it over all columns."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    body = ""
+    for row, detail in zip(rows, details or [""] * len(rows), strict=True):
+        body += f'<tr class="{"leads" * bool(detail)}">{"".join(f"<td>{cell}</td>" for cell in row)}</tr>'
+        if detail:
+            body += f'<tr><td class="detail" colspan="{len(names)}">{detail}</td></tr>'
     return (
         f'<div class="scroll" tabindex="0"><table class="answer"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -141,16 +147,15 @@ def predicted_one(answer: PredictedPromoter, reference: Reference) -> str:
 def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference) -> str:
     """Answer to several sequences."""
     fine = [answer for answer in answers if answer.promoter is not None]
-    rows = []
+    rows, details = [], []
     for count, answer in enumerate(answers, start=1):
         name = escape(answer.name or str(count))
         if answer.promoter is None:
-            rows.append((name, "", "", f'<span class="problem">{escape(answer.problem)}</span>'))
+            rows.append((name, "", ""))
+            details.append(f'<span class="problem">{escape(answer.problem)}</span>')
         else:
-            rows.append((
-                name, f"<output>{number(answer.expression)}</output>", f"{answer.percentile:.0f} %",
-                escape(" ".join(answer.promoter.notes)) or "as it is",
-            ))  # fmt: skip
+            rows.append((name, f"<output>{number(answer.expression)}</output>", f"{answer.percentile:.0f} %"))
+            details.append(escape(" ".join(answer.promoter.notes)))
     failed = len(answers) - len(fine)
     summary = f"{len(fine)} of {len(answers)} promoters predicted" + (f", {failed} not" if failed else "")
     lines = [("name", "sequence", "predicted_expression", "problem")] + [
@@ -160,7 +165,7 @@ def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference) -
     return (
         f'<div class="card" aria-live="polite"><p>{summary}, in assay units.</p>'
         f"{histogram(reference, [answer.expression for answer in fine])}"
-        f"{table(('Promoter', 'Predicted', 'Percentile', 'Read as'), rows, 'Predictions')}"
+        f"{table(('Promoter', 'Predicted', 'Percentile'), rows, 'Predictions', details)}"
         f"{download('Download CSV', 'predictions.csv', to_csv(lines), 'text/csv')}</div>"
     )
 
@@ -345,6 +350,7 @@ def designed(answer: DesignedPromoters) -> str:
     if not answer.designs:
         return ended("Nothing was found that keeps to the rules and is nearer to the target.")
     rows = [_design_cells(rank, one) for rank, one in enumerate(answer.designs, start=1)]
+    details = [_marked(one) for one in answer.designs]
     first = answer.designs[0]
     records = [f">start predicted={first.start_expression:.4f}\n{first.start}\n"] + [
         f">design_{rank} predicted={one.expression:.4f} edits={_edits(one, ',')}\n{one.sequence}\n"
@@ -354,7 +360,7 @@ def designed(answer: DesignedPromoters) -> str:
     return (
         f'<div class="card"><p>{origin} is predicted at <output>{number(first.start_expression)}</output>:</p>'
         f'<p class="sequence">{in_blocks(first.start)}</p>{notes(answer.start.notes if answer.start else ())}'
-        f"{table(('', 'Predicted', 'Change', 'Edits', 'Sequence'), rows, 'Designs, best first')}"
+        f"{table(('', 'Predicted', 'Change', 'Edits'), rows, 'Designs, best first', details)}"
         f"{download('Download FASTA', 'designs.fasta', ''.join(records).encode(), 'text/plain')}"
         '<p class="hint">A search finds the model\'s errors as readily as effects: keep edits few, and measure.</p>'
         "</div>"
@@ -365,17 +371,20 @@ def _edits(one: Design, between: str = " ") -> str:
     return between.join(f"{before}{position + 1}{after}" for position, before, after in one.edits) or "none"
 
 
-def _design_cells(rank: int, one: Design) -> tuple[str, ...]:
+def _marked(one: Design) -> str:
+    """Sequence with its edits marked."""
     edited = {position for position, _, _ in one.edits}
     marked = "".join(
         (f"<mark>{letter}</mark>" if position in edited else letter) + ("<wbr>" if position % 10 == 9 else "")
         for position, letter in enumerate(one.sequence)
     )
+    return f'<span class="sequence">{marked}</span>'
+
+
+def _design_cells(rank: int, one: Design) -> tuple[str, ...]:
     far = ' <span class="problem">far outside the training data</span>' if one.out_of_range else ""
-    return (
-        str(rank), f"<output>{number(one.expression)}</output>{far}", signed(one.expression - one.start_expression),
-        _edits(one), f'<span class="sequence">{marked}</span>',
-    )  # fmt: skip
+    change = signed(one.expression - one.start_expression)
+    return str(rank), f"<output>{number(one.expression)}</output>{far}", change, _edits(one)
 
 
 # File
