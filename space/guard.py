@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,10 +18,6 @@ CONTENT_SECURITY_POLICY = "; ".join([
     "object-src 'none'",
     "frame-ancestors 'self' https://huggingface.co https://*.hf.space",
 ])  # fmt: skip
-
-
-class _TooLarge(Exception):
-    """A body that goes on beyond the limit."""
 
 
 class Guard:
@@ -42,33 +39,27 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = PlainTextResponse(f"a request may have {self.max_bytes:,} bytes", status_code=413)
+        too_large = f"a request may have {self.max_bytes:,} bytes"
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal() or int(length) > self.max_bytes:
-            await refusal(scope, receive, send)
+            await PlainTextResponse(too_large, status_code=413)(scope, receive, send)
             return
-        received, started = 0, False
+        received = 0
 
         async def receive_some() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise _TooLarge
+                raise HTTPException(413, too_large)
             return message
 
         async def send_with_policy(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 headers = MutableHeaders(scope=message)
                 headers["content-security-policy"] = CONTENT_SECURITY_POLICY
                 headers["x-content-type-options"] = "nosniff"
                 headers["referrer-policy"] = "no-referrer"
             await send(message)
 
-        try:
-            await self.app(scope, receive_some, send_with_policy)
-        except _TooLarge:
-            if not started:
-                await refusal(scope, receive, send)
+        await self.app(scope, receive_some, send_with_policy)

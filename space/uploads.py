@@ -82,10 +82,16 @@ def predict_upload(
                 deduplicate=True,
             )  # fmt: skip
         except (ValueError, OSError) as error:
-            raise BadInput(to_sentence(str(error).replace(str(source), "the file"))) from error
+            raise BadInput(_explain(str(error), source)) from error
         problems = _problems_of(output)
         done = output.read_bytes()
     return PredictedFile(f"{Path(name).stem}_predicted.{output_format}", done, *counts, problems)
+
+
+def _explain(message: str, source: Path) -> str:
+    """Word an error of the library for somebody who sees neither paths nor options."""
+    message = message.replace(str(source), "the file").replace(f"{source.parent}/", "")
+    return to_sentence(message.replace("Pass --sequence_column", "Write its name into “Column of the DNA”"))
 
 
 def _check_file(name: str, content: bytes, output_format: str, limits: Limits) -> str:
@@ -127,8 +133,7 @@ def _problems_of(output: Path) -> tuple[tuple[int, str], ...]:
         column = pyarrow.parquet.read_table(output, columns=[PROBLEM]).column(PROBLEM)
     else:
         options = pa.csv.ConvertOptions(include_columns=[PROBLEM], column_types={PROBLEM: pa.string()})
-        parse = pa.csv.ParseOptions(newlines_in_values=True)
-        column = pa.csv.read_csv(output, convert_options=options, parse_options=parse).column(PROBLEM)
+        column = pa.csv.read_csv(output, convert_options=options).column(PROBLEM)
     column = pc.fill_null(column, "")
     rows = pc.indices_nonzero(pc.not_equal(column, "")).to_pylist()[:SHOWN_PROBLEMS]
     return tuple((row + 1, column[row].as_py()) for row in rows)

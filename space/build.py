@@ -1,0 +1,79 @@
+"""Assemble the folder that is pushed as a Hugging Face Space.
+
+    python -m space.build OUTPUT
+    hf upload me/my-space OUTPUT --repo-type space
+
+The folder holds the page, the library, the tokenizer and the checkpoint, and needs nothing of this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from modeling_macaron.analysis.predict import check_checkpoint_name
+from modeling_macaron.atomic import new_folder
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("space", "modeling_macaron", "tokenization")
+AT_THE_TOP = ("README.md", "requirements.txt")
+LAUNCHER = '''"""Start the page; a Space runs this file."""
+
+from pathlib import Path
+
+from space.app import main
+
+main(["--checkpoint", str(Path(__file__).with_name("checkpoint"))])
+'''
+
+
+def build_space(output: str | Path, checkpoint: str | Path, overwrite: bool = False) -> None:
+    """Assemble a Space.
+
+    Parameters
+    ----------
+    output : str or Path
+        Folder to write; it appears when it is complete.
+    checkpoint : str or Path
+        Folder of the model.
+    overwrite : bool
+        Replace the folder where it exists.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such checkpoint.
+    FileExistsError
+        If the folder exists and may not be replaced; only one that holds `app.py` ever is.
+    """
+    check_checkpoint_name(checkpoint)
+    if not Path(checkpoint).is_dir():
+        raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
+    with new_folder(output, overwrite=overwrite, marker="app.py") as folder:
+        no_rubbish = shutil.ignore_patterns("__pycache__", "*.pyc", *AT_THE_TOP)
+        for package in PACKAGES:
+            shutil.copytree(ROOT / package, folder / package, ignore=no_rubbish)
+        shutil.copytree(checkpoint, folder / "checkpoint")
+        for name in AT_THE_TOP:
+            shutil.copy(ROOT / "space" / name, folder / name)
+        (folder / "app.py").write_text(LAUNCHER)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and assemble."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/macaron-promoter-library")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder where it exists")
+    options = parser.parse_args(argv)
+    try:
+        build_space(options.output, options.checkpoint, options.overwrite)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    print(f"{options.output} is a Space: hf upload OWNER/NAME {options.output} --repo-type space")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+import time
+from threading import Event, Thread
+
+import pytest
+
+from modeling_macaron.analysis.design import design
+from space.reading import BadInput, Limits
+from space.searching import DesignedPromoters, DesignProgress, DesignRequest, search_designs
+
+START = "ACGTTTATATAAGGCACGTA"
+
+
+def test_designs_are_the_librarys(answers, tiny_folder):
+    request = DesignRequest("ACCA" + START + "GGT", "lower", max_edits=3, num_designs=2, gc_percent=(None, 60),
+                            sites="GAATTC", positions="1-3")  # fmt: skip
+    *progress, last = search_designs(answers, request, Event())
+    expected = design(
+        tiny_folder, [START], target="lower", max_edits=3, num_designs=2,
+        constraints=request_constraints((0, 0.6), ("GAATTC",), (0, 1, 2)),
+    )  # fmt: skip
+    assert isinstance(last, DesignedPromoters) and last.reason == "" and last.start.sequence == START
+    assert [one.sequence for one in last.designs] == [one.sequence for one in expected]
+    assert [one.expression for one in last.designs] == pytest.approx([one.expression for one in expected], rel=1e-6)
+    assert progress and all(isinstance(one, DesignProgress) for one in progress)
+    assert all(0 <= one.num_predictions <= one.most_predictions == 1 + 2 * 3 * 3 * 17 for one in progress)
+
+
+def request_constraints(*rules):
+    from modeling_macaron.analysis.constraints import Constraints
+
+    return Constraints(*rules)
+
+
+def test_a_wanted_value_and_random_starts(answers):
+    *_, near = search_designs(answers, DesignRequest(START, "value", 11.0, quick=True), Event())
+    assert abs(near.designs[0].expression - 11.0) <= abs(near.designs[0].start_expression - 11.0)
+    starts = set()
+    for _ in range(3):
+        *_, found = search_designs(answers, DesignRequest(" ", max_edits=1, quick=True), Event())
+        assert found.start is None and len(found.designs[0].start) == 20
+        starts.add(found.designs[0].start)
+    assert len(starts) > 1
+
+
+def test_a_search_can_be_stopped(answers):
+    stop = Event()
+    stop.set()
+    *_, last = search_designs(answers, DesignRequest(START, max_edits=10, num_designs=3), stop)
+    assert last == (last.start, (), "Stopped.")
+
+
+def test_a_search_that_is_left_alone_ends(answers):
+    stop = Event()
+    search = search_designs(answers, DesignRequest(START, max_edits=10, num_designs=3), stop)
+    next(search)
+    closing = Thread(target=search.close)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive() and stop.is_set()
+
+
+def test_a_search_that_takes_too_long_ends(answers, monkeypatch):
+    monkeypatch.setattr(answers, "limits", Limits(design_seconds=0.0))
+    began = time.monotonic()
+    *_, last = search_designs(answers, DesignRequest(START, max_edits=10, num_designs=3), Event())
+    assert "longer than 0 seconds" in last.reason and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        ({"start": "ACGX"}, "start", "“X” at position 4"),
+        ({"start": "ACGN"}, "start", "Position 4 .counted from 1. is none of A, C, G and T"),
+        ({"sites": "TATA"}, "start", "Breaks a constraint: it has the forbidden site TATA at position 6"),
+        ({"gc_percent": (80, 90)}, "start", "GC content"),
+        ({"positions": "20", "start": "ACGT"}, "start", "position 20"),
+        ({"target": "value", "value": None}, "value", "Give the expression"),
+        ({"target": "value", "value": float("nan")}, "value", "Target must be"),
+        ({"target": "up"}, "value", "Target must be"),
+        ({"max_edits": 0}, "max_edits", "Between 1 and 10 edits"),
+        ({"max_edits": 11}, "max_edits", "Between 1 and 10 edits"),
+        ({"num_designs": 4}, "num_designs", "Between 1 and 3 designs"),
+        ({"gc_percent": (60, 40)}, "gc", "from a smaller to a larger percentage, not 60 to 40"),
+        ({"gc_percent": (0, 101)}, "gc", "percentage"),
+        ({"sites": "GAAXTC"}, "sites", "'GAAXTC' is no DNA"),
+        ({"sites": "NNN"}, "sites", "is everywhere"),
+        ({"positions": "0"}, "positions", "0 does not lie within 1 to 20"),
+    ],
+)
+def test_searches_that_are_none(answers, fields, field, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        list(search_designs(answers, DesignRequest(**{"start": START, **fields}), Event()))
+    assert caught.value.field == field

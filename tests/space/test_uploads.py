@@ -1,0 +1,67 @@
+import io
+import tempfile
+
+import pandas as pd
+import pytest
+
+from modeling_macaron.analysis.predict import predict
+from space.reading import BadInput
+from space.uploads import predict_upload
+
+TABLE = "name\tdna\tnote\none\tACGTACGT\tx\ntwo\tACXT\ty\nthree\tTTTATATAAGGC\t\n"
+
+
+@pytest.mark.parametrize("output_format", ["csv", "parquet"])
+def test_rows_keep_their_place_and_columns(answers, tiny_folder, output_format, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = predict_upload(answers, "my table.TSV", TABLE.encode(), "dna", output_format)
+    assert found.name == f"my table_predicted.{output_format}"
+    assert (found.num_rows, found.num_problems, found.num_malformed) == (3, 1, 0)
+    assert found.problems == ((2, "letter that is not DNA"),)
+    read = pd.read_csv if output_format == "csv" else pd.read_parquet
+    table = read(io.BytesIO(found.content))
+    assert list(table.columns) == ["name", "dna", "note", "predicted_expression", "problem"]
+    assert table["dna"].tolist() == ["ACGTACGT", "ACXT", "TTTATATAAGGC"]
+    expected = predict(tiny_folder, ["ACGTACGT", "TTTATATAAGGC"])
+    assert table["predicted_expression"].dropna().tolist() == pytest.approx(expected, rel=1e-5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fasta_and_lines_that_are_no_rows(answers):
+    found = predict_upload(answers, "promoters.fa", b">a\nACGT\nAC\n>b\nTTTT\n")
+    assert (found.num_rows, found.num_problems) == (2, 0)
+    found = predict_upload(answers, "promoters.csv", b"sequence,value\nACGT,1\nACGT,1,2\nACXT,3\n")
+    assert (found.num_rows, found.num_malformed) == (2, 1)
+    assert found.problems == ((2, "letter that is not DNA"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "message"),
+    [
+        ("a.tsv", b"", "", "The file is empty"),
+        ("a.tsv", b" \n \n", "", "The file is empty"),
+        ("a.xlsx", b"PK", "", "save it as CSV first"),
+        ("a.fa.gz", b"\x1f\x8b", "", "Unpack the file first"),
+        ("a.parquet", b"PAR1", "", "reads TSV"),
+        ("a", b"ACGT", "", "reads TSV"),
+        ("../../a.tsv/", b"ACGT", "dna", "no column|not found|dna"),
+        ("a.csv", b"A" * 20_001, "", "at most 0 MB"),
+        ("a.csv", b"sequence\n" + b"ACGT\n" * 51, "", "more than 50 rows"),
+        ("a.csv", b"name,value\none,1\n", "", "columns are 'name', 'value'. Write its name into “Column of the DNA”"),
+        ("a.csv", b"name,sequence\none,ACGT\n", "dna", "dna"),
+        ("a.fa", b"ACGT\n", "", "."),
+        ("a.csv", bytes(range(256)), "", "."),
+    ],
+)
+def test_files_that_are_none(answers, name, content, column, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(BadInput, match=message) as caught:
+        predict_upload(answers, name, content, column)
+    told = str(caught.value)
+    assert str(tmp_path) not in told and "upload." not in told and told[0].isupper() and told.endswith(".")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_of_another_kind(answers):
+    with pytest.raises(BadInput, match="CSV or Parquet"):
+        predict_upload(answers, "a.tsv", TABLE.encode(), "dna", "xlsx")
