@@ -100,7 +100,7 @@ class Answers:
         self._variable = KmerTokenizer(  # a promoter that was trimmed once is not trimmed again
             kmer_size=self.tokenizer.kmer_size, strand_length=self.tokenizer.strand_length, trimming="never"
         )
-        predict(self.model, ["ACGT"], tokenizer=self.tokenizer)  # the first prediction is slower than those after it
+        self.predict("ACGT")  # the first answer is slower than those after it
 
     def predict(self, text: str | None, keep_middle: bool = False) -> list[PredictedPromoter]:
         """Predict what was pasted.

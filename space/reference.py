@@ -24,9 +24,9 @@ _CHOICES = (
     ("low", "low", 50), ("middle", None, 50), ("high", "high", 50), ("native", "yeast", 90), ("random", "random", 25),
 )  # fmt: skip
 _DESCRIPTIONS = {
-    "low": "designed, low",
-    "middle": "designed, middle",
-    "high": "designed, high",
+    "low": "low",
+    "middle": "middle",
+    "high": "high",
     "native": "native yeast",
     "random": "random DNA",
 }
