@@ -140,9 +140,7 @@ def _predict_tab(answers: Answers) -> None:
             )  # fmt: skip
             keep = gr.Checkbox(label=f"Longer than {answers.tokenizer.strand_length} nt: keep the middle")
             button = gr.Button("Predict", variant="primary", elem_id="predict-run")
-            gr.Markdown(
-                "Or try a promoter that was measured and kept out of training, a designed one (low, middle, high) or other:"
-            )
+            gr.Markdown("Or one that was measured and kept out of training (the first three were designed):")
             with gr.Row():
                 examples = [
                     (

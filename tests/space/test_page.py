@@ -198,8 +198,10 @@ def test_predict(visit, model):
     table = pd.read_csv(path)
     assert name == "predictions.csv" and table["name"].tolist() == ["low", "none", "short"]
     assert table["problem"].isna().tolist() == [True, False, True]
-    for text, message in (("", "Paste a promoter first"), ("ACGZ", "“Z” at position 4"), ("A" * 90, "90 nt are too many"),
-                          ("ACGT\n" * 101, "101 promoters"), ("A" * 20_001, "20,001 characters")):  # fmt: skip
+    for text, message in (
+        ("", "Paste a promoter first"), ("ACGZ", "“Z” at position 4"), ("A" * 90, "90 nt are too many"),
+        ("ACGT\n" * 101, "101 promoters"), ("A" * 20_001, "20,001 characters"),
+    ):  # fmt: skip
         one.fill("predict-sequence", text)
         one.run("predict")
         assert message in one.problem("predict-sequence") and one.result("predict").strip() == ""
