@@ -23,6 +23,21 @@ _CUSTOM_PIPELINES = {
 }
 
 
+# Far beyond any promoter model, so that a config from elsewhere cannot ask for all memory of a machine.
+_LIMITS = {
+    "kmer_size": 1_000,
+    "strand_length": 10_000,
+    "hidden_size": 16_384,
+    "num_hidden_layers": 256,
+    "num_attention_heads": 256,
+    "head_dim": 16_384,
+    "intermediate_size": 131_072,
+    "conv_kernel_size": 1_001,
+    "num_expression_positions": 1_024,
+}
+_MOST_WEIGHTS = 1_000_000_000
+
+
 @strict
 class MacaronConfig(PreTrainedConfig):
     """Configuration of `MacaronModel` and its heads; the defaults are the paper's model of 47,425,543 parameters.
@@ -149,19 +164,12 @@ class MacaronConfig(PreTrainedConfig):
         ValueError
             Naming the field, its value and what is possible.
         """
-        for name in (
-            "kmer_size",
-            "strand_length",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "head_dim",
-            "intermediate_size",
-            "conv_kernel_size",
-            "num_expression_positions",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name, most in _LIMITS.items():
+            if not 1 <= getattr(self, name) <= most:
+                at_fault = f"at least 1, got {getattr(self, name)}"
+                if getattr(self, name) > most:
+                    at_fault = f"at most {most:,}, got {getattr(self, name):,}"
+                raise ValueError(f"`{name}` must be {at_fault}")
         if self.vocab_size != 6:
             raise ValueError(f"`vocab_size` must be 6 (A, C, G, T, N and the mask), got {self.vocab_size}")
         if self.kmer_size > self.sequence_length:
@@ -180,6 +188,23 @@ class MacaronConfig(PreTrainedConfig):
             raise ValueError(f"`expression_mean` must be finite, got {self.expression_mean}")
         if self.num_labels != 1:
             raise ValueError(f"`num_labels` must be 1, the expression, got {self.num_labels}")
+        if self._num_weights() > _MOST_WEIGHTS:
+            raise ValueError(
+                f"a model of these sizes would have {self._num_weights():,} weights in its large matrices, more than "
+                f"{_MOST_WEIGHTS:,}: `hidden_size` {self.hidden_size}, `num_hidden_layers` {self.num_hidden_layers}, "
+                f"`num_attention_heads` {self.num_attention_heads}, `head_dim` {self.head_dim}, `intermediate_size` "
+                f"{self.intermediate_size}"
+            )
+
+    def _num_weights(self) -> int:
+        """Count the weights of the large matrices, a lower bound of the parameters."""
+        attention = 4 * self.num_attention_heads * self.head_dim
+        if self.attention_projections == "merged":
+            attention = 2 * self.num_attention_heads * self.hidden_size
+        feed_forward = 3 * self.intermediate_size * (2 if self.feed_forward == "half_steps" else 1)
+        convolution = self.hidden_size + self.conv_kernel_size if self.use_convolution else 0
+        embeddings = self.sequence_length + self.kmer_size * self.vocab_size
+        return self.hidden_size * (embeddings + self.num_hidden_layers * (attention + feed_forward + convolution))
 
 
 __all__ = ["MacaronConfig"]

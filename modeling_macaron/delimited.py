@@ -178,6 +178,8 @@ def _blocks(stream: pa.NativeFile, layout: Layout, on_invalid: Callable, path: P
     except pa.ArrowInvalid as error:
         if "straddl" in str(error):
             raise ValueError(f"{path} has a line of more than {_BLOCK_BYTES:,} bytes; is it a table?") from error
+        if "out of sync" in str(error):
+            raise ValueError(f'{path}: a field in quotes (") does not end on its line; mend the quotes') from error
         # Either message, on a file that is not empty, means a header and nothing below it.
         if not any(text in str(error) for text in ("Empty CSV file", "Could not skip initial")):
             raise

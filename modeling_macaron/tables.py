@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,8 @@ TABLE_SUFFIXES = (
     *(suffix + compression for suffix in (*DELIMITERS, *_FASTA) for compression in ("", *_COMPRESSIONS)),
 )
 _MAX_MALFORMED = 1000  # remembered one by one; all are counted
+_RECORD_LETTERS = 4 << 20  # of a FASTA record, as of a line of a table: what is longer ends the reading
+_BATCH_LETTERS = 64 << 20
 
 
 class Columns(NamedTuple):
@@ -429,14 +432,16 @@ def _fasta_tables(
 ) -> Iterator[pa.Table]:
     """Tables of `name`, `sequence` and `value` (text, empty where the header has none)."""
     records: list[tuple[str, str, str]] = []
+    letters = 0
     for header, sequence in _fasta_records(lines, path):
         value = _header_value(header.replace("|", " ").split()[1:], keys, bare)
         parts = header.partition(" ")[0].split("|")
         name = "|".join(parts[:1] + [part for part in parts[1:] if part != value])
         records.append((name, sequence, value.rpartition("=")[2]))
-        if len(records) == batch_rows:
+        letters += len(header) + len(sequence)
+        if len(records) == batch_rows or letters > _BATCH_LETTERS:
             yield _fasta_table(records)
-            records = []
+            records, letters = [], 0
     if records:
         yield _fasta_table(records)
 
@@ -448,9 +453,12 @@ def _fasta_table(records: list[tuple[str, str, str]]) -> pa.Table:
 
 def _fasta_records(lines: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, str]]:
     """Header (without `>`) and joined sequence of each record."""
-    header, pieces = None, []
-    for number, line in enumerate(lines, start=1):
+    header, pieces, length = None, [], 0
+    for number, line in enumerate(iter(partial(lines.readline, _RECORD_LETTERS + 1), ""), start=1):
         line = line.strip()
+        length = 0 if line.startswith(">") else length + len(line)
+        if max(length, len(line)) > _RECORD_LETTERS:
+            raise ValueError(f"{path}, line {number}: a record of more than {_RECORD_LETTERS:,} letters is no promoter")
         if line.startswith(">"):
             if header is not None:
                 yield header, "".join(pieces)

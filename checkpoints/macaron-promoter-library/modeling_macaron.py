@@ -132,6 +132,21 @@ class MacaronPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load weights from safetensors only, since a pickle can run code; see `PreTrainedModel.from_pretrained`.
+
+        Raises
+        ------
+        ValueError
+            If `use_safetensors=False` asks for a pickle.
+        OSError
+            If there are no weights in safetensors.
+        """
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise ValueError("weights are read from safetensors only: a pickle (.bin) can run code when it is read")
+        return super().from_pretrained(*args, **kwargs)
+
     def save_pretrained(self, save_directory, **kwargs):
         """Save weights, config and the code that loads them; see `PreTrainedModel.save_pretrained`."""
         self.config.auto_map = dict(type(self.config)().auto_map)

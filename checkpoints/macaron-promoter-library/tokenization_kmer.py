@@ -11,6 +11,7 @@ from transformers.tokenization_utils_base import BatchEncoding, TruncationStrate
 
 LETTERS = ("A", "C", "G", "T", "N", "[MASK]")
 N_ID, MASK_ID = 4, 5
+MOST_LETTERS = 10_000  # of a strand, as in the config
 COMPLEMENT = np.array([3, 2, 1, 0, N_ID, MASK_ID], dtype=np.uint8)
 
 # The constant ends of the construct of the Random Promoter DREAM Challenge 2022.
@@ -130,6 +131,8 @@ class KmerTokenizer(PreTrainedTokenizer):
         for name, value in (("kmer_size", kmer_size), ("strand_length", strand_length)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}")
+        if strand_length > MOST_LETTERS:
+            raise ValueError(f"`strand_length` must be at most {MOST_LETTERS:,}, got {strand_length:,}")
         if kmer_size > 2 * strand_length:
             raise ValueError(f"`kmer_size` {kmer_size} is longer than both strands together ({2 * strand_length})")
         if trimming not in ("auto", "always", "never"):
