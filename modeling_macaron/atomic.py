@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -37,6 +38,30 @@ def check_free(path: str | Path, overwrite: bool) -> None:
 
 
 @contextmanager
+def explain_full_disk(path: str | Path) -> Iterator[None]:
+    """Tell which file a full disk has no room for, and what to do.
+
+    Parameters
+    ----------
+    path : str or Path
+        What is being written.
+
+    Raises
+    ------
+    OSError
+        With the number that the block raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        full = OSError(f"no space is left for {path}: make room, or name a place on another disk")
+        full.errno = error.errno
+        raise full from error
+
+
+@contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
     """Give the name of a hidden file beside `path` to write to, which takes that name once the block has ended well.
 
@@ -62,8 +87,9 @@ def new_file(path: str | Path) -> Iterator[Path]:
     _remove_stale(path)
     partial = _sibling(path, "partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with explain_full_disk(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -100,7 +126,8 @@ def new_folder(output_dir: str | Path, *, overwrite: bool = False, marker: str =
     partial, replaced = (_sibling(output_dir, kind) for kind in ("partial", "replaced"))
     partial.mkdir()
     try:
-        yield partial
+        with explain_full_disk(output_dir):
+            yield partial
         _check_free(output_dir, overwrite, marker)
         if output_dir.is_dir() and any(output_dir.iterdir()):
             output_dir.rename(replaced)

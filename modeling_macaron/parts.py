@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather
 
+from modeling_macaron.atomic import explain_full_disk
+
 REQUEST = "request.json"
 
 
@@ -106,8 +108,9 @@ class TableParts:
     def _put(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file under a name of its own, then give it its name."""
         partial = self.folder / f".{name}.{os.getpid()}"
-        write(partial)
-        os.replace(partial, self.folder / name)
+        with explain_full_disk(self.folder):
+            write(partial)
+            os.replace(partial, self.folder / name)
 
 
 def _is_failing_device(error: BaseException) -> bool:

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .averaging import WeightAverage, check_same_decay
 from .collator import PromoterCollator
 from .dataset import PromoterDataset
 from .finite import FiniteLoss
 from .metrics import compute_metrics
+from .saving import whole_or_nothing
 
 
 class BeginEpoch(TrainerCallback):
@@ -224,9 +227,12 @@ class MacaronTrainer(Trainer):
         return nullcontext() if self.average is None else self.average.in_use(self.model)
 
     def _save_checkpoint(self, *args, **kwargs):
-        """Save a checkpoint, unless the loss has become no number."""
+        """Save a checkpoint, unless the loss has become no number; none is left half."""
         self._finite_loss.check()
-        super()._save_checkpoint(*args, **kwargs)
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        num_bytes = sum(weights.numel() * weights.element_size() for weights in self.model.parameters())
+        with whole_or_nothing(folder, 3 * num_bytes):  # weights and two moments of Adam
+            super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None):
         """Save the averaged weights and, in training, the raw ones beside them."""
