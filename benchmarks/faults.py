@@ -196,8 +196,10 @@ def fill_disk(results: Results, folder: Path) -> None:
             told = output.strip().splitlines()[-1]
             left = [path.name for path in disk.iterdir() if path.name in ("out", "out.csv", "out.tsv")]
         clear = process.returncode == 1 and "space" in told.lower() and "Traceback" not in output
-        results.row("disk_full", program=name, exit_code=process.returncode, told=told[-160:].replace(str(folder), "..."),
-                    outputs=len(left))  # fmt: skip
+        results.row(
+            "disk_full", program=name, exit_code=process.returncode, outputs=len(left),
+            told=told[-160:].replace(str(folder), "..."),
+        )  # fmt: skip
         results.check(f"{name} on a full disk: a clear line and no output", float(not clear or bool(left)), 0.0)
     with small_disk(folder / "disk-train", 600_000) as disk:
         process = start(training_command(folder / "data", disk / "run", 1))
