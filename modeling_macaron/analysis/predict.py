@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from modeling_macaron.atomic import check_free
@@ -18,6 +20,7 @@ from modeling_macaron.table_writer import check_output
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import N_ID
 
+_OF_DAMAGED_FILES = (AttributeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError, TypeError)
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")  # what decides how it reads
 
 
@@ -77,14 +80,14 @@ def load_model(
     OSError
         If there is no such checkpoint.
     ValueError
-        If the dtype is none of floating point, or the device cannot be used.
+        If the dtype is none of floating point, the device cannot be used, or the checkpoint is damaged: its weights
+        must be whole, and fit its config.
     """
     dtype = _floating_point(dtype)
     _check_device(device)
     if isinstance(model, (str, Path)):
         check_checkpoint_name(model)
-        tokenizer = KmerTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
-        model = MacaronForExpressionPrediction.from_pretrained(model)
+        model, tokenizer = _load_checkpoint(model, tokenizer)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     elif tokenizer is None and model.name_or_path:
         tokenizer = KmerTokenizer.from_pretrained(model.name_or_path)
@@ -97,6 +100,21 @@ def load_model(
     if compile_model:
         model.compile()
     return model.eval(), tokenizer
+
+
+def _load_checkpoint(
+    name: str | Path, tokenizer: KmerTokenizer | None
+) -> tuple[MacaronForExpressionPrediction, KmerTokenizer]:
+    """Load weights and tokenizer; nothing that is missing is made up."""
+    try:
+        tokenizer = KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
+        model, report = MacaronForExpressionPrediction.from_pretrained(name, output_loading_info=True)
+    except _OF_DAMAGED_FILES as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {told[:300]}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"the checkpoint {name} lacks {len(missing)} of the model's weights, {missing[0]} among them")
+    return model, tokenizer
 
 
 def _check_device(device: str | torch.device | None) -> None:

@@ -1,0 +1,265 @@
+"""Feed mutated input to everything that reads a stranger's bytes, guided by coverage (atheris, libFuzzer).
+
+    pip install atheris
+    python -m benchmarks.fuzz --minutes 10
+
+Each target runs in a process of its own: tokenizer, promoter tables, VCF, config and checkpoint folders. An error that
+is not documented, an input that takes longer than ten seconds or more than 2 GB, or a wrong answer ends it, and the
+input is kept. Writes JSON into `results/reliability/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.figures import RESULTS, Results, describe_machine
+from benchmarks.peak_memory import ROOT
+
+OUTPUT = RESULTS / "reliability" / "fuzz.json"
+MODULES = ("modeling_macaron", "tokenization")  # whose branches guide the mutations
+SUFFIXES = (".csv", ".tsv", ".fa", ".csv.gz", ".fa.gz", ".parquet")
+DOCUMENTED = (ValueError, OSError)
+GENOME = ">chr1\n" + "ACGTTGCAGGTTCA" * 20 + "\n>chr2\n" + "TTGACCATGA" * 10 + "\n"
+BED = "chr1\t10\t28\tP1\t0\t+\nchr1\t40\t55\tP2\t0\t-\nchr2\t5\t20\tP3\t0\t+\n"
+VCF = (
+    "##fileformat=VCFv4.2\n##contig=<ID=chr1>\n##contig=<ID=chr2>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    "chr1\t12\tv1\tC\tG,T\t.\t.\t.\nchr1\t45\t.\tTG\tT\t.\t.\t.\nchr2\t8\tv3\tC\t<DEL>\t.\t.\t.\n"
+)
+
+
+def make_tiny(folder: Path) -> None:
+    """Save a model of a few hundred parameters with its tokenizer."""
+    from benchmarks.memory import make_checkpoint
+
+    make_checkpoint(folder)
+
+
+def target_tokenizer(folder: Path) -> Callable[[bytes], None]:
+    """Tokenize any text; what is accepted has the right shape, and equals what the reader of files gives."""
+    import numpy as np
+
+    from modeling_macaron.tables import string_buffers
+    from tokenization import KmerTokenizer, reverse_complement
+
+    tokenizer = KmerTokenizer(kmer_size=5, strand_length=20, flank5="ACCA", flank3="GGT")
+
+    def try_one(data: bytes) -> None:
+        import pyarrow as pa
+
+        text = data.decode("utf-8", "replace")
+        strands = tokenizer.encode_strands(*string_buffers(pa.array([text], pa.large_string())))
+        try:
+            ids = np.array(tokenizer(text)["input_ids"])
+        except DOCUMENTED:
+            assert strands.problem[0] or "[MASK]" in text
+            return
+        assert len(ids) == 40 and (ids[20:] == reverse_complement(ids[:20].astype(np.uint8))).all()
+        assert "[MASK]" in text or (not strands.problem[0] and (strands.ids[0] == ids[:20]).all())
+
+    return try_one
+
+
+def target_tables(folder: Path) -> Callable[[bytes], None]:
+    """Read any bytes as any kind of table; rows have numbers in order, and sequences are text."""
+    from modeling_macaron.tables import open_table
+
+    def try_one(data: bytes) -> None:
+        if not data:
+            return
+        suffix = SUFFIXES[data[0] % len(SUFFIXES)]
+        content = gzip.compress(data[1:], 1) if suffix.endswith(".gz") and data[0] & 128 else data[1:]
+        path = folder / f"table{suffix}"
+        path.write_bytes(content)
+        last = 0
+        try:
+            for batch in open_table(path, batch_rows=7):
+                numbers = batch.numbers.tolist()
+                assert numbers == sorted(set(numbers)) and (not numbers or numbers[0] > last)
+                assert len(numbers) == batch.table.num_rows
+                last = numbers[-1] if numbers else last
+        except DOCUMENTED:
+            return
+
+    return try_one
+
+
+def target_vcf(folder: Path) -> Callable[[bytes], None]:
+    """Read any bytes as VCF; whatever comes out has a line for each variant, and finite effects or a problem."""
+    import pandas as pd
+
+    from modeling_macaron.analysis.genome_variants import vcf_file
+    from modeling_macaron.analysis.predict import load_model
+
+    make_tiny(folder / "model")
+    model, tokenizer = load_model(folder / "model")
+    for name, text in (("genome.fa", GENOME), ("promoters.bed", BED)):
+        (folder / name).write_text(text)
+
+    def try_one(data: bytes) -> None:
+        (folder / "variants.vcf").write_bytes(data)
+        try:
+            result = vcf_file(
+                model, folder / "variants.vcf", folder / "genome.fa", folder / "promoters.bed", folder / "out.tsv",
+                tokenizer=tokenizer, overwrite=True,
+            )  # fmt: skip
+        except DOCUMENTED:
+            return
+        table = pd.read_csv(folder / "out.tsv", sep="\t", keep_default_na=False, quoting=0)
+        assert len(table) == result.num_rows
+        assert ((table["delta"] == "") == (table["problem"] != "")).all()
+
+    return try_one
+
+
+def target_config(folder: Path) -> Callable[[bytes], None]:
+    """Read any JSON as config; what is accepted can be built, as long as it is small."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+
+    from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+
+    def try_one(data: bytes) -> None:
+        (folder / "config.json").write_bytes(data)
+        try:
+            config = MacaronConfig.from_pretrained(folder)
+        except (*DOCUMENTED, StrictDataclassError):
+            return
+        if config.num_hidden_layers <= 3:
+            with torch.device("meta"):
+                assert MacaronForExpressionPrediction(config).num_parameters() > 0
+
+    return try_one
+
+
+def target_checkpoint(folder: Path) -> Callable[[bytes], None]:
+    """Change bytes of a file of a checkpoint, and load it; what is accepted predicts a number."""
+    from modeling_macaron.analysis.predict import load_model, predict
+
+    make_tiny(folder / "whole")
+    names = ("model.safetensors", "config.json", "tokenizer_config.json")
+    whole = {name: (folder / "whole" / name).read_bytes() for name in names}
+    shutil.copytree(folder / "whole", folder / "changed")
+
+    def try_one(data: bytes) -> None:
+        if len(data) < 4:
+            return
+        name, place = names[data[0] % 3], int.from_bytes(data[1:3], "little")
+        content = whole[name]
+        place %= len(content) + 1
+        if data[3] % 3 == 0:
+            changed = content[:place] + data[4:] + content[place + len(data) - 4 :]
+        elif data[3] % 3 == 1:
+            changed = content[:place] + data[4:] + content[place:]
+        else:
+            changed = content[:place]
+        for other in names:
+            (folder / "changed" / other).write_bytes(changed if other == name else whole[other])
+        try:
+            model, tokenizer = load_model(folder / "changed")
+            predict(model, ["ACGTACGT"], tokenizer=tokenizer)
+        except DOCUMENTED:
+            return
+
+    return try_one
+
+
+TARGETS = {
+    "tokenizer": target_tokenizer, "tables": target_tables, "vcf": target_vcf, "config": target_config,
+    "checkpoint": target_checkpoint,
+}  # fmt: skip
+
+
+def write_seeds(target: str, folder: Path) -> None:
+    """Write inputs to begin with."""
+    folder.mkdir(parents=True)
+    parquet = io.BytesIO()
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pa.table({"sequence": ["ACGT"], "value": [1.0]}), parquet)
+    table = b"name,sequence,value\none,ACGT,1\ntwo,TTNN,2.5\n"
+    seeds = {
+        "tokenizer": [b"ACGT", b"ACCAACGTNGGT", b"ac[MASK]gu", "ACÅT".encode()],
+        "tables": [
+            b"\0" + table, b"\1" + table.replace(b",", b"\t"), b"\2>one 1.5\nACGT\nAC\n>two\nTT\n", b"\x83" + table,
+            b"\x84>a\nACGT\n", b"\5" + parquet.getvalue(), b'\0sequence,value\n"ACGT",1\n',
+        ],
+        "vcf": [VCF.encode()],
+        "config": [b'{"model_type": "macaron", "hidden_size": 8, "num_hidden_layers": 1, "head_dim": 8}'],
+        "checkpoint": [b"\0\x08\0\0abc", b"\1\x40\0\1,,", b"\2\x20\0\2xx", b"\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\x7f"],
+    }  # fmt: skip
+    for index, seed in enumerate(seeds[target]):
+        (folder / str(index)).write_bytes(seed)
+
+
+def fuzz_here(target: str, folder: Path, libfuzzer: list[str]) -> None:
+    """Fuzz a target in this process, which does not return."""
+    import atheris
+
+    with atheris.instrument_imports(include=list(MODULES)):
+        try_one = TARGETS[target](folder)
+    atheris.Setup([sys.argv[0], *libfuzzer], try_one)
+    atheris.Fuzz()
+
+
+def fuzz(results: Results, target: str, seconds: float, artifacts: Path) -> None:
+    """Fuzz a target in a process of its own, and count what it tried."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_seeds(target, Path(folder) / "seeds")
+        artifacts.mkdir(parents=True, exist_ok=True)
+        options = [
+            f"-max_total_time={seconds:.0f}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=4096",
+            "-print_final_stats=1", f"-artifact_prefix={artifacts}/{target}-", str(Path(folder) / "seeds"),
+        ]  # fmt: skip
+        began = time.monotonic()
+        process = subprocess.run(
+            [sys.executable, "-m", "benchmarks.fuzz", "--here", target, "--folder", folder, "--", *options],
+            cwd=ROOT, capture_output=True, text=True, errors="replace", check=False,
+        )  # fmt: skip
+    told = process.stdout + process.stderr
+    tried = re.search(r"stat::number_of_executed_units:\s*(\d+)", told)
+    covered = re.findall(r"cov: (\d+)", told)
+    results.row(
+        "fuzz", target=target, seconds=round(time.monotonic() - began), inputs=int(tried[1]) if tried else 0,
+        branches=int(covered[-1]) if covered else 0, exit_code=process.returncode,
+    )  # fmt: skip
+    results.check(f"{target}: inputs that were too much for it", float(process.returncode != 0), 0.0)
+    if process.returncode:
+        print(told[-3000:])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10, help="for all targets together (%(default)s)")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="by default all")
+    parser.add_argument("--artifacts", type=Path, default=Path("fuzz-artifacts"), help="folder for inputs that fail")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file to write")
+    parser.add_argument("--here", choices=TARGETS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("libfuzzer", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.here:
+        fuzz_here(args.here, args.folder, args.libfuzzer)
+    results = Results("fuzz", describe_machine())
+    for target in args.targets:
+        fuzz(results, target, args.minutes * 60 / len(args.targets), args.artifacts.absolute())
+    results.save(args.output)
+    print(f"\nwritten to {args.output}")
+    return results.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
