@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.utils.data import RandomSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -97,6 +98,18 @@ class MacaronTrainer(Trainer):
         """Return the loader of the training rows, with their numbers in the source."""
         with self._collate_with(replace(self.data_collator, with_rows=True)):
             return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset=None):
+        """Draw whole global batches only, where the last ones may be dropped: an epoch's steps are all alike.
+
+        With accumulation the Trainer would end an epoch with a step of fewer rows than the others.
+        """
+        sampler = super()._get_train_sampler(train_dataset)
+        if not (self.args.dataloader_drop_last and isinstance(sampler, RandomSampler)):
+            return sampler
+        rows = len(sampler.data_source)
+        batch = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return RandomSampler(sampler.data_source, num_samples=rows // batch * batch) if rows >= batch else sampler
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Return the loader of a split for evaluation: unmasked and masked sequences, the same masks each time."""

@@ -216,3 +216,18 @@ def test_reconstruction_measure_is_a_sum_over_a_count():
     assert metrics["expression_loss"] == pytest.approx(0.5)
     assert metrics["loss"] == pytest.approx(0.5 + 2 * 1.5)
     assert math.isfinite(metrics["pearson_r"])
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation_takes_the_same_steps_over_whole_epochs(prepared, tmp_path, accumulation):
+    """320 rows are two batches of 120 and a rest, which is dropped whatever the accumulation."""
+    losses, epochs = [], []
+    for parts in (1, accumulation):
+        options = {"per_device_train_batch_size": 120 // parts, "gradient_accumulation_steps": parts}
+        trainer = make_trainer(prepared, tmp_path / str(parts), max_steps=7, dataloader_drop_last=True, **options)
+        trainer.train()
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        losses.append([entry["loss"] for entry in logged])
+        epochs.append([entry["epoch"] for entry in logged])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert epochs[0] == epochs[1] == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3, 3.5])
