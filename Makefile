@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
 
-.PHONY: help demo space test browser screenshots notebooks bench bench-gpu lint format clean
+.PHONY: help demo space test test-matrix test-long audit browser screenshots notebooks bench bench-gpu lint format clean
 
 help:
 	@echo "make demo    simulate, prepare, train, score, load and predict: a few minutes on two CPU cores, no network"
 	@echo "make space   serve the page to try the model in, on this machine, with the checkpoint of this repository"
 	@echo "make test    run the tests"
+	@echo "make test-long    kill, fill and fuzz everything: half an hour on two cores; make test-matrix: other versions"
+	@echo "make audit   ask for known vulnerabilities of what is installed"
 	@echo "make browser install Debian's Chromium, for the tests of the page (they are skipped where there is none)"
 	@echo "make screenshots  renew the README's pictures of the page"
 	@echo "make notebooks  execute the notebooks and save their outputs: a few minutes on one CPU core"
@@ -49,6 +51,19 @@ browser:
 
 screenshots: $(VENV)/.dev-installed
 	MACARON_SCREENSHOTS=docs/space $(BIN)/python -m pytest tests/space/test_page.py
+
+test-matrix: $(VENV)/.dev-installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.matrix
+
+test-long: $(VENV)/.dev-installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet atheris
+	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.fuzz
+
+audit: $(VENV)/.dev-installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 test: $(VENV)/.dev-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
