@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate.commands.config.config_args import load_config_from_file
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
@@ -323,11 +322,6 @@ def test_paper_recipe_is_the_paper(prepared, tmp_path):
     assert args.learning_rate == pytest.approx(512**-0.5 * 12500**-0.5)
     assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.weight_decay) == (0.9, 0.98, 1e-9, 0.0)
     assert (args.clip_grad_value, args.clip_tensor_norm, args.bf16) == (0.5, 1.0, True)
-
-
-def test_launch_file_for_four_gpus_is_valid():
-    config = load_config_from_file(str(ROOT / "configs" / "accelerate_4gpu.yaml"))
-    assert (config.num_processes, config.distributed_type.value, config.mixed_precision) == (4, "MULTI_GPU", "bf16")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""More machines: accelerate's launch files, two nodes of one process each, and the model in shards."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from tests.training.test_run import RECIPE, ROOT, SHORT, TINY, finish, launch, weights_of
+
+SHARDED = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+
+def make():
+    torch.manual_seed(0)
+    return MacaronForExpressionPrediction(MacaronConfig(
+        strand_length=20, hidden_size=16, head_dim=8, num_attention_heads=2, num_hidden_layers=3, intermediate_size=16,
+        conv_kernel_size=3, num_expression_positions=4, hidden_dropout=0.0))
+
+dist.init_process_group("gloo")
+rank, processes = dist.get_rank(), dist.get_world_size()
+mesh = init_device_mesh("cpu", (processes,))
+ids = torch.randint(0, 4, (8, 40), generator=torch.Generator().manual_seed(1))
+labels = torch.linspace(-1, 1, 8)
+whole, sharded = make(), make()
+layers = [module for module in sharded.modules() if type(module).__name__ in sharded._no_split_modules]
+assert len(layers) == 3
+for layer in layers:
+    fully_shard(layer, mesh=mesh)
+fully_shard(sharded, mesh=mesh)
+for parameter in sharded.parameters():
+    rows = -(-parameter.shape[0] // processes)
+    assert parameter.to_local().numel() <= rows * parameter.numel() // parameter.shape[0]
+whole(ids, labels=labels).loss.backward()
+mine = slice(rank * 4, rank * 4 + 4)
+sharded(ids[mine], labels=labels[mine]).loss.backward()
+for (name, parameter), other in zip(whole.named_parameters(), sharded.parameters(), strict=True):
+    if parameter.grad is None:
+        assert other.grad is None and name.startswith("nucleotide_head")
+        continue
+    torch.testing.assert_close(other.grad.full_tensor(), parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+print("equal", flush=True)
+dist.destroy_process_group()
+"""
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "kind", "machines"),
+    [("4gpu", 4, "MULTI_GPU", 1), ("fsdp", 4, "FSDP", 1), ("two_nodes", 8, "MULTI_GPU", 2)],
+)
+def test_launch_files_are_valid(name, processes, kind, machines):
+    config = load_config_from_file(str(ROOT / "configs" / f"accelerate_{name}.yaml"))
+    assert (config.num_processes, config.distributed_type.value, config.num_machines) == (processes, kind, machines)
+    assert config.mixed_precision == "bf16"
+
+
+def test_layers_that_fsdp_wraps_are_there():
+    from modeling_macaron import modeling_macaron
+
+    config = load_config_from_file(str(ROOT / "configs" / "accelerate_fsdp.yaml"))
+    assert hasattr(modeling_macaron, config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"])
+
+
+def test_sharded_model_has_the_gradients_of_the_whole(tmp_path):
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    done = subprocess.run(
+        [*command, str(tmp_path / "sharded.py")], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.count("equal") == 2, done.stderr[-3000:]
+
+
+def start(file, rank, arguments, processes, port):
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs" / file)),
+        *("--num_processes", str(processes), "--machine_rank", str(rank), "--mixed_precision", "no"),
+        *("--main_process_port", port, str(ROOT / "scripts" / "train.py"), RECIPE, "--use_cpu", "true"),
+    ]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one_process_does(prepared, tmp_path):
+    """Each node has one process here; with GPUs the launch files start four on each."""
+    arguments = ["--dataset", prepared, *TINY, *SHORT, "--hidden_dropout", "0.0"]
+    finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
+    port = free_port()
+    there = [*arguments, "--output_dir", tmp_path / "two"]
+    nodes = [start("accelerate_two_nodes.yaml", rank, there, 2, port) for rank in (0, 1)]
+    for node in nodes:
+        finish(node)
+    assert (tmp_path / "two/checkpoint-12/rng_state_1.pth").is_file()
+    one, two = (weights_of(tmp_path / name / "checkpoint-12") for name in ("one", "two"))
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_launch_file_of_fsdp_runs_on_two_processes(prepared, tmp_path):
+    """On CPUs accelerate has no FSDP and trains with DDP instead; the file must still start what it should."""
+    arguments = ["--dataset", prepared, *TINY, *SHORT, "--output_dir", tmp_path / "run"]
+    finish(start("accelerate_fsdp.yaml", 0, arguments, 2, "0"))
+    assert (tmp_path / "run/checkpoint-12/rng_state_1.pth").is_file()
+    assert (tmp_path / "run/final/model.safetensors").is_file()
