@@ -204,3 +204,19 @@ def test_names_of_columns_are_no_code(tmp_path):
     (batch,) = open_table(tmp_path / "a.parquet")
     assert batch.table.column_names == [harm, "sequence", "{0.__class__}"]
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "bert"}, "is a model of type 'bert', not 'macaron'"),
+        ({"hidden_size": 24}, "has weights of other shapes than its config: "),
+        ({"num_hidden_layers": 3}, "lacks 2[0-9] of the model's weights, macaron.layers.2"),
+    ],
+)
+def test_no_weight_is_made_up(tiny_folder, tmp_path, fields, message):
+    folder = copy_of(tiny_folder, tmp_path / "changed")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(ValueError, match=message):
+        load_model(folder)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from modeling_macaron.atomic import check_free
+from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.table_writer import check_output
 from tokenization import KmerTokenizer, reverse_complement
@@ -107,11 +108,18 @@ def _load_checkpoint(
 ) -> tuple[MacaronForExpressionPrediction, KmerTokenizer]:
     """Load weights and tokenizer; nothing that is missing is made up."""
     try:
+        kind = MacaronConfig.get_config_dict(name)[0].get("model_type")
+        if kind != MacaronConfig.model_type:
+            raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
         tokenizer = KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
-        model, report = MacaronForExpressionPrediction.from_pretrained(name, output_loading_info=True)
+        model, report = MacaronForExpressionPrediction.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except _OF_DAMAGED_FILES as error:
         told = " ".join(str(error).split())
         raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {told[:300]}") from error
+    if others := sorted(report["mismatched_keys"]):
+        raise ValueError(f"the checkpoint {name} has weights of other shapes than its config: {others[0][0]}")
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} of the model's weights, {missing[0]} among them")
     return model, tokenizer

@@ -1,0 +1,148 @@
+"""Give every command line what people get wrong, and write down what they see.
+
+    python -m benchmarks.bad_input
+
+Each case is a process of its own. It must end with a code other than 0, one line that begins with `error:` or names the
+option, no traceback, and no output file. Writes JSON into `results/reliability/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.figures import RESULTS, Results, describe_machine
+from benchmarks.memory import make_checkpoint
+from benchmarks.peak_memory import ROOT
+
+OUTPUT = RESULTS / "reliability" / "bad_input.json"
+FINE = "name,sequence\na,ACGTACGT\nb,TTGACC\n"
+
+
+class Case(NamedTuple):
+    """What is wrong, the files that are there, and the command line behind `scripts/`."""
+
+    what: str
+    files: dict[str, bytes | str]
+    command: str
+
+
+def predict(what: str, name: str, content: bytes | str, options: str = "") -> Case:
+    """Make a case of `predict.py` on a file."""
+    return Case(what, {name: content}, f"predict.py model {name} out.csv {options}")
+
+
+CASES = (
+    Case("no such file", {}, "predict.py model absent.csv out.csv"),
+    Case("a folder instead of a file", {}, "predict.py model model out.csv"),
+    predict("an empty file", "in.csv", ""),
+    predict("a header and nothing below it", "in.csv", "name,sequence\n"),
+    predict("no column of sequences", "in.csv", "name,value\na,1\n"),
+    predict("semicolons between the columns", "in.csv", "name;sequence\na;ACGT\n"),
+    predict("a column that is not there", "in.csv", FINE, "--sequence_column dna"),
+    predict("a column twice", "in.csv", "sequence,sequence\nACGT,ACGT\n"),
+    predict("a column named as the output's", "in.csv", "sequence,problem\nACGT,x\n"),
+    predict("a quote that does not end", "in.csv", 'name,sequence\na,"ACGT\nb,ACGT\n'),
+    predict("a file of unknown kind", "in.xlsx", "PK"),
+    predict("FASTA without a name", "in.fa", "ACGT\n"),
+    predict("a gzip file that is cut off", "in.csv.gz", gzip.compress(FINE.encode() * 1000, mtime=0)[:-40]),
+    predict("no gzip file behind its name", "in.csv.gz", FINE),
+    predict("no Parquet behind its name", "in.parquet", FINE),
+    predict("a letter that is not DNA, with --strict", "in.csv", "name,sequence\na,ACGT\nb,ACXT\n", "--strict"),
+    predict("too long, with --strict", "in.csv", "sequence\n" + "ACGT" * 9 + "\n", "--strict"),
+    predict("a line with a field too many, with --strict", "in.csv", FINE + "c,ACGT,1\n", "--strict"),
+    Case("an output of unknown kind", {"in.csv": FINE}, "predict.py model in.csv out.xlsx"),
+    Case("an output that is there", {"in.csv": FINE, "old.csv": "mine"}, "predict.py model in.csv old.csv"),
+    Case("a device that is not there", {"in.csv": FINE}, "predict.py model in.csv out.csv --device cuda:9"),
+    Case("a batch size of 0", {"in.csv": FINE}, "predict.py model in.csv out.csv --batch_size 0"),
+    Case("no such checkpoint", {"in.csv": FINE}, "predict.py absent/folder/x in.csv out.csv"),
+    Case("a folder without a model", {"in.csv": FINE, "empty/x": ""}, "predict.py empty in.csv out.csv"),
+    Case("weights that are cut off", {"in.csv": FINE, "model/model.safetensors": b"\x10\0\0\0"},
+         "predict.py model in.csv out.csv"),
+    Case("a config that is no JSON", {"in.csv": FINE, "model/config.json": "{"}, "predict.py model in.csv out.csv"),
+    Case("a huge model", {"in.csv": FINE, "model/config.json": '{"model_type": "macaron", "hidden_size": 999999999}'},
+         "predict.py model in.csv out.csv"),
+    Case("another model", {"in.csv": FINE, "model/config.json": '{"model_type": "bert"}'},
+         "predict.py model in.csv out.csv"),
+    Case("a table without alleles", {"in.csv": FINE}, "variants.py model in.csv out.csv"),
+    Case("no VCF behind its name",
+         {"v.vcf": "hello\n", "g.fa": ">chr1\n" + "ACGT" * 9 + "\n", "p.bed": "chr1\t2\t12\tp\t0\t+\n"},
+         "variants.py model v.vcf out.csv --genome g.fa --promoters p.bed"),
+    Case("a BED of three columns",
+         {"v.vcf": "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n",
+          "g.fa": ">chr1\n" + "ACGT" * 9 + "\n", "p.bed": "chr1\t2\t12\n"},
+         "variants.py model v.vcf out.csv --genome g.fa --promoters p.bed"),
+    Case("a window longer than the sequence, with --strict", {"in.csv": FINE},
+         "mutagenesis.py model in.csv out.csv --window 50 --strict"),
+    Case("a number of steps of 0", {"in.csv": FINE}, "attribution.py model in.csv out.csv --steps 0"),
+    Case("a start with N, with --strict", {"in.csv": "sequence\nACGN\n"},
+         "design.py model out.csv --starts in.csv --strict"),
+    Case("a site that is no DNA", {"in.csv": FINE}, "design.py model out.csv --starts in.csv --forbid GAAXTC"),
+    Case("a target that is no number", {"in.csv": FINE}, "design.py model out.csv --starts in.csv --target up"),
+    Case("a table without values", {"in.csv": FINE}, "prepare_data.py --source in.csv --output out"),
+    Case("a data set that is not there", {}, "train.py {root}/configs/cpu_tiny.yaml --dataset absent --output_dir out"),
+    Case("a recipe that is not there", {}, "train.py absent.yaml --dataset x --output_dir out"),
+)  # fmt: skip
+
+
+def run_case(case: Case, folder: Path) -> tuple[int, str, list[str]]:
+    """Run a case in a folder of its own; exit code, what is told, and the output files that are there."""
+    folder.mkdir()
+    make_checkpoint(folder / "model")
+    for name, content in case.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    script, *options = case.command.format(root=ROOT).split()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    outputs = sorted(path.name for path in folder.iterdir() if path.name.startswith("out"))
+    return done.returncode, done.stderr, outputs
+
+
+def run(results: Results, folder: Path) -> None:
+    """Run all cases.
+
+    Parameters
+    ----------
+    results : Results
+        Gets a row for each.
+    folder : Path
+        For their files.
+    """
+    for index, case in enumerate(CASES):
+        code, told, outputs = run_case(case, folder / str(index))
+        lines = [line for line in told.strip().splitlines() if "error: " in line]
+        line = lines[-1].partition("error: ")[2].replace(str(ROOT), "...") if lines else told[-200:]
+        results.row("bad_input", what=case.what, command=case.command.replace("{root}/", ""), exit_code=code, told=line)
+        clear = code in (1, 2) and len(lines) == 1 and "Traceback" not in told
+        results.check(f"{case.what}: one clear line and no output", float(not clear or bool(outputs)), 0.0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bad_input", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file to write")
+    args = parser.parse_args(argv)
+    results = Results("bad_input", describe_machine())
+    with tempfile.TemporaryDirectory() as folder:
+        run(results, Path(folder))
+    results.save(args.output)
+    print(f"\nwritten to {args.output}")
+    return results.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
