@@ -1,0 +1,147 @@
+"""Render `docs/reliability.md` from what was measured.
+
+    python -m benchmarks.reliability
+
+reads `results/reliability/*.json` and `results/memory/*.json`, and replaces the page's blocks.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.figures import RESULTS
+from benchmarks.pages import replace_block
+from benchmarks.peak_memory import ROOT
+
+FOLDER = RESULTS / "reliability"
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+def read(name: str) -> dict:
+    """Read a JSON file of results."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(names: list[str], rows: list[list[object]]) -> str:
+    """Make a Markdown table."""
+    lines = [names, ["---"] * len(names), *([str(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def source(report: dict, command: str) -> str:
+    """Say where figures come from."""
+    held = sum(check["error"] <= check["tolerance"] for check in report["checks"])
+    return (
+        f"\n`{command}`, {report['date']}, {report['machine']['name']}: {held} of {len(report['checks'])} "
+        "checks hold.\n"
+    )
+
+
+def render_faults() -> str:
+    """Tabulate kills and full disks."""
+    report = read("faults")
+    tables = report["tables"]
+    rows = [
+        [
+            f"training, {row['processes']} process{'es' if row['processes'] > 1 else ''}", row["kills"],
+            f"weights differ by {row['difference']:g}; {row['in_a_checkpoint']} kills fell into a checkpoint's writing",
+        ]
+        for row in tables["training"]
+    ]  # fmt: skip
+    for name in ("prediction", "preparation"):
+        rows += [[name, row["kills"], f"the same bytes; {row['half_outputs']} half outputs"] for row in tables[name]]
+    full = [[row["program"], row["exit_code"], row["told"].removeprefix("error: ")] for row in tables["disk_full"]]
+    return (
+        table(["program", "SIGKILLs", "what came out in the end"], rows)
+        + "\n" + table(["on a full disk", "exit code", "what it tells"], full)
+        + source(report, "python -m benchmarks.faults")
+    )  # fmt: skip
+
+
+def render_bad_input() -> str:
+    """Tabulate what people get wrong, and what they see."""
+    report = read("bad_input")
+    rows = [[row["what"], f"`{row['command'].strip()}`", row["told"]] for row in report["tables"]["bad_input"]]
+    return table(["what is wrong", "command", "what it tells"], rows) + source(report, "python -m benchmarks.bad_input")
+
+
+def render_fuzz() -> str:
+    """Tabulate mutated input."""
+    report = read("fuzz")
+    rows = [
+        [
+            row["target"],
+            f"{row['inputs']:,}",
+            row["seconds"],
+            row["branches"],
+            "none" if not row["exit_code"] else "yes",
+        ]
+        for row in report["tables"]["fuzz"]
+    ]
+    names = ["target", "inputs", "seconds", "branches reached", "input that was too much for it"]
+    return table(names, rows) + source(report, "python -m benchmarks.fuzz")
+
+
+def render_numerics() -> str:
+    """Tabulate number formats and ways of training."""
+    report = read("numerics")
+    formats = [
+        [row["format"], f"{row['largest_error_sd']:.1e}", f"{row['rms_error_sd']:.1e}", f"{row['pearson_r']:.4f}",
+         f"{row['change_of_r']:+.1e}"]
+        for row in report["tables"]["formats"]
+    ]  # fmt: skip
+    ways = [
+        [row["way"], f"{row['largest_relative_loss_error']:.1e}", f"{row['weight_difference']:.1e}"]
+        for row in report["tables"]["trainings"]
+    ]
+    rows = report["tables"]["formats"][0]["rows"]
+    return (
+        f"Predictions of {rows:,} promoters kept out of training, against float64 (errors in standard deviations of "
+        "expression):\n\n"
+        + table(["format", "largest error", "root mean square", "Pearson r", "change of r"], formats)
+        + "\nForty steps of training from one seed, against one process:\n\n"
+        + table(["way", "largest relative difference of a loss", "largest difference of a weight"], ways)
+        + source(report, "python -m benchmarks.numerics --table measured_library.parquet")
+    )
+
+
+def render_versions() -> str:
+    """Tabulate the ends of the ranges of versions."""
+    report = read("matrix")
+    packages = ["torch", "transformers", "datasets", "accelerate", "huggingface-hub", "numpy", "pyarrow", "pandas"]
+    rows = [
+        [row["python"], row["end"], row["passed"], row["failed"], *(row[name] for name in packages)]
+        for row in report["tables"]["matrix"]
+    ]
+    return table(["Python", "versions", "passed", "failed", *packages], rows) + source(report, "make test-matrix")
+
+
+def render_memory() -> str:
+    """Tabulate peak memory over the number of sequences."""
+    rows = []
+    for path in sorted((RESULTS / "memory").glob("*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, list[dict]] = {}
+        for row in report["tables"]["memory"]:
+            found.setdefault(row["verb"], []).append(row)
+        for verb, measured in found.items():
+            peaks = ", ".join(f"{row['rows']:,}: {row['peak_memory_mb']:.0f} MB" for row in measured)
+            rows.append([verb, peaks, report["machine"]["name"]])
+    return table(["verb", "peak memory by rows", "machine"], rows) + "\n`python -m benchmarks.memory`.\n"
+
+
+BLOCKS = {
+    "faults": render_faults, "bad input": render_bad_input, "fuzz": render_fuzz, "numerics": render_numerics,
+    "versions": render_versions, "memory": render_memory,
+}  # fmt: skip
+
+
+def main(page: Path = PAGE) -> None:
+    """Replace all blocks of the page."""
+    for name, render in BLOCKS.items():
+        replace_block(page, name, render())
+
+
+if __name__ == "__main__":
+    main()
