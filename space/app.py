@@ -56,6 +56,10 @@ class Searches:
         """Stop the search of a session, if there is one."""
         self.of(request).set()
 
+    def leave(self, request: gr.Request) -> None:
+        """Stop the search of a session that has gone, and forget it."""
+        self._stops.pop(str(request.session_hash), Event()).set()
+
     def of(self, request: gr.Request) -> Event:
         """Give the event that stops the search of a session."""
         return self._stops.get(str(request.session_hash)) or Event()
@@ -97,7 +101,7 @@ def build_page(answers: Answers) -> gr.Blocks:
                 _design_tab(answers, searches)
             with gr.Tab("File"):
                 _file_tab(answers)
-        page.unload(searches.stop)
+        page.unload(searches.leave)
     return page
 
 
@@ -335,10 +339,9 @@ def launch_page(answers: Answers, **options) -> tuple:
         head=f"<script>{(HERE / 'page.js').read_text()}</script>",
         theme=_theme(),
         footer_links=["settings"],
-        app_kwargs={"middleware": [Middleware(Guard, max_bytes=max_bytes)]},
+        app_kwargs={"middleware": [Middleware(Guard, max_bytes=max_bytes, closed=("/upload",))]},
         ssr_mode=False,
         share=False,
-        max_file_size=1,  # nothing is uploaded: files come with the request
         **options,
     )
 

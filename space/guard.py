@@ -29,15 +29,20 @@ class Guard:
         What is guarded.
     max_bytes : int
         Most bytes of a body.
+    closed : tuple of str
+        Ends of paths that are answered with status 404.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, closed: tuple[str, ...] = ()):
+        self.app, self.max_bytes, self.closed = app, max_bytes, closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it with status 413."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if scope["path"].rstrip("/").endswith(self.closed):
+            await PlainTextResponse("there is nothing here", status_code=404)(scope, receive, send)
             return
         too_large = f"a request may have {self.max_bytes:,} bytes"
         length = Headers(scope=scope).get("content-length", "0")

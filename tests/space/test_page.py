@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -340,6 +341,16 @@ def test_file(visit, server, model, tmp_path):
         assert message in one.problem("file")
     left = [path for path in server[1].rglob("*") if path.is_file() and path.stat().st_size]
     assert left == []
+
+
+def test_nothing_can_be_uploaded_or_read_past_the_page(server):
+    address, temporary = server
+    files = {"files": ("a.txt", b"x" * 10)}
+    assert httpx.post(f"{address}/gradio_api/upload", files=files).status_code == 404
+    assert httpx.post(f"{address}/gradio_api/queue/join", content=b"x" * 9_000_000).status_code == 413
+    for path in ("/etc/passwd", "app.py", "space/app.py", "../log"):
+        assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)
+    assert [path for path in temporary.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 def test_twenty_people_at_once_get_their_own_answers(visit, model):
