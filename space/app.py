@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from . import figures
 from .answers import Answers
 from .guard import Guard
-from .reading import BadInput
+from .reading import BadInput, Limits
 from .searching import DesignProgress, DesignRequest, search_designs
 from .uploads import predict_upload
 
@@ -37,6 +37,8 @@ measured promoters of the Random Promoter DREAM Challenge 2022. It reads the {le
 the challenge's construct (with or without the flanks). Values are in the assay's units, about {low:.1f} to {high:.1f},
 for *S. cerevisiae* in one medium: not for other organisms, and not for the clinic.
 """
+# Beside which fields a sentence about a design stands: the start, the goal, the rules.
+DESIGN_FIELDS = (("start",), ("value", "max_edits", "num_designs"), ("gc", "sites", "positions"))
 PRIVACY = "What you enter is used for the answer and not stored."
 
 
@@ -202,20 +204,16 @@ def _variant_tab(answers: Answers) -> None:
 
 
 def _design_tab(answers: Answers, searches: Searches) -> None:
-    limits = answers.limits
-
     def answer(start, target, value, edits, num, quick, low, high, sites, positions, request: gr.Request) -> Iterator:
         wanted = DesignRequest(start, target, value, edits, num, quick, (low, high), sites, positions)
         stop = searches.of(request)
         try:
             for found in search_designs(answers, wanted, stop):
-                if isinstance(found, DesignProgress):
-                    yield "", "", figures.progressing(*found)
-                else:
-                    yield "", "", figures.designed(found)
+                is_end = not isinstance(found, DesignProgress)
+                yield "", "", "", figures.designed(found) if is_end else figures.progressing(*found)
         except BadInput as error:
-            told = figures.problem(str(error))
-            yield (told, "", "") if error.field == "start" else ("", told, "")
+            place = next(index for index, fields in enumerate(DESIGN_FIELDS) if error.field in fields)
+            yield *(figures.problem(str(error)) if index == place else "" for index in range(3)), ""
         finally:
             searches.end(request, stop)
 
@@ -225,41 +223,54 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
                 "Start", "A promoter of A, C, G and T; leave it empty for a random one.",
                 answers.reference.examples[0].sequence, "design-start", lines=2,
             )  # fmt: skip
-            target = gr.Radio(
-                [("higher", "higher"), ("lower", "lower"), ("as near as possible to", "value")], value="higher",
-                label="Expression", elem_id="design-target",
-            )  # fmt: skip
-            value = gr.Number(label="Wanted expression (assay units)", value=0.5, step=0.1, visible=False,
-                              elem_id="design-value")  # fmt: skip
-            with gr.Row():
-                edits = gr.Slider(1, limits.edits, value=5, step=1, label="Edits at most", elem_id="design-edits")
-                num = gr.Slider(1, limits.designs, value=1, step=1, label="Designs", elem_id="design-num")
-            quick = gr.Checkbox(label="Quick: try only what a gradient proposes", elem_id="design-quick")
+            goal, goal_problem = _goal_fields(answers.limits)
         with gr.Column():
-            with gr.Row():
-                low = gr.Number(label="GC % at least", value=0, elem_id="design-gc-low")
-                high = gr.Number(label="GC % at most", value=100, elem_id="design-gc-high")
-            sites = gr.Textbox(
-                label="Sites that must not be there", info="On neither strand, for example GAATTC, GGTCTC.",
-                elem_id="design-sites", elem_classes="sequence-field",
-            )  # fmt: skip
-            positions = gr.Textbox(
-                label="Positions that stay", info="Counted from 1 without flanks, for example 1-10, 35.",
-                elem_id="design-positions",
-            )  # fmt: skip
-            rules_problem = _problem_place("design")
+            rules, rules_problem = _rule_fields()
     with gr.Row():
         button = gr.Button("Design", variant="primary", elem_id="design-run")
         stop_button = gr.Button("Stop", variant="stop", elem_id="design-stop")
     result = gr.HTML(elem_id="design-result", padding=False)
+    begun = button.click(searches.begin, None, result, queue=False, api_visibility="private", show_progress="hidden")
+    outputs = [start_problem, goal_problem, rules_problem, result]
+    _on(begun.then, answer, [start, *goal, *rules], outputs, long=True, show_progress="hidden")
+    stop_button.click(searches.stop, queue=False, api_visibility="private", show_progress="hidden")
+
+
+def _goal_fields(limits: Limits) -> tuple[list, gr.HTML]:
+    """Fields for what is wanted and how to search, and the place for a sentence about them."""
+    target = gr.Radio(
+        [("higher", "higher"), ("lower", "lower"), ("as near as possible to", "value")], value="higher",
+        label="Expression", elem_id="design-target",
+    )  # fmt: skip
+    value = gr.Number(
+        label="Wanted expression (assay units)", value=0.5, step=0.1, visible=False, elem_id="design-value"
+    )
+    with gr.Row():
+        edits = gr.Slider(1, limits.edits, value=5, step=1, label="Edits at most", elem_id="design-edits")
+        num = gr.Slider(1, limits.designs, value=1, step=1, label="Designs", elem_id="design-num")
+    problem = _problem_place("design-goal")
+    quick = gr.Checkbox(label="Quick: try only what a gradient proposes", elem_id="design-quick")
     target.change(
         lambda kind: gr.update(visible=kind == "value"), target, value, queue=False, api_visibility="private",
         show_progress="hidden",
     )  # fmt: skip
-    fields = [start, target, value, edits, num, quick, low, high, sites, positions]
-    begun = button.click(searches.begin, None, result, queue=False, api_visibility="private", show_progress="hidden")
-    _on(begun.then, answer, fields, [start_problem, rules_problem, result], long=True, show_progress="hidden")
-    stop_button.click(searches.stop, queue=False, api_visibility="private", show_progress="hidden")
+    return [target, value, edits, num, quick], problem
+
+
+def _rule_fields() -> tuple[list, gr.HTML]:
+    """Fields for what a design keeps to, and the place for a sentence about them."""
+    with gr.Row():
+        low = gr.Number(label="GC % at least", value=0, elem_id="design-gc-low")
+        high = gr.Number(label="GC % at most", value=100, elem_id="design-gc-high")
+    sites = gr.Textbox(
+        label="Sites that must not be there", info="On neither strand, for example GAATTC, GGTCTC.",
+        elem_id="design-sites", elem_classes="sequence-field",
+    )  # fmt: skip
+    positions = gr.Textbox(
+        label="Positions that stay", info="Counted from 1 without flanks, for example 1-10, 35.",
+        elem_id="design-positions",
+    )  # fmt: skip
+    return [low, high, sites, positions], _problem_place("design-rules")
 
 
 def _file_tab(answers: Answers) -> None:
