@@ -50,6 +50,14 @@ class MacaronTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with what this model's training adds."""
 
     dataset: str | None = field(default=None, metadata={"help": "folder that scripts/prepare_data.py wrote"})
+    stream: str | None = field(
+        default=None,
+        metadata={
+            "help": "Parquet files to train on while they are read, instead of the data set's training rows (it gives "
+            "validation rows, mean and standard deviation): a path, a glob or hf://datasets/OWNER/NAME/PATTERN"
+        },
+    )
+    stream_buffer: int = field(default=100_000, metadata={"help": "rows of a stream that are shuffled in memory"})
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "checkpoint folder, or auto: the latest complete one of output_dir"}
     )

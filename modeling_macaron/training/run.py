@@ -23,8 +23,9 @@ from .arguments import MacaronTrainingArguments, ModelArguments
 from .averaging import RAW_WEIGHTS
 from .clipping import ClipEachGradient
 from .collator import PromoterCollator
-from .dataset import PreparedData
+from .dataset import PreparedData, PromoterDataset
 from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
+from .streaming import StreamedPromoters
 from .trainer import MacaronTrainer
 
 _RUN_FILE = "run.json"
@@ -180,6 +181,18 @@ def _check_same_data(output_dir: Path, data: PreparedData, resuming: bool, is_ma
         path.write_text(json.dumps({"data": fingerprints}, indent=2) + "\n", encoding="utf-8")
 
 
+def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> PromoterDataset | StreamedPromoters:
+    """Take the training rows of the data set, or a stream."""
+    if args.stream is None:
+        return data.train
+    if args.max_steps < 1:
+        raise ValueError("--stream has no end: say how many steps to train with --max_steps")
+    if args.stream_buffer < 1:
+        raise ValueError(f"--stream_buffer must be at least 1, got {args.stream_buffer}")
+    args.dataloader_num_workers = 0  # each worker would read the whole stream
+    return StreamedPromoters(args.stream, data.tokenizer, seed=args.seed, buffer_rows=args.stream_buffer)
+
+
 def make_trainer(
     model: MacaronForExpressionPrediction, args: MacaronTrainingArguments, data: PreparedData
 ) -> MacaronTrainer:
@@ -203,7 +216,7 @@ def make_trainer(
             max_shift=args.max_shift,
             seed=args.seed,
         ),
-        train_dataset=data.train,
+        train_dataset=_training_rows(args, data),
         eval_dataset=data.validation,
         processing_class=KmerTokenizer(**tokenizer_settings),
         callbacks=callbacks,
