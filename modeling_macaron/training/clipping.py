@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 
@@ -12,6 +13,8 @@ def clip_gradients(
     parameters: Iterable[torch.nn.Parameter], value: float | None = None, tensor_norm: float | None = None
 ) -> None:
     """Clip the gradients of parameters in place, all tensors at once, without waiting for a GPU.
+
+    Of parameters in shards (FSDP), the norm is that of the whole tensor.
 
     Parameters
     ----------
@@ -25,16 +28,17 @@ def clip_gradients(
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
+    here = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
     if value is not None:
-        torch._foreach_clamp_min_(gradients, -value)
-        torch._foreach_clamp_max_(gradients, value)
+        torch._foreach_clamp_min_(here, -value)
+        torch._foreach_clamp_max_(here, value)
     if tensor_norm is not None:
-        scales = torch._foreach_norm(gradients)
+        scales = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in torch._foreach_norm(gradients)]
         torch._foreach_add_(scales, 1e-6)  # as `torch.nn.utils.clip_grad_norm_`
         scales = torch._foreach_reciprocal(scales)
         torch._foreach_mul_(scales, tensor_norm)
         torch._foreach_clamp_max_(scales, 1.0)
-        torch._foreach_mul_(gradients, scales)
+        torch._foreach_mul_(here, scales)
 
 
 class ClipEachGradient(TrainerCallback):

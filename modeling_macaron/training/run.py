@@ -145,9 +145,11 @@ def is_complete(checkpoint: Path, averaging: bool = False) -> bool:
     except (OSError, ValueError, SafetensorError):
         return False
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    sharded = {"optimizer.bin", "pytorch_model_fsdp.bin"} <= names  # FSDP's, from which it resumes
     own = {"rng_state.pth"} if processes == 1 else {f"rng_state_{rank}.pth" for rank in range(processes)}
     of_others = not own & names and any(name.startswith("rng_state") for name in names)
-    return {"config.json", "optimizer.pt", "scheduler.pt"} <= names and (own <= names or of_others)
+    whole = {"config.json", "scheduler.pt"} <= names and (sharded or "optimizer.pt" in names)
+    return whole and (own <= names or of_others)
 
 
 def _check_final_is_ours(final: Path) -> None:
@@ -265,10 +267,11 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     history = list(trainer.state.log_history)  # without the evaluation of the best checkpoint, below
     metrics = {**result.metrics, **trainer.evaluate(), "run_seconds": time.monotonic() - started}
     trainer.save_metrics("all", metrics, combined=False)
+    whole = trainer.whole_model()
     if not trainer.is_world_process_zero():
         return None
     with new_folder(final, overwrite=True, marker="config.json") as folder:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        whole.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         write_model_card(folder, trainer, data, metrics, history)
     if push:

@@ -14,6 +14,8 @@ from torch.utils.data import RandomSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+
 from .averaging import WeightAverage, check_same_decay
 from .collator import PromoterCollator
 from .dataset import PromoterDataset
@@ -235,6 +237,25 @@ class MacaronTrainer(Trainer):
         with self._averaged_weights():
             return super().evaluation_loop(*args, **kwargs)
 
+    def whole_model(self) -> MacaronForExpressionPrediction:
+        """Take the model out of what wraps it; FSDP's shards are put together, which all processes do at once.
+
+        Returns
+        -------
+        MacaronForExpressionPrediction
+            To be saved by the main process; under FSDP, that of the others has no weights.
+        """
+        if not self.is_fsdp_enabled:
+            return self.accelerator.unwrap_model(self.model)
+        return self._assemble(self.accelerator.get_state_dict(self.model))
+
+    def _assemble(self, weights: dict[str, torch.Tensor]) -> MacaronForExpressionPrediction:
+        """Make a plain model that holds gathered weights: of a class that FSDP made, the wrong code would be saved."""
+        with torch.device("meta"):
+            model = MacaronForExpressionPrediction(self.model.config)
+        model.load_state_dict(weights, strict=self.args.should_save, assign=True)
+        return model
+
     def _averaged_weights(self) -> AbstractContextManager[None]:
         """Let the model hold the averaged weights for a while."""
         return nullcontext() if self.average is None else self.average.in_use(self.model)
@@ -248,7 +269,13 @@ class MacaronTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None):
-        """Save the averaged weights and, in training, the raw ones beside them."""
+        """Save the averaged weights and, in training, the raw ones beside them; of shards, the whole model."""
+        if self.args.should_save and self.is_fsdp_enabled:
+            sharded, self.model = self.model, self._assemble(state_dict)
+            try:
+                return super()._save(output_dir, state_dict)
+            finally:
+                self.model = sharded
         if not self.args.should_save or self.average is None or self.average.weights is None:
             return super()._save(output_dir, state_dict)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)

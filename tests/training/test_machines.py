@@ -1,16 +1,22 @@
 """More machines: accelerate's launch files, two nodes of one process each, and the model in shards."""
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
+from modeling_macaron import MacaronForExpressionPrediction
 from tests.training.test_run import RECIPE, ROOT, SHORT, TINY, finish, launch, weights_of
 
+TRAIN = ROOT / "scripts" / "train.py"
+SHARDED_TRAIN = Path(__file__).with_name("train_sharded.py")
 SHARDED = """
 import sys
 import torch
@@ -18,6 +24,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.training.clipping import clip_gradients
 
 def make():
     torch.manual_seed(0)
@@ -42,11 +49,19 @@ for parameter in sharded.parameters():
 whole(ids, labels=labels).loss.backward()
 mine = slice(rank * 4, rank * 4 + 4)
 sharded(ids[mine], labels=labels[mine]).loss.backward()
-for (name, parameter), other in zip(whole.named_parameters(), sharded.parameters(), strict=True):
-    if parameter.grad is None:
-        assert other.grad is None and name.startswith("nucleotide_head")
-        continue
-    torch.testing.assert_close(other.grad.full_tensor(), parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+def compare():
+    for (name, parameter), other in zip(whole.named_parameters(), sharded.parameters(), strict=True):
+        if parameter.grad is None:
+            assert other.grad is None and name.startswith("nucleotide_head")
+            continue
+        torch.testing.assert_close(other.grad.full_tensor(), parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+compare()
+before = [parameter.grad.norm().item() for parameter in whole.parameters() if parameter.grad is not None]
+assert max(before) > 0.02  # so that both ways of clipping have something to do
+for model in (whole, sharded):
+    clip_gradients(model.parameters(), 0.01, 0.02)
+compare()
 print("equal", flush=True)
 dist.destroy_process_group()
 """
@@ -75,7 +90,7 @@ def test_layers_that_fsdp_wraps_are_there():
     assert hasattr(modeling_macaron, config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"])
 
 
-def test_sharded_model_has_the_gradients_of_the_whole(tmp_path):
+def test_sharded_model_has_the_gradients_of_the_whole_and_clips_them_alike(tmp_path):
     (tmp_path / "sharded.py").write_text(SHARDED)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     done = subprocess.run(
@@ -85,11 +100,11 @@ def test_sharded_model_has_the_gradients_of_the_whole(tmp_path):
     assert done.returncode == 0 and done.stdout.count("equal") == 2, done.stderr[-3000:]
 
 
-def start(file, rank, arguments, processes, port):
+def start(file, rank, arguments, processes, port, script=TRAIN):
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs" / file)),
         *("--num_processes", str(processes), "--machine_rank", str(rank), "--mixed_precision", "no"),
-        *("--main_process_port", port, str(ROOT / "scripts" / "train.py"), RECIPE, "--use_cpu", "true"),
+        *("--main_process_port", port, str(script), RECIPE, "--use_cpu", "true"),
     ]
     return subprocess.Popen(
         [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -114,9 +129,29 @@ def test_two_nodes_train_as_one_process_does(prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_launch_file_of_fsdp_runs_on_two_processes(prepared, tmp_path):
-    """On CPUs accelerate has no FSDP and trains with DDP instead; the file must still start what it should."""
-    arguments = ["--dataset", prepared, *TINY, *SHORT, "--output_dir", tmp_path / "run"]
-    finish(start("accelerate_fsdp.yaml", 0, arguments, 2, "0"))
-    assert (tmp_path / "run/checkpoint-12/rng_state_1.pth").is_file()
-    assert (tmp_path / "run/final/model.safetensors").is_file()
+def test_sharded_training_is_that_of_one_process_and_resumes(prepared, tmp_path):
+    clipped = ["--clip_grad_value", "0.5", "--clip_tensor_norm", "1.0"]  # a tensor's norm is over all its shards
+    arguments = ["--dataset", prepared, *TINY, *SHORT, "--hidden_dropout", "0.0", *clipped]
+    finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
+    run = tmp_path / "sharded"
+    there = [*arguments, "--output_dir", run]
+    finish(start("accelerate_fsdp.yaml", 0, there, 2, "0", SHARDED_TRAIN))
+    assert (run / "checkpoint-12/pytorch_model_fsdp.bin").is_file()
+    one, sharded = (weights_of(folder / "checkpoint-12") for folder in (tmp_path / "one", run))
+    for name, values in one.items():
+        torch.testing.assert_close(sharded[name], values, rtol=1e-3, atol=1e-4, msg=name)
+    for part in ("checkpoint-12", "final"):  # the code and the config too, so that others can load it
+        names = [{path.name for path in (folder / part).glob("*.py")} for folder in (tmp_path / "one", run)]
+        assert names[0] == names[1] and "modeling_macaron.py" in names[0]
+        assert (run / part / "config.json").read_text() == (tmp_path / "one" / part / "config.json").read_text()
+    shutil.rmtree(run / "checkpoint-12")
+    shutil.rmtree(run / "final")
+    finish(start("accelerate_fsdp.yaml", 0, [*there, "--resume_from_checkpoint", "auto"], 2, "0", SHARDED_TRAIN))
+    for name, values in weights_of(run / "checkpoint-12").items():
+        assert torch.equal(values, sharded[name]), name
+    first, *_ = json.loads((run / "checkpoint-12/trainer_state.json").read_text())["log_history"]
+    assert first["step"] == 2  # it went on from the checkpoint that was left, with its history
+    model = MacaronForExpressionPrediction.from_pretrained(run / "final")
+    best = json.loads((run / "final/training.json").read_text())["best_step"]
+    for name, values in weights_of(run / f"checkpoint-{best}").items():
+        assert torch.equal(model.state_dict()[name], values), name
