@@ -4,8 +4,9 @@ The parts: `check` (float32 and bf16 on the device against float64 on the CPU), 
 mutagenesis, attributions and designs of this repository's checkpoint against those on the CPU), `peak` (a bf16 matrix
 product), `train` (training steps in a bare loop: plain and merged, eager and compiled, attention by batched products
 and by each backend of PyTorch, then batch sizes), `inference` (the same), `profile` (kernels of the best training
-step), `trainer` (what `scripts/train.py` does, beside a bare loop) and `bulk` (a file from Parquet to Parquet). One
-JSON is written, and saved after each measurement; with `--keep` the parts can be run one command after another.
+step), `trainer` (what `scripts/train.py` does, beside a bare loop), `bulk` (a file from Parquet to Parquet) and
+`sharded` (FSDP through its launch file, against a training without, and resumed). One JSON is written, and saved after
+each measurement; with `--keep` the parts, and the two kinds of projections, can be run one command after another.
 `--device cpu --size tiny` tries everything in some minutes.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -26,6 +28,7 @@ import torch
 from benchmarks.figures import Check, Figure, Results, describe_machine, result_path
 from benchmarks.gpu_checks import check_outputs
 from benchmarks.gpu_setup import ATTENTIONS, LABELS, SIZES, Run
+from benchmarks.gpu_sharded import check_sharded
 from benchmarks.gpu_timing import measure_inference, measure_kernels, measure_peak, measure_training, print_forms
 from benchmarks.gpu_verbs import check_verbs
 from benchmarks.gpu_workflows import measure_bulk, measure_trainer
@@ -39,6 +42,7 @@ PARTS: dict[str, Callable[[Run], None]] = {
     "inference": measure_inference,
     "trainer": measure_trainer,
     "bulk": measure_bulk,
+    "sharded": check_sharded,
 }
 _NEED_PEAK = {"train", "inference", "trainer"}
 _MODES = ("eager", "compiled")
@@ -72,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--limit_s", type=_positive, metavar="N", help="begin no form after so many seconds")
     add("--compile_backend", default="inductor", help="backend of torch.compile (default: inductor)")
     add("--output", type=Path, metavar="FILE", help="JSON to write (default: one for each machine, beside this file)")
-    add("--keep", action="store_true", help="keep what the output holds of parts that are not run now")
+    add("--keep", action="store_true", help="keep what the output holds of parts and projections that are not run")
     return parser
 
 
@@ -158,7 +162,7 @@ def keep_results(run: Run, parts: list[str]) -> None:
     Parameters
     ----------
     run : Run
-        Gets figures, checks and tables, whose names begin with their part.
+        Gets figures, checks and rows of tables of other parts, and of projections that are not run now.
     parts : list of str
         Parts that are run now.
 
@@ -179,9 +183,19 @@ def keep_results(run: Run, parts: list[str]) -> None:
         raise ValueError(f"--keep: {run.output} is no result of this benchmark") from error
     if machine != {name: run.results.machine[name] for name in machine}:
         raise ValueError(f"--keep: {run.output} was measured on {machine['name']} at size {machine['size']}")
-    run.results.figures += [own for own in figures if own.name.split(":")[0] not in parts]
-    run.results.checks += [own for own in checks if own.name.split(":")[0] not in parts]
-    run.results.tables |= {name: rows for name, rows in tables.items() if name not in parts}
+    others = [LABELS[projections] for projections in LABELS if projections not in run.projections]
+
+    def stays(name: str) -> bool:
+        part, _, rest = name.partition(": ")
+        label = re.match(r"(\w+), ", rest)
+        return part not in parts or (label is not None and label.group(1) in others)
+
+    run.results.figures += [own for own in figures if stays(own.name)]
+    run.results.checks += [own for own in checks if stays(own.name)]
+    for name, rows in tables.items():
+        kept = [row for row in rows if name not in parts or LABELS[row["projections"]] in others]
+        if kept:
+            run.results.tables[name] = kept
 
 
 def run_parts(run: Run, parts: list[str]) -> list[str]:

@@ -81,6 +81,9 @@ def check_verbs(run: Run) -> None:
         error = float(np.abs(values - reference).max()) / model.config.expression_std
         run.results.check(f"verbs: {name}, against the CPU", error, TOLERANCE)
         run.save()
-    half = predict(CHECKPOINT, promoters, device=str(run.device), dtype=torch.bfloat16)
-    error = float(np.abs(half - _predict(CHECKPOINT, promoters, "cpu")).max()) / model.config.expression_std
-    run.results.check("verbs: predict in bfloat16, against float32 on the CPU", error, 0.1)
+    reference = _predict(CHECKPOINT, promoters, "cpu")
+    for dtype in (torch.bfloat16, torch.float16):
+        half = predict(CHECKPOINT, promoters, device=str(run.device), dtype=dtype)
+        error = float(np.abs(half - reference).max()) / model.config.expression_std
+        name = str(dtype).removeprefix("torch.")
+        run.results.check(f"verbs: predict in {name}, against float32 on the CPU", error, 0.1)
