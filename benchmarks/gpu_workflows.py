@@ -153,8 +153,9 @@ def time_trainer(run: Run, projections: str, data: Path, output: Path) -> dict:
     counters.clear()
     set_seed(args.seed)
     model = build_model(model_arguments, prepared, None)
-    row = {"projections": projections, "attention": model.config._attn_implementation, "compiled": args.torch_compile}
     trainer = make_trainer(model, args, prepared)
+    attention = model.config._attn_implementation
+    row = {"projections": projections, "attention": attention, "compiled": args.torch_compile}
     row |= time_steps(trainer, run)
     loader = trainer.get_train_dataloader()
     row["data_alone"] = run.sizes.batch_size / seconds_per_batch(loader, run.sizes.trainer_steps[1] // 2)
@@ -162,6 +163,7 @@ def time_trainer(run: Run, projections: str, data: Path, output: Path) -> dict:
     del model, trainer, loader
     release(run.device)
     model = build_model(model_arguments, prepared, None).to(run.device)
+    model.set_attn_implementation(attention)
     step = TrainingStep(model, args.torch_compile_backend if args.torch_compile else None)
     row["bare_loop"] = run.sizes.batch_size / time_bare_loop(step, batches, run)
     run.results.row("trainer", **row)

@@ -199,6 +199,8 @@ def make_trainer(
     model: MacaronForExpressionPrediction, args: MacaronTrainingArguments, data: PreparedData
 ) -> MacaronTrainer:
     """Put model, data and options together."""
+    if args.attn_implementation is not None:
+        model.set_attn_implementation(args.attn_implementation)
     callbacks = []
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -258,8 +260,6 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     set_seed(args.seed)
     model = build_model(model_arguments, data, args.init_from)
-    if args.attn_implementation is not None:
-        model.set_attn_implementation(args.attn_implementation)
     _check_same_data(Path(args.output_dir), data, checkpoint is not None, args.should_save)
     trainer = make_trainer(model, args, data)
     started = time.monotonic()
