@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt --editable
+LOCKED := $(shell $(PYTHON) -c 'import platform, sys; print(sys.version_info >= (3, 11) and (platform.system(), platform.machine()) == ("Linux", "x86_64"))')
 
-.PHONY: help demo space test test-matrix test-long audit browser screenshots notebooks bench bench-gpu lint format clean
+.PHONY: help demo space test test-matrix test-long lock audit browser screenshots notebooks bench bench-gpu lint format clean
 
 help:
 	@echo "make demo    simulate, prepare, train, score, load and predict: a few minutes on two CPU cores, no network"
 	@echo "make space   serve the page to try the model in, on this machine, with the checkpoint of this repository"
 	@echo "make test    run the tests"
 	@echo "make test-long    kill, fill and fuzz everything: half an hour on two cores; make test-matrix: other versions"
+	@echo "make lock    write requirements-test.txt, the hashes of what constraints.txt pins"
 	@echo "make audit   ask for known vulnerabilities of what is installed"
 	@echo "make browser install Debian's Chromium, for the tests of the page (they are skipped where there is none)"
 	@echo "make screenshots  renew the README's pictures of the page"
@@ -30,9 +33,17 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) ".[train,analysis]"
 	@touch $@
 
-$(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
+# What the tests need is checked against hashes where they are known; torch's are those of a build for one kind of machine.
+$(VENV)/.dev-installed: pyproject.toml constraints.txt requirements-test.txt | $(BIN)/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
+ifeq ($(LOCKED),True)
+	$(PIP) install --no-deps --require-hashes --requirement requirements-test.txt
+	$(PIP) install --constraint constraints.txt torch
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
+else
 	$(INSTALL) ".[dev]"
+endif
 	@touch $@ $(VENV)/.demo-installed $(VENV)/.space-installed
 
 demo: $(VENV)/.demo-installed
@@ -53,16 +64,21 @@ screenshots: $(VENV)/.dev-installed
 	MACARON_SCREENSHOTS=docs/space $(BIN)/python -m pytest tests/space/test_page.py
 
 test-matrix: $(VENV)/.dev-installed
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
+	$(PIP) install uv
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.matrix
 
 test-long: $(VENV)/.dev-installed
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet atheris
+	$(PIP) install atheris
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.fuzz
 
+lock: $(VENV)/.dev-installed
+	$(PIP) install uv
+	$(BIN)/uv pip compile constraints.txt --quiet --no-deps --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package torch --no-annotate --custom-compile-command "make lock" --output-file requirements-test.txt
+
 audit: $(VENV)/.dev-installed
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet pip-audit
+	$(PIP) install pip-audit
 	$(BIN)/python -m pip_audit --skip-editable
 
 test: $(VENV)/.dev-installed
