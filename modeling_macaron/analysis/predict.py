@@ -150,7 +150,7 @@ def load_checkpoint(
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} of the model's weights, {missing[0]} among them")
     if unused := sorted(report["unexpected_keys"]):
         raise ValueError(
-            f"the checkpoint {name} has {len(unused)} weights that its config gives no place, {unused[0]} among them"
+            f"the checkpoint {name} has weights that its config gives no place: {len(unused)}, {unused[0]} among them"
         )
     for weight, values in model.state_dict().items():
         if not values.isfinite().all():
