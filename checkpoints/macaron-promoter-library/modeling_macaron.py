@@ -209,7 +209,7 @@ def _check_weight_files(name: str | os.PathLike | None, asked: dict) -> None:
     if os.path.isfile(os.path.join(subfolder, name)) and not name.endswith(".safetensors"):
         raise ValueError(f"weights are read from safetensors only, and {name} is none")
     folder = os.path.join(name, subfolder)
-    if os.path.isdir(folder) and any(file.startswith("shard-") for file in os.listdir(folder)):
+    if os.path.isdir(folder) and any(re.match(r"shard-\d+-model-", file) for file in os.listdir(folder)):
         raise ValueError(f"{folder} holds shards of a distributed checkpoint: save the model whole")
     places = ("cache_dir", "local_files_only", "proxies", "revision", "token")
     options = {option: asked[option] for option in places if option in asked} | {"subfolder": subfolder}
