@@ -13,8 +13,12 @@ import gzip
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save
 
 from benchmarks.figures import RESULTS, Results, describe_machine
 from benchmarks.memory import make_checkpoint
@@ -25,16 +29,27 @@ FINE = "name,sequence\na,ACGTACGT\nb,TTGACC\n"
 
 
 class Case(NamedTuple):
-    """What is wrong, the files that are there, and the command line behind `scripts/`."""
+    """What is wrong, the files that are there (None: are not), and the command line behind `scripts/`."""
 
     what: str
-    files: dict[str, bytes | str]
+    files: dict[str, bytes | str | Callable[[Path], bytes] | None]
     command: str
 
 
 def predict(what: str, name: str, content: bytes | str, options: str = "") -> Case:
     """Make a case of `predict.py` on a file."""
     return Case(what, {name: content}, f"predict.py model {name} out.csv {options}")
+
+
+def changed_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], bytes]:
+    """Make a file of weights from the one that is there."""
+
+    def make(path: Path) -> bytes:
+        weights = load_file(path)
+        change(weights)
+        return save(weights, metadata={"format": "pt"})
+
+    return make
 
 
 CASES = (
@@ -63,6 +78,29 @@ CASES = (
     Case("no such checkpoint", {"in.csv": FINE}, "predict.py absent/folder/x in.csv out.csv"),
     Case("a folder without a model", {"in.csv": FINE, "empty/x": ""}, "predict.py empty in.csv out.csv"),
     Case("weights that are cut off", {"in.csv": FINE, "model/model.safetensors": b"\x10\0\0\0"},
+         "predict.py model in.csv out.csv"),
+    Case("weights that are no numbers",
+         {"in.csv": FINE,
+          "model/model.safetensors": changed_weights(lambda w: w["expression_head.bias"].fill_(torch.nan))},
+         "predict.py model in.csv out.csv"),
+    Case("a weight that is missing",
+         {"in.csv": FINE, "model/model.safetensors": changed_weights(lambda w: w.pop("expression_head.bias"))},
+         "predict.py model in.csv out.csv"),
+    Case("a weight that the config gives no place",
+         {"in.csv": FINE, "model/model.safetensors": changed_weights(lambda w: w.update(other=torch.zeros(1)))},
+         "predict.py model in.csv out.csv"),
+    Case("an index that names a pickle",
+         {"in.csv": FINE, "model/model.safetensors": None, "model/evil.bin": "cos\nsystem\n.",
+          "model/model.safetensors.index.json": '{"metadata": {}, "weight_map": {"expression_head.bias": "evil.bin"}}'},
+         "predict.py model in.csv out.csv"),
+    Case("a config that names a kernel of the Hub",
+         {"in.csv": FINE, "model/config.json": '{"model_type": "macaron", "attn_implementation": "org/kernel"}'},
+         "predict.py model in.csv out.csv"),
+    Case("a config with a number that overflows",
+         {"in.csv": FINE, "model/config.json": '{"model_type": "macaron", "expression_mean": 1' + "0" * 400 + "}"},
+         "predict.py model in.csv out.csv"),
+    Case("a config with many labels",
+         {"in.csv": FINE, "model/config.json": '{"model_type": "macaron", "num_labels": 1000000000}'},
          "predict.py model in.csv out.csv"),
     Case("a config that is no JSON", {"in.csv": FINE, "model/config.json": "{"}, "predict.py model in.csv out.csv"),
     Case("a huge model", {"in.csv": FINE, "model/config.json": '{"model_type": "macaron", "hidden_size": 999999999}'},
@@ -97,6 +135,10 @@ def run_case(case: Case, folder: Path) -> tuple[int, str, list[str]]:
     for name, content in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            path.unlink()
+            continue
+        content = content(path) if callable(content) else content
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     script, *options = case.command.format(root=ROOT).split()
     done = subprocess.run(

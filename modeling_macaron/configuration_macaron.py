@@ -1,10 +1,10 @@
 """Configuration of the Macaron promoter model."""
 
 import copy
-import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers.configuration_utils import PreTrainedConfig
 
 _AUTO_MAP = {
@@ -36,6 +36,22 @@ _LIMITS = {
     "num_expression_positions": 1_024,
 }
 _MOST_WEIGHTS = 1_000_000_000
+_LARGEST = 1e30  # of a number that is computed with, so that float32 does not overflow
+_ATTENTION = (None, "eager", "sdpa")
+_DTYPES = (None, "float64", "float32", "bfloat16", "float16")
+# What transformers acts upon wherever it stands in a config.json: a kernel of the Hub, another library, another file.
+_CHOICES_OF_A_FILE = {
+    "attn_implementation": _ATTENTION,
+    "_attn_implementation": _ATTENTION,
+    "_attn_implementation_internal": _ATTENTION,
+    "dtype": _DTYPES,
+    "torch_dtype": _DTYPES,
+    "return_dict": (None, True),
+    "transformers_weights": (None,),
+    "quantization_config": (None,),
+    "fusion_config": (None,),
+    "per_layer_config": (None,),
+}
 
 
 @strict
@@ -140,11 +156,37 @@ class MacaronConfig(PreTrainedConfig):
     mask_token_id: int | None = 5
 
     def __post_init__(self, **kwargs):
-        if self.id2label is None and kwargs.get("num_labels", 1) == 1:
+        if (num_labels := kwargs.get("num_labels", 1)) != 1:  # before so many labels are made
+            at_fault = ValueError(f"`num_labels` must be 1, the expression, got {num_labels}")
+            raise StrictDataclassClassValidationError("validate_architecture", at_fault)
+        if self.id2label is None:
             self.id2label, self.label2id = {0: "expression"}, {"expression": 0}
         kwargs.setdefault("auto_map", copy.deepcopy(_AUTO_MAP))
         kwargs.setdefault("custom_pipelines", copy.deepcopy(_CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "MacaronConfig":
+        """Make a config from what a file says, which may not choose how the model is run.
+
+        Parameters
+        ----------
+        config_dict : dict[str, Any]
+            A config.json. It may name the attention implementations "eager" and "sdpa" and floating-point types, no
+            kernel of the Hub, no file of weights and no quantization.
+        **kwargs
+            See `PreTrainedConfig.from_dict`; these are the caller's, and free.
+
+        Raises
+        ------
+        ValueError
+            If the file chooses something else; and see the class.
+        """
+        for name, choices in _CHOICES_OF_A_FILE.items():
+            if (value := config_dict.get(name)) not in choices:
+                possible = " or ".join("absent" if choice is None else repr(choice) for choice in choices)
+                raise ValueError(f"`{name}` of a config.json must be {possible}, got {value!r}")
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def sequence_length(self) -> int:
@@ -178,14 +220,14 @@ class MacaronConfig(PreTrainedConfig):
             )
         if not 0 <= self.hidden_dropout < 1:
             raise ValueError(f"`hidden_dropout` must be in [0, 1), got {self.hidden_dropout}")
-        if not 0 < self.layer_norm_eps < math.inf:
-            raise ValueError(f"`layer_norm_eps` must be a finite number > 0, got {self.layer_norm_eps}")
-        if not 0 <= self.reconstruction_weight < math.inf:
-            raise ValueError(f"`reconstruction_weight` must be a finite number >= 0, got {self.reconstruction_weight}")
-        if not 0 < self.expression_std < math.inf:
-            raise ValueError(f"`expression_std` must be a finite number > 0, got {self.expression_std}")
-        if not math.isfinite(self.expression_mean):
-            raise ValueError(f"`expression_mean` must be finite, got {self.expression_mean}")
+        if not 0 < self.layer_norm_eps <= 1:
+            raise ValueError(f"`layer_norm_eps` must be in (0, 1], got {self.layer_norm_eps}")
+        if not 0 <= self.reconstruction_weight <= _LARGEST:
+            raise ValueError(f"`reconstruction_weight` must be in [0, {_LARGEST}], got {self.reconstruction_weight}")
+        if not 0 < self.expression_std <= _LARGEST:
+            raise ValueError(f"`expression_std` must be in (0, {_LARGEST}], got {self.expression_std}")
+        if not abs(self.expression_mean) <= _LARGEST:
+            raise ValueError(f"`expression_mean` must be in [-{_LARGEST}, {_LARGEST}], got {self.expression_mean}")
         if self.num_labels != 1:
             raise ValueError(f"`num_labels` must be 1, the expression, got {self.num_labels}")
         if self._num_weights() > _MOST_WEIGHTS:

@@ -2,7 +2,10 @@
 
 import copy
 import inspect
+import json
 import math
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +15,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, cached_file, is_peft_available, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -139,12 +142,14 @@ class MacaronPreTrainedModel(PreTrainedModel):
         Raises
         ------
         ValueError
-            If `use_safetensors=False` asks for a pickle.
+            If `use_safetensors=False` asks for a pickle, or an index of weights names anything but safetensors files
+            beside it, or there is an adapter that peft would load.
         OSError
             If there are no weights in safetensors.
         """
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError("weights are read from safetensors only: a pickle (.bin) can run code when it is read")
+        _check_weight_files(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         return super().from_pretrained(*args, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -194,6 +199,33 @@ class MacaronPreTrainedModel(PreTrainedModel):
                 f"({merged.num_parameters():,} parameters instead of {self.num_parameters():,})"
             )
         return merged.train(self.training)
+
+
+def _check_weight_files(name: str | os.PathLike | None, asked: dict) -> None:
+    """Refuse a folder, or a repository of the Hub, that would make transformers read other files than safetensors."""
+    if name is None:
+        return
+    name, subfolder = os.fspath(name), asked.get("subfolder") or ""
+    if os.path.isfile(os.path.join(subfolder, name)) and not name.endswith(".safetensors"):
+        raise ValueError(f"weights are read from safetensors only, and {name} is none")
+    folder = os.path.join(name, subfolder)
+    if os.path.isdir(folder) and any(re.match(r"shard-\d+-model-", file) for file in os.listdir(folder)):
+        raise ValueError(f"{folder} holds shards of a distributed checkpoint: save the model whole")
+    places = ("cache_dir", "local_files_only", "proxies", "revision", "token")
+    options = {option: asked[option] for option in places if option in asked} | {"subfolder": subfolder}
+    for kind in ("missing_entries", "connection_errors", "gated_repo"):
+        options[f"_raise_exceptions_for_{kind}"] = False  # loading tells of them
+    if is_peft_available() and cached_file(name, "adapter_config.json", **options):
+        raise ValueError(f"{name} holds an adapter: load the model without it, and the adapter with peft")
+    variant = f".{asked['variant']}" if asked.get("variant") else ""
+    index = cached_file(name, f"model.safetensors.index{variant}.json", **options)
+    if index is None:
+        return
+    with open(index, encoding="utf-8") as file:
+        shards = json.load(file)["weight_map"].values()
+    for shard in shards:
+        if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
+            raise ValueError(f"{shard!r} in {index}: weights are read from safetensors files beside it only")
 
 
 def _glorot_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int) -> None:

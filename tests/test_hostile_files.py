@@ -7,16 +7,18 @@ import pickle
 import resource
 import subprocess
 import sys
+import time
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.analysis.predict import load_model
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, modeling_macaron
+from modeling_macaron.analysis.predict import load_model, predict
 from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
@@ -41,11 +43,30 @@ def copy_of(folder, target):
     return target
 
 
+def with_config(folder, target, **fields):
+    """Copy a checkpoint with other fields in its config."""
+    copy_of(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | fields))
+    return target
+
+
 def load_remote_code(folder):
     return AutoModel.from_pretrained(folder, trust_remote_code=True)
 
 
-@pytest.mark.parametrize("loader", [load_model, MacaronForExpressionPrediction.from_pretrained, load_remote_code])
+LOADERS = [load_model, MacaronForExpressionPrediction.from_pretrained, load_remote_code]
+
+
+def write_index(folder, shard):
+    """Put an index in the place of the weights, which says that all of them are in one other file."""
+    names = list(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("loader", LOADERS)
 def test_pickled_weights_are_never_read(tiny_folder, tmp_path, loader):
     folder = copy_of(tiny_folder, tmp_path / "pickled")
     model = MacaronForExpressionPrediction.from_pretrained(folder)
@@ -57,6 +78,70 @@ def test_pickled_weights_are_never_read(tiny_folder, tmp_path, loader):
     with pytest.raises(OSError, match="safetensors"):
         loader(str(folder))
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("shard", ["evil.bin", "../outside.safetensors", "sub/a.safetensors", "a.SAFETENSORS", 7])
+def test_an_index_names_safetensors_beside_it_only(tiny_folder, tmp_path, loader, shard):
+    folder = copy_of(tiny_folder, tmp_path / "sharded")
+    weights = load_file(folder / "model.safetensors")
+    write_index(folder, shard)
+    (folder / "sub").mkdir()
+    if isinstance(shard, str) and shard.endswith(".safetensors"):
+        save_file(weights, tmp_path / "sharded" / shard, metadata={"format": "pt"})
+    else:
+        torch.save(weights, folder / str(shard))
+    with pytest.raises(ValueError, match=f"{shard!r} .*: weights are read from safetensors files beside it only"):
+        loader(str(folder))
+
+
+def test_weights_in_shards_are_read(tiny_folder, tmp_path):
+    folder = copy_of(tiny_folder, tmp_path / "sharded")
+    model = MacaronForExpressionPrediction.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="5KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    loaded = load_model(folder)[0].state_dict()
+    assert all(torch.equal(loaded[name], values) for name, values in model.state_dict().items())
+
+
+def test_an_index_of_the_hub_names_safetensors_only(tiny_folder, tmp_path):
+    repository = tmp_path / "models--somebody--promoters"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    folder = copy_of(tiny_folder, repository / "snapshots" / ("0" * 40))
+    ask = {"cache_dir": tmp_path, "local_files_only": True}
+    MacaronForExpressionPrediction.from_pretrained("somebody/promoters", **ask)
+    torch.save(load_file(folder / "model.safetensors"), folder / "evil.bin")
+    write_index(folder, "evil.bin")
+    with pytest.raises(ValueError, match=r"'evil\.bin' .*: weights are read from safetensors files beside it only"):
+        MacaronForExpressionPrediction.from_pretrained("somebody/promoters", **ask)
+
+
+def test_a_file_that_is_no_safetensors_is_not_read_as_weights(tiny_folder, tmp_path):
+    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder)
+    torch.save(model.state_dict(), tmp_path / "weights.bin")
+    with pytest.raises(ValueError, match="safetensors only"):
+        MacaronForExpressionPrediction.from_pretrained(tmp_path / "weights.bin", config=model.config)
+
+
+def test_a_distributed_checkpoint_is_refused(tiny_folder, tmp_path):
+    folder = copy_of(tiny_folder, tmp_path / "distributed")
+    weights = load_file(folder / "model.safetensors")
+    del weights["expression_head.bias"]
+    save_file(weights, folder / "shard-00001-model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="distributed checkpoint"):
+        load_model(folder)
+
+
+def test_an_adapter_is_not_read_with_the_weights(tiny_folder, tmp_path, monkeypatch):
+    folder = copy_of(tiny_folder, tmp_path / "adapted")
+    (folder / "adapter_config.json").write_text("{}")
+    load_model(folder)
+    monkeypatch.setattr(modeling_macaron, "is_peft_available", lambda: True)
+    with pytest.raises(ValueError, match="adapter"):
+        load_model(folder)
 
 
 def test_pickles_cannot_be_asked_for(tiny_folder):
@@ -91,9 +176,7 @@ def test_pickles_beside_the_weights_are_left_alone(tiny_folder, tmp_path):
 def test_huge_configs_are_refused(tiny_folder, tmp_path, fields, message):
     with pytest.raises(StrictDataclassError, match=message):
         MacaronConfig(**fields)
-    folder = copy_of(tiny_folder, tmp_path / "huge")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | fields))
+    folder = with_config(tiny_folder, tmp_path / "huge", **fields)
     with pytest.raises(ValueError, match=message):
         load_model(folder)
 
@@ -212,11 +295,100 @@ def test_names_of_columns_are_no_code(tmp_path):
         ({"model_type": "bert"}, "is a model of type 'bert', not 'macaron'"),
         ({"hidden_size": 24}, "has weights of other shapes than its config: "),
         ({"num_hidden_layers": 3}, "lacks 2[0-9] of the model's weights, macaron.layers.2"),
+        ({"num_hidden_layers": 1}, "has weights that its config gives no place: 2[0-9], macaron.layers.1"),
+        ({"use_convolution": False}, "has weights that its config gives no place: [0-9]+, macaron.layers.0"),
     ],
 )
-def test_no_weight_is_made_up(tiny_folder, tmp_path, fields, message):
-    folder = copy_of(tiny_folder, tmp_path / "changed")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | fields))
+def test_no_weight_is_made_up_or_left_out(tiny_folder, tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
+        load_model(with_config(tiny_folder, tmp_path / "changed", **fields))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_refused(tiny_folder, tmp_path, value):
+    folder = copy_of(tiny_folder, tmp_path / "changed")
+    weights = load_file(folder / "model.safetensors")
+    weights["nucleotide_head.weight"][3, 1] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"not finite: nucleotide_head\.weight$"):
         load_model(folder)
+
+
+def test_a_prediction_that_is_no_finite_number_is_refused(make_model, tiny_tokenizer):
+    model = make_model()
+    with torch.no_grad():
+        model.expression_head.weight.fill_(3e38)
+    with pytest.raises(ValueError, match="no finite number"):
+        predict(model, ["ACGT"], tokenizer=tiny_tokenizer)
+
+
+@pytest.mark.parametrize("number", [3, 10**9])
+def test_a_number_of_labels_is_refused_before_they_are_made(tiny_folder, tmp_path, number):
+    config = json.loads((tiny_folder / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    folder = copy_of(tiny_folder, tmp_path / "changed")
+    (folder / "config.json").write_text(json.dumps(config | {"num_labels": number}))
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=f"`num_labels` must be 1, the expression, got {number}"):
+        load_model(folder)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("expression_mean", 10**400),
+        ("expression_mean", -1e300),
+        ("expression_std", 10**400),
+        ("expression_std", 1e308),
+        ("reconstruction_weight", 10**400),
+        ("layer_norm_eps", 1e308),
+    ],
+)
+def test_numbers_that_overflow_are_refused(tiny_folder, tmp_path, name, value):
+    with pytest.raises(StrictDataclassError, match=f"`{name}` must be"):
+        MacaronConfig(**{name: value})
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        load_model(with_config(tiny_folder, tmp_path / "changed", **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attn_implementation", "org/kernel"),
+        ("attn_implementation", {"": "org/kernel"}),
+        ("attn_implementation", "flash_attention_2"),
+        ("_attn_implementation", "org/kernel"),
+        ("_attn_implementation_internal", "org/kernel"),
+        ("dtype", "load"),
+        ("dtype", "float8_e4m3fn"),
+        ("torch_dtype", "int8"),
+        ("return_dict", False),
+        ("transformers_weights", "evil.bin"),
+        ("quantization_config", {"quant_method": "fp8"}),
+        ("fusion_config", {"patch_embeddings": True}),
+        ("per_layer_config", {"0": {"intermediate_size": 10**9}}),
+    ],
+)
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_config_does_not_choose_how_it_is_run(tiny_folder, tmp_path, loader, name, value):
+    folder = with_config(tiny_folder, tmp_path / "changed", **{name: value})
+    with pytest.raises(ValueError, match=f"`{name}` of a config.json must be"):
+        loader(str(folder))
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_config_may_choose_an_attention_of_the_model(tiny_folder, tmp_path, implementation):
+    folder = with_config(tiny_folder, tmp_path / "changed", attn_implementation=implementation, dtype="bfloat16")
+    model, _ = load_model(folder)
+    assert (model.config._attn_implementation, model.dtype) == (implementation, torch.bfloat16)
+
+
+@pytest.mark.parametrize("error", [OverflowError, ImportError, MemoryError, IndexError, RecursionError])
+def test_every_error_of_a_damaged_file_is_told_in_one_line(tiny_folder, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("first line\nand a second")
+
+    monkeypatch.setattr(MacaronForExpressionPrediction, "from_pretrained", fail)
+    with pytest.raises(ValueError, match=f"cannot be loaded .{error.__name__}.: first line and a second"):
+        load_model(tiny_folder)

@@ -21,7 +21,10 @@ from modeling_macaron.table_writer import check_output
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import N_ID
 
-_OF_DAMAGED_FILES = (AttributeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError, TypeError)
+_OF_DAMAGED_FILES = (
+    ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError, SafetensorError,
+    StrictDataclassError, TypeError, ValueError,
+)  # fmt: skip
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")  # what decides how it reads
 
 
@@ -81,14 +84,13 @@ def load_model(
     OSError
         If there is no such checkpoint.
     ValueError
-        If the dtype is none of floating point, the device cannot be used, or the checkpoint is damaged: its weights
-        must be whole, and fit its config.
+        If the dtype is none of floating point, the device cannot be used, or the checkpoint is damaged: see
+        `load_checkpoint`.
     """
     dtype = _floating_point(dtype)
     _check_device(device)
     if isinstance(model, (str, Path)):
-        check_checkpoint_name(model)
-        model, tokenizer = _load_checkpoint(model, tokenizer)
+        model, tokenizer = load_checkpoint(model, tokenizer)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     elif tokenizer is None and model.name_or_path:
         tokenizer = KmerTokenizer.from_pretrained(model.name_or_path)
@@ -103,25 +105,56 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def _load_checkpoint(
-    name: str | Path, tokenizer: KmerTokenizer | None
+def load_checkpoint(
+    name: str | Path, tokenizer: KmerTokenizer | None = None, **changes
 ) -> tuple[MacaronForExpressionPrediction, KmerTokenizer]:
-    """Load weights and tokenizer; nothing that is missing is made up."""
+    """Load weights and tokenizer; no weight is made up, and none is left out.
+
+    Parameters
+    ----------
+    name : str or Path
+        Checkpoint folder, or name on the Hub.
+    tokenizer : KmerTokenizer, optional
+        Default: the checkpoint's.
+    **changes
+        Fields of the config in place of the checkpoint's, and the `dtype`.
+
+    Returns
+    -------
+    MacaronForExpressionPrediction, KmerTokenizer
+        On the CPU.
+
+    Raises
+    ------
+    OSError
+        If there is no such checkpoint.
+    ValueError
+        If it is damaged: its weights must be finite numbers, and just those of its config's model.
+    """
+    check_checkpoint_name(name)
     try:
         kind = MacaronConfig.get_config_dict(name)[0].get("model_type")
-        if kind != MacaronConfig.model_type:
-            raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
-        tokenizer = KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
-        model, report = MacaronForExpressionPrediction.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        if kind == MacaronConfig.model_type:
+            tokenizer = KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
+            model, report = MacaronForExpressionPrediction.from_pretrained(
+                name, output_loading_info=True, ignore_mismatched_sizes=True, **changes
+            )
     except _OF_DAMAGED_FILES as error:
         told = " ".join(str(error).split())
         raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {told[:300]}") from error
+    if kind != MacaronConfig.model_type:
+        raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
     if others := sorted(report["mismatched_keys"]):
         raise ValueError(f"the checkpoint {name} has weights of other shapes than its config: {others[0][0]}")
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} of the model's weights, {missing[0]} among them")
+    if unused := sorted(report["unexpected_keys"]):
+        raise ValueError(
+            f"the checkpoint {name} has weights that its config gives no place: {len(unused)}, {unused[0]} among them"
+        )
+    for weight, values in model.state_dict().items():
+        if not values.isfinite().all():
+            raise ValueError(f"the checkpoint {name} has weights that are not finite: {weight}")
     return model, tokenizer
 
 
@@ -240,6 +273,8 @@ def predict_strands(
     ------
     MemoryError
         If a batch is too large for the GPU.
+    ValueError
+        If a prediction is no finite number, as of weights that overflow in their floating-point type.
     """
     config, on_gpu = model.config, model.device.type == "cuda"
 
@@ -259,7 +294,10 @@ def predict_strands(
     def take_batch(rows: int, logits: torch.Tensor, arrived: torch.cuda.Event | None) -> np.ndarray:
         if arrived is not None:
             arrived.synchronize()
-        return logits[:rows].flatten().double().numpy() * config.expression_std + config.expression_mean
+        values = logits[:rows].flatten().double().numpy() * config.expression_std + config.expression_mean
+        if not np.isfinite(values).all():
+            raise ValueError(f"a prediction is no finite number: the model's weights overflow in {model.dtype}")
+        return values
 
     started: deque[tuple] = deque()
     with explain_lack_of_memory(batch_size):

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import EarlyStoppingCallback, set_seed
 
-from modeling_macaron.analysis.predict import check_checkpoint_name
+from modeling_macaron.analysis.predict import load_checkpoint
 from modeling_macaron.atomic import new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
@@ -51,8 +51,8 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
     Raises
     ------
     ValueError
-        If the checkpoint reads another strand length than the data have, or the recipe sets fields of the architecture
-        that the checkpoint has otherwise.
+        If the checkpoint is damaged (see `load_checkpoint`) or reads another strand length than the data have, or the
+        recipe sets fields of the architecture that the checkpoint has otherwise.
     """
     statistics = {"expression_mean": data.expression_mean, "expression_std": data.expression_std}
     strand_length = data.tokenizer.strand_length
@@ -60,10 +60,9 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
         fields = {"kmer_size": data.tokenizer.kmer_size, **arguments.given()}
         config = MacaronConfig(strand_length=strand_length, **fields, **statistics)
         return MacaronForExpressionPrediction(config)
-    check_checkpoint_name(init_from)
     free = {"hidden_dropout", "reconstruction_weight"}
     changes = {name: value for name, value in arguments.given().items() if name in free}
-    model = MacaronForExpressionPrediction.from_pretrained(init_from, dtype="float32", **changes)
+    model, _ = load_checkpoint(init_from, data.tokenizer, dtype="float32", **changes)
     if arguments.attention_projections == "merged":
         model = model.to_merged()
     for name, value in arguments.given().items():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.hub import check_hub_folder
@@ -22,6 +23,7 @@ from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.model_card import public_name
 from modeling_macaron.training.run import build_model, find_checkpoint, is_complete, train
 from tests.batches import random_ids
+from tests.test_hostile_files import Bomb
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "configs" / "cpu_tiny.yaml")
@@ -268,6 +270,63 @@ def test_fine_tuning_in_merged_form_starts_from_the_same_function(finished, prep
     ids = random_ids(3, length=160)
     with torch.no_grad():
         torch.testing.assert_close(models[1](ids).logits, models[0](ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda weights: [weights.pop(name) for name in sorted(weights)[:5]], "lacks 5 of the model's weights"),
+        (lambda weights: weights["expression_head.weight"].fill_(torch.nan), "not finite: expression_head.weight"),
+        (lambda weights: weights.update(other=torch.zeros(1)), "has weights that its config gives no place: 1, other"),
+        (None, "cannot be loaded .SafetensorError."),
+    ],
+)
+def test_fine_tuning_does_not_start_from_a_damaged_checkpoint(finished, prepared, tmp_path, damage, message):
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished / "final", folder)
+    if damage is None:
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    else:
+        weights = weights_of(folder)
+        damage(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        run(prepared, tmp_path / "tuned", "--init_from", str(folder), *SHORT)
+    assert not (tmp_path / "tuned" / "final").exists()
+
+
+def test_fine_tuning_takes_what_the_recipe_may_change(finished, prepared):
+    options = [
+        "--dataset",
+        str(prepared),
+        "--output_dir",
+        "x",
+        "--hidden_dropout",
+        "0.25",
+        "--reconstruction_weight",
+        "3",
+    ]
+    arguments, _ = parse_recipe([RECIPE, *TINY, *options])
+    model = build_model(arguments, PreparedData(prepared), str(finished / "final"))
+    assert (model.config.hidden_dropout, model.dropout.p) == (0.25, 0.25)
+    assert (model.config.reconstruction_weight, model.dtype) == (3, torch.float32)
+
+
+def test_resuming_runs_no_pickle(finished, prepared, tmp_path):
+    """`training_args.bin` is not read; of the others only what cannot run code is."""
+    harm = tmp_path / "harm"
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        run_dir = tmp_path / name
+        shutil.copytree(finished, run_dir)
+        for folder in run_dir.glob("checkpoint-*"):
+            (folder / name).write_bytes(pickle.dumps(Bomb(harm)))
+        options = [*SHORT, "--hidden_dropout", "0.1", "--resume_from_checkpoint", "auto"]
+        if name == "training_args.bin":
+            run(prepared, run_dir, *options)
+        else:
+            with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights"):
+                run(prepared, run_dir, *options)
+        assert not harm.exists()
 
 
 @pytest.mark.parametrize(
