@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import time
 from fnmatch import fnmatch
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_macaron.analysis.predict import check_checkpoint_name
@@ -20,7 +17,7 @@ from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 
 from .arguments import MacaronTrainingArguments, ModelArguments
-from .averaging import RAW_WEIGHTS
+from .checkpoints import find_checkpoint
 from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .dataset import PreparedData, PromoterDataset
@@ -76,80 +73,6 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
         )
     model.config.update(statistics)
     return model
-
-
-def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
-    """Choose the checkpoint to resume from, as `--resume_from_checkpoint auto` or a path says.
-
-    Parameters
-    ----------
-    args : MacaronTrainingArguments
-        `resume_from_checkpoint` is None, a folder, or `auto` (`true` too) for the latest complete one of `output_dir`.
-
-    Returns
-    -------
-    str or None
-        Folder, or None to start from the beginning.
-
-    Raises
-    ------
-    FileExistsError
-        If `output_dir` holds checkpoints and nothing was said of resuming.
-    ValueError
-        If the folder that was named is no complete checkpoint, or weights are to be averaged and no checkpoint did so.
-    """
-    asked = args.resume_from_checkpoint
-    folders = [path for path in Path(args.output_dir).glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])]
-    folders.sort(key=lambda path: int(path.name[11:]), reverse=True)
-    if asked is None or str(asked).lower() in ("false", "none", ""):
-        if folders:
-            raise FileExistsError(
-                f"{args.output_dir} holds {folders[0].name} of an earlier run: go on with "
-                "--resume_from_checkpoint auto, or choose another --output_dir"
-            )
-        return None
-    auto, averaging = str(asked).lower() in ("auto", "true"), args.ema_decay is not None
-    candidates = folders if auto else [Path(asked)]
-    found = next((path for path in candidates if is_complete(path, averaging)), None)
-    if found is None:
-        plain = next((path for path in candidates if is_complete(path) and not (path / RAW_WEIGHTS).exists()), None)
-        if plain is not None:
-            raise ValueError(f"{plain} has no {RAW_WEIGHTS}: it was trained without --ema_decay, go on without it")
-        if not auto:
-            raise ValueError(f"{asked}: no complete checkpoint (was its writing interrupted?)")
-    return None if found is None else str(found)
-
-
-def is_complete(checkpoint: Path, averaging: bool = False) -> bool:
-    """Tell whether a checkpoint was written to its end: the main process writes the Trainer's state last.
-
-    Parameters
-    ----------
-    checkpoint : Path
-        Folder `checkpoint-STEP`.
-    averaging : bool
-        The run averages weights, so the raw ones must be there too.
-
-    Returns
-    -------
-    bool
-        Whether its weights can be read, and the states of the optimizer, the schedule and every process's random
-        numbers are there. (Of a run with another number of processes, any random state will do.)
-    """
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for name in ("model.safetensors", *([RAW_WEIGHTS] if averaging else [])):
-            with safe_open(checkpoint / name, "np"):
-                pass
-        names = {path.name for path in checkpoint.iterdir()}
-    except (OSError, ValueError, SafetensorError):
-        return False
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    sharded = {"optimizer.bin", "pytorch_model_fsdp.bin"} <= names  # FSDP's, from which it resumes
-    own = {"rng_state.pth"} if processes == 1 else {f"rng_state_{rank}.pth" for rank in range(processes)}
-    of_others = not own & names and any(name.startswith("rng_state") for name in names)
-    whole = {"config.json", "scheduler.pt"} <= names and (sharded or "optimizer.pt" in names)
-    return whole and (own <= names or of_others)
 
 
 def _check_final_is_ours(final: Path) -> None:
