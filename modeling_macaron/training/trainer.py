@@ -99,6 +99,13 @@ class MacaronTrainer(Trainer):
         self._finite_loss.check()
         return result
 
+    def _run_epoch(self, *args, **kwargs):
+        """Train for an epoch, but not from a checkpoint of the last step: transformers would take one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def get_train_dataloader(self):
         """Return the loader of the training rows, with their numbers in the source."""
         with self._collate_with(replace(self.data_collator, with_rows=True)):

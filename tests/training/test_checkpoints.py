@@ -132,6 +132,17 @@ def test_checkpoint_that_tells_no_number_is_resumed(prepared, tmp_path):
         assert torch.equal(values, expected[name]), name
 
 
+@pytest.mark.parametrize("max_steps", [4, 3])
+def test_run_that_is_resumed_at_its_end_takes_no_step(prepared, tmp_path, max_steps):
+    make_trainer(prepared, tmp_path, max_steps=4, save_steps=2).train()
+    expected = weights_of(tmp_path / "checkpoint-4")
+    trainer = make_trainer(prepared, tmp_path, max_steps=max_steps, save_steps=2)
+    assert trainer.train(str(tmp_path / "checkpoint-4")).global_step == 4
+    for name, values in trainer.model.state_dict().items():
+        assert torch.equal(values, expected[name]), name
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+
+
 @pytest.mark.slow
 def test_run_goes_on_with_more_and_with_fewer_processes(prepared, tmp_path):
     """Two processes train; from their checkpoints, four and one go on, and from that of four, two."""
