@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_macaron.analysis.predict import check_checkpoint_name
-from modeling_macaron.atomic import new_folder
+from modeling_macaron.atomic import new_file, new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
@@ -94,16 +94,38 @@ def _check_final_is_ours(final: Path) -> None:
         raise FileExistsError(f"{final} would be replaced, and holds {', '.join(sorted(foreign))}: move it first")
 
 
-def _check_same_data(output_dir: Path, data: PreparedData, resuming: bool, is_main: bool) -> None:
-    """Refuse to resume on other data; remember the data of a new run."""
-    path = output_dir / _RUN_FILE
+def _check_same_rows(trainer: MacaronTrainer, data: PreparedData, resuming: bool) -> None:
+    """Refuse to resume on other rows, or in another order of a stream's; remember those of a new run."""
+    path = Path(trainer.args.output_dir) / _RUN_FILE
     fingerprints = {name: split["fingerprint"] for name, split in data.report["splits"].items()}
+    rows = trainer.train_dataset
+    stream = rows.settings if isinstance(rows, StreamedPromoters) else {}
     if resuming and path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")).get("data") != fingerprints:
-            raise ValueError(f"{output_dir} was trained on other data: resume with the data set of the first run")
-    elif is_main:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"data": fingerprints}, indent=2) + "\n", encoding="utf-8")
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        if recorded.get("data") != fingerprints:
+            raise ValueError(f"{path.parent} was trained on other data: resume with the data set of the first run")
+        _check_same_stream(path, recorded.get("stream", stream), stream)
+    elif trainer.args.should_save:
+        with new_file(path) as partial:
+            partial.write_text(json.dumps({"data": fingerprints, "stream": stream}, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_same_stream(path: Path, then: dict, now: dict) -> None:
+    """Refuse a stream whose rows come otherwise than those of the run that is resumed."""
+    for name in {**then, **now}:
+        if then.get(name) != now.get(name):
+            moved = f"; if the files have only moved, correct `stream` in {path}" if then and name == "stream" else ""
+            raise ValueError(
+                f"{path.parent} was trained with {_tell(name, then)}, and would go on with {_tell(name, now)}: other "
+                f"rows would follow. Use the same, or begin in another --output_dir{moved}"
+            )
+
+
+def _tell(name: str, settings: dict) -> str:
+    """Give a setting of a stream as its user knows it."""
+    if name not in settings:
+        return f"no --{name}"
+    return f"{settings[name]} files in the stream" if name == "files" else f"--{name} {settings[name]}"
 
 
 def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> PromoterDataset | StreamedPromoters:
@@ -183,8 +205,8 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     model = build_model(model_arguments, data, args.init_from)
     if args.attn_implementation is not None:
         model.set_attn_implementation(args.attn_implementation)
-    _check_same_data(Path(args.output_dir), data, checkpoint is not None, args.should_save)
     trainer = make_trainer(model, args, data)
+    _check_same_rows(trainer, data, resuming=checkpoint is not None)
     started = time.monotonic()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     history = list(trainer.state.log_history)  # without the evaluation of the best checkpoint, below

@@ -83,7 +83,7 @@ class MacaronTrainer(Trainer):
             )
         self._logged_losses = torch.zeros(2, device=self.args.device)
         self._steps_since_log = 0
-        self._finite_loss = FiniteLoss(self.accelerator)
+        self._finite_loss = FiniteLoss(self.accelerator, getattr(self.train_dataset, "name_row", str))
         self.add_callback(NumProcesses())
         if self.train_dataset is not None:
             self.add_callback(BeginEpoch(self.train_dataset))
