@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from safetensors import SafetensorError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_free(path: str | Path, overwrite: bool) -> None:
@@ -37,6 +40,24 @@ def check_free(path: str | Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists already; choose another name or pass --overwrite")
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Tell whether an error says that a disk, a quota or the size that a file may have is used up.
+
+    Parameters
+    ----------
+    error : BaseException
+        Of the operating system, or of safetensors, which gives the system's number in its message.
+
+    Returns
+    -------
+    bool
+    """
+    if isinstance(error, SafetensorError):
+        found = re.search(r"\b(?:os error|code:) (\d+)\b", str(error))
+        return found is not None and int(found[1]) in _FULL
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 @contextmanager
 def explain_full_disk(path: str | Path) -> Iterator[None]:
     """Tell which file a full disk has no room for, and what to do.
@@ -49,15 +70,15 @@ def explain_full_disk(path: str | Path) -> Iterator[None]:
     Raises
     ------
     OSError
-        With the number that the block raised.
+        Where that was the cause, in place of what the block raised.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, SafetensorError) as error:
+        if not is_full_disk(error):
             raise
         full = OSError(f"no space is left for {path}: make room, or name a place on another disk")
-        full.errno = error.errno
+        full.errno = getattr(error, "errno", errno.ENOSPC)
         raise full from error
 
 

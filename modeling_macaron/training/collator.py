@@ -19,13 +19,13 @@ _EVALUATION_EPOCH = -1
 _AUGMENTATION = 0x5C1F7  # its draws are others than those of the masks
 
 
-def _uniform(seed: int, epoch: int, rows: np.ndarray, positions: int) -> np.ndarray:
+def _uniform(seed: int, epoch: int | np.ndarray, rows: np.ndarray, positions: int) -> np.ndarray:
     """Uniform numbers (batch, positions) in [0, 1) that depend on nothing but seed, epoch, row and position.
 
     Each is the hash of its coordinates, so a row is masked alike whatever
     batch, process or worker it falls to, and after training was interrupted.
     """
-    state = mix64(np.uint64(seed) ^ mix64(np.uint64(epoch % 2**64)))
+    state = mix64(np.uint64(seed) ^ mix64(np.asarray(epoch, np.int64).astype(np.uint64)))
     state = mix64(state ^ mix64(rows.astype(np.uint64)))
     bits = mix64(state[:, None] + np.arange(1, positions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return (bits >> np.uint64(11)) * 2.0**-53
@@ -113,7 +113,7 @@ class PromoterCollator:
         ----------
         batch : Mapping or sequence of Mapping
             What `PromoterDataset` reads, or rows with `input_ids`, `labels` and `row`, as a `datasets.Dataset` gives
-            them.
+            them, and `epoch` where it is not 0.
 
         Returns
         -------
@@ -123,7 +123,9 @@ class PromoterCollator:
             `masked_input_ids`; with `with_rows` also `row` (batch,) int64.
         """
         if not isinstance(batch, Mapping):
+            epochs = np.asarray([row.get("epoch", 0) for row in batch])
             batch = {name: np.asarray([row[name] for row in batch]) for name in ("input_ids", "labels", "row")}
+            batch["epoch"] = epochs
         forward = np.asarray(batch["input_ids"], dtype=np.uint8)
         if not self.evaluation and (self.reverse_probability or self.max_shift):
             forward = self._augment(forward, np.asarray(batch["row"]), batch.get("epoch", 0))
@@ -143,13 +145,13 @@ class PromoterCollator:
             collated["row"] = torch.from_numpy(np.array(batch["row"], dtype=np.int64))
         return collated
 
-    def _augment(self, forward: np.ndarray, rows: np.ndarray, epoch: int) -> np.ndarray:
+    def _augment(self, forward: np.ndarray, rows: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
         """Turn round and shift forward strands (batch, strand_length)."""
         turn, shift = _uniform(self.seed ^ _AUGMENTATION, epoch, rows, 2).T
         forward = np.where(turn[:, None] < self.reverse_probability, reverse_complement(forward), forward)
         return shift_padding(forward, shift, self.max_shift) if self.max_shift else forward
 
-    def _draw_mask(self, rows: np.ndarray, epoch: int, strand_length: int) -> np.ndarray:
+    def _draw_mask(self, rows: np.ndarray, epoch: int | np.ndarray, strand_length: int) -> np.ndarray:
         """Positions (batch, 2 * strand_length) to hide."""
         if self.strands == "independent":
             return _uniform(self.seed, epoch, rows, 2 * strand_length) < self.mask_probability

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 
@@ -15,10 +17,13 @@ class FiniteLoss:
     ----------
     accelerator : accelerate.Accelerator
         The processes that train together.
+    name_row : callable, optional
+        How messages call the row of a number; the number alone if not given.
     """
 
-    def __init__(self, accelerator: Accelerator):
+    def __init__(self, accelerator: Accelerator, name_row: Callable[[int], str] = str):
         self._accelerator = accelerator
+        self._name_row = name_row
         self._rows: list[torch.Tensor] = []
         self._bad: list[torch.Tensor] = []
         self._steps: list[int] = []
@@ -63,12 +68,13 @@ class FiniteLoss:
         if int(own) > first:
             raise FloatingPointError("the loss is not finite on another process, which tells the rows")
         found = rows[first].to(bad[first].device)[bad[first]].tolist()
-        raise FloatingPointError(_message(steps[first] + 1, found, len(rows[first])))
+        names = [self._name_row(row) for row in found]
+        raise FloatingPointError(_message(steps[first] + 1, names, len(rows[first])))
 
 
-def _message(step: int, rows: list[int], batch_size: int) -> str:
+def _message(step: int, rows: list[str], batch_size: int) -> str:
     """Tell what happened and what to do."""
-    names = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
+    names = ", ".join(rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
     if len(rows) == batch_size:
         cause = "with all rows the weights have diverged: go on from the last checkpoint with a smaller learning rate"
     else:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import time
 from fnmatch import fnmatch
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_macaron.analysis.predict import load_checkpoint
-from modeling_macaron.atomic import new_folder
+from modeling_macaron.atomic import new_file, new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 
 from .arguments import MacaronTrainingArguments, ModelArguments
-from .averaging import RAW_WEIGHTS
+from .checkpoints import find_checkpoint
 from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .dataset import PreparedData, PromoterDataset
@@ -77,80 +74,6 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
     return model
 
 
-def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
-    """Choose the checkpoint to resume from, as `--resume_from_checkpoint auto` or a path says.
-
-    Parameters
-    ----------
-    args : MacaronTrainingArguments
-        `resume_from_checkpoint` is None, a folder, or `auto` (`true` too) for the latest complete one of `output_dir`.
-
-    Returns
-    -------
-    str or None
-        Folder, or None to start from the beginning.
-
-    Raises
-    ------
-    FileExistsError
-        If `output_dir` holds checkpoints and nothing was said of resuming.
-    ValueError
-        If the folder that was named is no complete checkpoint, or weights are to be averaged and no checkpoint did so.
-    """
-    asked = args.resume_from_checkpoint
-    folders = [path for path in Path(args.output_dir).glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])]
-    folders.sort(key=lambda path: int(path.name[11:]), reverse=True)
-    if asked is None or str(asked).lower() in ("false", "none", ""):
-        if folders:
-            raise FileExistsError(
-                f"{args.output_dir} holds {folders[0].name} of an earlier run: go on with "
-                "--resume_from_checkpoint auto, or choose another --output_dir"
-            )
-        return None
-    auto, averaging = str(asked).lower() in ("auto", "true"), args.ema_decay is not None
-    candidates = folders if auto else [Path(asked)]
-    found = next((path for path in candidates if is_complete(path, averaging)), None)
-    if found is None:
-        plain = next((path for path in candidates if is_complete(path) and not (path / RAW_WEIGHTS).exists()), None)
-        if plain is not None:
-            raise ValueError(f"{plain} has no {RAW_WEIGHTS}: it was trained without --ema_decay, go on without it")
-        if not auto:
-            raise ValueError(f"{asked}: no complete checkpoint (was its writing interrupted?)")
-    return None if found is None else str(found)
-
-
-def is_complete(checkpoint: Path, averaging: bool = False) -> bool:
-    """Tell whether a checkpoint was written to its end: the main process writes the Trainer's state last.
-
-    Parameters
-    ----------
-    checkpoint : Path
-        Folder `checkpoint-STEP`.
-    averaging : bool
-        The run averages weights, so the raw ones must be there too.
-
-    Returns
-    -------
-    bool
-        Whether its weights can be read, and the states of the optimizer, the schedule and every process's random
-        numbers are there. (Of a run with another number of processes, any random state will do.)
-    """
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for name in ("model.safetensors", *([RAW_WEIGHTS] if averaging else [])):
-            with safe_open(checkpoint / name, "np"):
-                pass
-        names = {path.name for path in checkpoint.iterdir()}
-    except (OSError, ValueError, SafetensorError):
-        return False
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    sharded = {"optimizer.bin", "pytorch_model_fsdp.bin"} <= names  # FSDP's, from which it resumes
-    own = {"rng_state.pth"} if processes == 1 else {f"rng_state_{rank}.pth" for rank in range(processes)}
-    of_others = not own & names and any(name.startswith("rng_state") for name in names)
-    whole = {"config.json", "scheduler.pt"} <= names and (sharded or "optimizer.pt" in names)
-    return whole and (own <= names or of_others)
-
-
 def _check_final_is_ours(final: Path) -> None:
     """Refuse, before any training, to replace files that this program did not write."""
     if not final.exists():
@@ -170,16 +93,38 @@ def _check_final_is_ours(final: Path) -> None:
         raise FileExistsError(f"{final} would be replaced, and holds {', '.join(sorted(foreign))}: move it first")
 
 
-def _check_same_data(output_dir: Path, data: PreparedData, resuming: bool, is_main: bool) -> None:
-    """Refuse to resume on other data; remember the data of a new run."""
-    path = output_dir / _RUN_FILE
+def _check_same_rows(trainer: MacaronTrainer, data: PreparedData, resuming: bool) -> None:
+    """Refuse to resume on other rows, or in another order of a stream's; remember those of a new run."""
+    path = Path(trainer.args.output_dir) / _RUN_FILE
     fingerprints = {name: split["fingerprint"] for name, split in data.report["splits"].items()}
+    rows = trainer.train_dataset
+    stream = rows.settings if isinstance(rows, StreamedPromoters) else {}
     if resuming and path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")).get("data") != fingerprints:
-            raise ValueError(f"{output_dir} was trained on other data: resume with the data set of the first run")
-    elif is_main:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"data": fingerprints}, indent=2) + "\n", encoding="utf-8")
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        if recorded.get("data") != fingerprints:
+            raise ValueError(f"{path.parent} was trained on other data: resume with the data set of the first run")
+        _check_same_stream(path, recorded.get("stream", stream), stream)
+    elif trainer.args.should_save:
+        with new_file(path) as partial:
+            partial.write_text(json.dumps({"data": fingerprints, "stream": stream}, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_same_stream(path: Path, then: dict, now: dict) -> None:
+    """Refuse a stream whose rows come otherwise than those of the run that is resumed."""
+    for name in {**then, **now}:
+        if then.get(name) != now.get(name):
+            moved = f"; if the files have only moved, correct `stream` in {path}" if then and name == "stream" else ""
+            raise ValueError(
+                f"{path.parent} was trained with {_tell(name, then)}, and would go on with {_tell(name, now)}: other "
+                f"rows would follow. Use the same, or begin in another --output_dir{moved}"
+            )
+
+
+def _tell(name: str, settings: dict) -> str:
+    """Give a setting of a stream as its user knows it."""
+    if name not in settings:
+        return f"no --{name}"
+    return f"{settings[name]} files in the stream" if name == "files" else f"--{name} {settings[name]}"
 
 
 def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> PromoterDataset | StreamedPromoters:
@@ -259,8 +204,8 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     set_seed(args.seed)
     model = build_model(model_arguments, data, args.init_from)
-    _check_same_data(Path(args.output_dir), data, checkpoint is not None, args.should_save)
     trainer = make_trainer(model, args, data)
+    _check_same_rows(trainer, data, resuming=checkpoint is not None)
     started = time.monotonic()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     history = list(trainer.state.log_history)  # without the evaluation of the best checkpoint, below

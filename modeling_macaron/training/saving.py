@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+from modeling_macaron.atomic import is_full_disk
+
+_BLOCK = bytes(1 << 20)
 
 
 @contextmanager
@@ -20,7 +24,7 @@ def whole_or_nothing(folder: Path, num_bytes: int) -> Iterator[None]:
     folder : Path
         The checkpoint that the block writes.
     num_bytes : int
-        About what it takes; with less room than this on the disk, an error that names no cause is taken for that.
+        About what it takes; after an error that names no cause, as much is written for a trial.
 
     Raises
     ------
@@ -30,7 +34,7 @@ def whole_or_nothing(folder: Path, num_bytes: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-        if not _is_full(folder, num_bytes, error):
+        if not is_full_disk(error) and (isinstance(error, OSError) or not _lacks_room(folder.parent, num_bytes)):
             raise
         shutil.rmtree(folder, ignore_errors=True)
         raise OSError(
@@ -39,8 +43,14 @@ def whole_or_nothing(folder: Path, num_bytes: int) -> Iterator[None]:
         ) from error
 
 
-def _is_full(folder: Path, num_bytes: int, error: BaseException) -> bool:
-    """Whether an error comes from a disk without room."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return not isinstance(error, OSError) and shutil.disk_usage(folder.parent).free < num_bytes
+def _lacks_room(folder: Path, num_bytes: int) -> bool:
+    """Whether `num_bytes` cannot be written into a folder: a quota or a limit leaves less than the disk tells."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for _ in range(num_bytes // len(_BLOCK)):
+                file.write(_BLOCK)
+            file.write(_BLOCK[: num_bytes % len(_BLOCK)])
+            file.flush()
+    except OSError as error:
+        return is_full_disk(error)
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -17,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 
 from .averaging import WeightAverage, check_same_decay
+from .checkpoints import NumProcesses
 from .collator import PromoterCollator
 from .dataset import PromoterDataset
 from .finite import FiniteLoss
@@ -81,7 +83,8 @@ class MacaronTrainer(Trainer):
             )
         self._logged_losses = torch.zeros(2, device=self.args.device)
         self._steps_since_log = 0
-        self._finite_loss = FiniteLoss(self.accelerator)
+        self._finite_loss = FiniteLoss(self.accelerator, getattr(self.train_dataset, "name_row", str))
+        self.add_callback(NumProcesses())
         if self.train_dataset is not None:
             self.add_callback(BeginEpoch(self.train_dataset))
         self.average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
@@ -95,6 +98,13 @@ class MacaronTrainer(Trainer):
         result = super().train(*args, **kwargs)
         self._finite_loss.check()
         return result
+
+    def _run_epoch(self, *args, **kwargs):
+        """Train for an epoch, but not from a checkpoint of the last step: transformers would take one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def get_train_dataloader(self):
         """Return the loader of the training rows, with their numbers in the source."""
@@ -261,12 +271,23 @@ class MacaronTrainer(Trainer):
         return nullcontext() if self.average is None else self.average.in_use(self.model)
 
     def _save_checkpoint(self, *args, **kwargs):
-        """Save a checkpoint, unless the loss has become no number; none is left half."""
+        """Save a checkpoint, unless the loss has become no number; none is left half, and none is mixed with another.
+
+        What stands in its place is of an earlier run, which ended in its writing or is resumed from before this step.
+        """
         self._finite_loss.check()
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save and folder.exists():
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
         num_bytes = sum(weights.numel() * weights.element_size() for weights in self.model.parameters())
         with whole_or_nothing(folder, 3 * num_bytes):  # weights and two moments of Adam
             super()._save_checkpoint(*args, **kwargs)
+
+    def _save_rng_state(self, output_dir):
+        """Save this process's random state, and wait: what is written next vouches for those of all processes."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir=None, state_dict=None):
         """Save the averaged weights and, in training, the raw ones beside them; of shards, the whole model."""

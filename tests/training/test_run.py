@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.hub import check_hub_folder
 from modeling_macaron.training.arguments import parse_recipe, share_of_batch
+from modeling_macaron.training.checkpoints import find_checkpoint, is_complete
 from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.model_card import public_name
-from modeling_macaron.training.run import build_model, find_checkpoint, is_complete, train
+from modeling_macaron.training.run import build_model, train
 from tests.batches import random_ids
 from tests.test_hostile_files import Bomb
 
@@ -197,17 +198,6 @@ def test_half_written_checkpoints_are_passed_over(finished, prepared, tmp_path):
     assert find_checkpoint(args) == str(run_dir / "checkpoint-4")
     (run_dir / "checkpoint-4" / "rng_state.pth").unlink()
     assert find_checkpoint(args) is None
-
-
-def test_checkpoint_needs_the_random_state_of_every_process(finished, tmp_path, monkeypatch):
-    checkpoint = tmp_path / "checkpoint-12"
-    shutil.copytree(finished / "checkpoint-12", checkpoint)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert is_complete(checkpoint), "of a run with one process"
-    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
-    assert not is_complete(checkpoint)
-    shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
-    assert is_complete(checkpoint)
 
 
 def test_foreign_files_in_the_final_folder_are_not_replaced(prepared, tmp_path):

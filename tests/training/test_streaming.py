@@ -1,8 +1,14 @@
 """Training rows that are read while they are needed."""
 
 import itertools
+import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -10,9 +16,10 @@ import pytest
 import torch
 
 from modeling_macaron.training.arguments import parse_recipe
+from modeling_macaron.training.collator import PromoterCollator
 from modeling_macaron.training.run import train
 from modeling_macaron.training.streaming import StreamedPromoters
-from tests.training.test_run import RECIPE, TINY, finish, launch, weights_of
+from tests.training.test_run import RECIPE, ROOT, TINY, finish, launch, weights_of
 from tokenization import KmerTokenizer
 
 TOKENIZER = KmerTokenizer(strand_length=80)
@@ -70,7 +77,8 @@ def test_each_pass_has_every_row_once_and_an_order_of_its_own(files, caplog):
         orders.append(texts)
         assert sorted(zip(texts, (float(row["labels"]) for row in turn), strict=True)) == expected
     assert orders[0] != orders[1] and orders[0] != sequences[:297]
-    assert len({row["row"] for row in rows}) == 594
+    assert [row["epoch"] for row in rows] == [0] * 297 + [1] * 297
+    assert len({row["row"] for row in rows}) == 297
     assert "3 rows are no promoters with a value" in caplog.text
 
 
@@ -94,6 +102,151 @@ def test_files_without_promoters(tmp_path, columns, message):
     pyarrow.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=message):
         take(StreamedPromoters(str(tmp_path / "a.parquet"), TOKENIZER), 1)
+
+
+def write_parts(folder, *parts):
+    for number, columns in enumerate(parts):
+        pyarrow.parquet.write_table(pa.table(columns), folder / f"part-{number}.parquet")
+    return f"{folder}/part-*.parquet"
+
+
+def test_rows_can_be_traced(files):
+    pattern, sequences, _ = files
+    stream = StreamedPromoters(pattern, TOKENIZER, seed=1, buffer_rows=50)
+    for row in take(stream, 350):
+        number, path = re.fullmatch(r"row (\d+) of (.*)", stream.name_row(row["row"])).groups()
+        found = pyarrow.parquet.read_table(path)["sequence"][int(number) - 1].as_py()
+        assert found == "".join("ACGTN"[letter] for letter in row["input_ids"])
+    assert found in sequences
+
+
+def test_rows_leave_the_buffer_in_random_order(files):
+    """With a buffer that holds a tenth of the rows, rows move over about its size; with one of a row, not at all."""
+    rows = [row["row"] % 2**40 for row in take(StreamedPromoters(files[0], TOKENIZER, buffer_rows=30), 297)]
+    kept = [row["row"] % 2**40 for row in take(StreamedPromoters(files[0], TOKENIZER, buffer_rows=1), 297)]
+    assert sum(b - a == 1 for a, b in itertools.pairwise(kept)) > 290
+    assert sum(b - a == 1 for a, b in itertools.pairwise(rows)) < 60
+
+
+def test_masks_are_drawn_anew_in_each_pass(files):
+    rows = take(StreamedPromoters(files[0], TOKENIZER, buffer_rows=50), 594)
+    collate = PromoterCollator(0.0, 1.0, mask_probability=0.3)
+    batches = [
+        collate(sorted((row for row in rows if row["epoch"] == epoch), key=lambda row: row["row"])) for epoch in (0, 1)
+    ]
+    assert torch.equal(batches[0]["labels"], batches[1]["labels"])
+    masked = [batch["nucleotide_labels"] != -100 for batch in batches]
+    assert 0.05 < (masked[0] & masked[1]).float().mean() < 0.13 < masked[0].float().mean() < 0.35
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([2**24 + 1, 3], pa.int64()),
+        pa.array([16777217, 3], pa.uint32()),
+        pa.array(["16777217", " 3.0"]),
+        pa.array([2**24 + 1, 3], pa.float64()),
+        pa.array([2**24 + 1, 3]).cast(pa.decimal128(21, 2)),
+    ],
+)
+def test_values_of_any_kind_of_number(tmp_path, values):
+    files = write_parts(tmp_path, {"sequence": ["ACGT", "TTTT"], "value": values})
+    assert {float(row["labels"]) for row in take(StreamedPromoters(files, TOKENIZER), 2)} == {2.0**24, 3.0}
+
+
+def test_file_without_rows_is_harmless(tmp_path):
+    good, empty = {"sequence": ["ACGT"], "value": [1.0]}, {"sequence": pa.array([], pa.string()), "value": []}
+    files = write_parts(tmp_path, empty, good, empty)
+    assert len(take(StreamedPromoters(files, TOKENIZER), 3)) == 3
+    with pytest.raises(ValueError, match=r"part-0\.parquet: no row is a promoter with a value .0 were left out."):
+        take(StreamedPromoters(str(tmp_path / "part-0.parquet"), TOKENIZER), 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"sequence": ["ACGT"], "value": [True]}, r"part-1\.parquet, column 'value' holds bool"),
+        ({"sequence": ["ACGT"]}, r"part-1\.parquet: no column is known to be the value"),
+        (b"", r"part-1\.parquet cannot be read as Parquet: Parquet file size is 0"),
+        (b"PAR1 hello, this was cut off", r"part-1\.parquet cannot be read as Parquet"),
+    ],
+)
+def test_file_that_cannot_be_read_is_named(tmp_path, columns, message):
+    good = {"sequence": ["ACGT"], "value": [1.0]}
+    files = write_parts(tmp_path, good, good)
+    if isinstance(columns, bytes):
+        (tmp_path / "part-1.parquet").write_bytes(columns)
+    else:
+        write_parts(tmp_path, good, columns)
+    with pytest.raises(ValueError, match=message):
+        take(StreamedPromoters(files, TOKENIZER), 2)
+
+
+def test_files_elsewhere():
+    """A file system in memory stands for the Hub and for object stores: fsspec reads all of them."""
+    memory = fsspec.filesystem("memory")
+    for part in range(2):
+        with memory.open(f"/streamed/part-{part}.parquet", "wb") as file:
+            pyarrow.parquet.write_table(pa.table({"sequence": ["ACGT"], "value": [float(part)]}), file)
+    stream = StreamedPromoters("memory://streamed/*.parquet", TOKENIZER)
+    rows = take(stream, 2)
+    assert sorted(row["labels"] for row in rows) == [0.0, 1.0]
+    assert {stream.name_row(row["row"]) for row in rows} == {
+        f"row 1 of memory:///streamed/part-{part}.parquet" for part in range(2)
+    }
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_hub_that_cannot_be_reached_is_told(offline):
+    """Without a network, or where it is not to be used; in a process of its own, as the Hub's address is read once."""
+    code = (
+        "from modeling_macaron.training.streaming import StreamedPromoters\n"
+        "from tokenization import KmerTokenizer\n"
+        "try:\n    StreamedPromoters('hf://datasets/nobody/nothing/*.parquet', KmerTokenizer())\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": str(int(offline)), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("hf://datasets/nobody/nothing/*.parquet cannot be opened: "), done.stderr[-2000:]
+
+
+def test_loss_that_is_not_finite_names_file_and_row(prepared, tmp_path):
+    sequences, values = random_rows(40, 1)
+    values[[13, 37]] = 3e38, 3e38
+    parts = [{"sequence": sequences[start : start + 20], "value": values[start : start + 20]} for start in (0, 20)]
+    arguments = [RECIPE, "--dataset", str(prepared), "--output_dir", str(tmp_path / "run"), *TINY, *STEPS]
+    with pytest.raises(FloatingPointError, match=r"from 2 of 40 rows of a batch") as caught:
+        train(*parse_recipe([*arguments, "--global_batch_size", "40", "--stream", write_parts(tmp_path, *parts)]))
+    for row, part in ((14, 0), (18, 1)):
+        assert f"row {row} of {tmp_path}/part-{part}.parquet" in str(caught.value)
+
+
+def test_stream_of_a_resumed_run_is_that_of_the_first(prepared, tmp_path):
+    sequences, values = random_rows(120, 2)
+    parts = [{"sequence": sequences[start : start + 40], "value": values[start : start + 40]} for start in (0, 40, 80)]
+    files, run = write_parts(tmp_path, *parts[:2]), tmp_path / "run"
+    once = ["--max_steps", "1", "--save_steps", "1", "--eval_steps", "1", "--stream_buffer", "50"]
+    command = [RECIPE, "--dataset", str(prepared), "--output_dir", str(run), *TINY, *STEPS, *once, "--stream", files]
+    train(*parse_recipe(command))
+    command += ["--resume_from_checkpoint", "auto"]
+    for options, then, now in (
+        (["--stream", f"{tmp_path}/*"], f"--stream {files}", f"--stream {tmp_path}/*"),
+        (["--stream_buffer", "51"], "--stream_buffer 50", "--stream_buffer 51"),
+        (["--seed", "7"], "--seed 42", "--seed 7"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"{run} was trained with {then}, and would go on with {now}: ")):
+            train(*parse_recipe([*command, *options]))
+    without = [*command[: command.index("--stream")], "--resume_from_checkpoint", "auto"]
+    with pytest.raises(ValueError, match=re.escape(f"with --stream {files}, and would go on with no --stream: ")):
+        train(*parse_recipe(without))
+    train(*parse_recipe(command))
+    write_parts(tmp_path, *parts)
+    with pytest.raises(ValueError, match=r"with 2 files in the stream, and would go on with 3 files in the stream: "):
+        train(*parse_recipe(command))
+    (tmp_path / "part-2.parquet").unlink()
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({"data": record["data"]}))  # as older versions wrote it
+    train(*parse_recipe([*command, "--seed", "7"]))
 
 
 def test_no_files_and_no_parquet(tmp_path):
