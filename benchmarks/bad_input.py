@@ -111,6 +111,22 @@ CASES = (
 )  # fmt: skip
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Read all files in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Returns
+    -------
+    dict of str to bytes
+        Contents by name.
+    """
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def run_case(case: Case, folder: Path) -> tuple[int, str, list[str]]:
     """Run a case, without a network.
 
@@ -136,6 +152,7 @@ def run_case(case: Case, folder: Path) -> tuple[int, str, list[str]]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = read_files(folder)
     script, *options = case.command.format(root=ROOT).split()
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / script), *options],
@@ -145,11 +162,9 @@ def run_case(case: Case, folder: Path) -> tuple[int, str, list[str]]:
         text=True,
         check=False,
     )
-    spoilt = [path.name for path in folder.iterdir() if path.name.startswith("out")]
-    for name, content in case.files.items():
-        wanted = content if isinstance(content, bytes) else content.encode()
-        if not (folder / name).is_file() or (folder / name).read_bytes() != wanted:
-            spoilt.append(name)
+    after = read_files(folder)
+    spoilt = [name for name, content in before.items() if after.get(name) != content]
+    spoilt += [path.name for path in folder.iterdir() if path.name.startswith("out")]
     return done.returncode, done.stderr, sorted(spoilt)
 
 
@@ -175,7 +190,18 @@ def run(results: Results, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run; returns the exit code."""
+    """Parse the command line and run.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 1 where a case is not told in one clear line.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bad_input", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

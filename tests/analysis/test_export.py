@@ -248,7 +248,7 @@ def test_opset(make_model, tmp_path):
 
 
 def test_an_opset_that_is_not_possible_is_refused_in_one_line(make_model, tmp_path, caplog):
-    with pytest.raises(ValueError, match="^opset 3 is not possible: torch exports"):
+    with pytest.raises(ValueError, match=r"^opset 3 is not possible: torch exports"):
         export_onnx(make_model(**ONE_LAYER), tmp_path / "m.onnx", opset=3)
     assert not list(tmp_path.iterdir())
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
