@@ -3,13 +3,14 @@
     python -m benchmarks.bad_input
 
 Each case is a process of its own. It must end with a code other than 0, one line that begins with `error:` or names the
-option, no traceback, and no output file. Writes JSON into `results/reliability/`.
+option, no traceback, no output file, and the files that were there unchanged. Writes JSON into `results/reliability/`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from benchmarks.peak_memory import ROOT
 
 OUTPUT = RESULTS / "reliability" / "bad_input.json"
 FINE = "name,sequence\na,ACGTACGT\nb,TTGACC\n"
+MEASURED = "row_id,sequence,value\n1,ACGTACGT,2\n2,TTGACC,3\n3,GGTACC,5\n"
 
 
 class Case(NamedTuple):
@@ -125,11 +127,63 @@ CASES = (
     Case("a table without values", {"in.csv": FINE}, "prepare_data.py --source in.csv --output out"),
     Case("a data set that is not there", {}, "train.py {root}/configs/cpu_tiny.yaml --dataset absent --output_dir out"),
     Case("a recipe that is not there", {}, "train.py absent.yaml --dataset x --output_dir out"),
+    Case("a measured table without values", {"in.csv": FINE},
+         "evaluate.py --model model --table in.csv --output out.json"),
+    Case("a measured value that is no number", {"in.csv": "sequence,value\nACGT,1\nTTGACC,high\n"},
+         "evaluate.py --model model --table in.csv --output out.json"),
+    Case("predictions of other rows", {"in.csv": MEASURED, "p.csv": "row_id,prediction\n9,1\n"},
+         "evaluate.py --predictions p.csv --table in.csv --output out.json"),
+    Case("an exported file of another kind", {}, "export_onnx.py model out.pt"),
+    Case("an exported file that is there", {"old.onnx": "mine"}, "export_onnx.py model old.onnx"),
+    Case("an opset that there is not", {}, "export_onnx.py model out.onnx --opset 3"),
+    Case("a folder without a model card, to be pushed", {}, "push_to_hub.py model owner/name"),
+    Case("a name that the Hub cannot have", {"model/README.md": "# Mine\n"}, "push_to_hub.py model a/b/c"),
+    Case("no way to the Hub", {"model/README.md": "# Mine\n"}, "push_to_hub.py model owner/name --token hf_none"),
+    Case("no TensorFlow checkpoint", {}, "convert_tf_checkpoint.py absent out"),
+    Case("weights of another model, to be converted", {}, "convert_tf_checkpoint.py model/model.safetensors out"),
+    Case("settings of the conversion that are no JSON", {},
+         "convert_tf_checkpoint.py model/model.safetensors out --config relu"),
+    Case("a simulated table of unknown kind", {}, "simulate.py out.xlsx"),
+    Case("a negative number of simulated promoters", {}, "simulate.py out.tsv --num_sequences -1"),
+    Case("a negative noise", {}, "simulate.py out.tsv --noise -1"),
 )  # fmt: skip
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Read all files in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Returns
+    -------
+    dict of str to bytes
+        Contents by name.
+    """
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def run_case(case: Case, folder: Path) -> tuple[int, str, list[str]]:
-    """Run a case in a folder of its own; exit code, what is told, and the output files that are there."""
+    """Run a case, without a network.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    folder : Path
+        Of its own; it is made.
+
+    Returns
+    -------
+    exit_code : int
+        Of the process.
+    told : str
+        What it wrote on its error stream.
+    spoilt : list of str
+        Output files that are there, and files that are not as they were.
+    """
     folder.mkdir()
     make_checkpoint(folder / "model")
     for name, content in case.files.items():
@@ -140,16 +194,20 @@ def run_case(case: Case, folder: Path) -> tuple[int, str, list[str]]:
             continue
         content = content(path) if callable(content) else content
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = read_files(folder)
     script, *options = case.command.format(root=ROOT).split()
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / script), *options],
         cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         check=False,
     )
-    outputs = sorted(path.name for path in folder.iterdir() if path.name.startswith("out"))
-    return done.returncode, done.stderr, outputs
+    after = read_files(folder)
+    spoilt = [name for name, content in before.items() if after.get(name) != content]
+    spoilt += [path.name for path in folder.iterdir() if path.name.startswith("out")]
+    return done.returncode, done.stderr, sorted(spoilt)
 
 
 def run(results: Results, folder: Path) -> None:
@@ -163,16 +221,29 @@ def run(results: Results, folder: Path) -> None:
         For their files.
     """
     for index, case in enumerate(CASES):
-        code, told, outputs = run_case(case, folder / str(index))
+        code, told, spoilt = run_case(case, folder / str(index))
         lines = [line for line in told.strip().splitlines() if "error: " in line]
         line = lines[-1].partition("error: ")[2].replace(str(ROOT), "...") if lines else told[-200:]
         results.row("bad_input", what=case.what, command=case.command.replace("{root}/", ""), exit_code=code, told=line)
         clear = code in (1, 2) and len(lines) == 1 and "Traceback" not in told
-        results.check(f"{case.what}: one clear line and no output", float(not clear or bool(outputs)), 0.0)
+        results.check(
+            f"{case.what}: one clear line, no output, files as they were", float(not clear or bool(spoilt)), 0.0
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run; returns the exit code."""
+    """Parse the command line and run.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 1 where a case is not told in one clear line.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bad_input", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,17 +2,16 @@
 
     python -m benchmarks.faults
 
-Every program runs as its command line, is killed with SIGKILL again and again and started anew as its user would, until
-it ends; its result must be that of an undisturbed run. Writes JSON into `results/reliability/`.
+Every program runs as its command line, is killed (SIGKILL to all of its processes) again and again and started anew as
+its user would, until it ends; its result must be that of an undisturbed run. It is counted where the kills fell. Writes
+JSON into `results/reliability/`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,11 +24,11 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.figures import RESULTS, Results, describe_machine
+from benchmarks.killing import PATIENCE, kill_when, run_to_the_end, start, time_undisturbed, written_since
 from benchmarks.memory import make_checkpoint, write_promoters
-from benchmarks.peak_memory import ROOT
 
 OUTPUT = RESULTS / "reliability" / "faults.json"
-STEPS, SAVE_STEPS = 40, 2  # half of the steps end with a checkpoint, so that many kills fall into its writing
+STEPS, SAVE_STEPS = 40, 2  # half of the steps end with a checkpoint
 TRAINING = [
     *("--hidden_size", "16", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--head_dim", "8"),
     *("--intermediate_size", "16", "--conv_kernel_size", "3", "--num_expression_positions", "4"),
@@ -38,47 +37,24 @@ TRAINING = [
     *("--save_steps", str(SAVE_STEPS), "--logging_steps", str(SAVE_STEPS), "--save_total_limit", "3"),
 ]
 PROMOTERS, ROWS = 400, 60_000
-PATIENCE = 300.0  # seconds without an end
-
-
-def start(command: list[str]) -> subprocess.Popen:
-    """Start a program in a process group of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        start_new_session=True,
-    )  # fmt: skip
-
-
-def run_to_the_end(command: list[str]) -> str:
-    """Run a program and give what it says; it must end well."""
-    process = start(command)
-    output, _ = process.communicate(timeout=PATIENCE)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {output[-2000:]}")
-    return output
-
-
-def kill_when(command: list[str], ready: Callable[[], bool], delay: float) -> bool:
-    """Start a program, wait until `ready` and `delay` seconds more, and kill it; False if it had ended before."""
-    process = start(command)
-    began = time.monotonic()
-    while process.poll() is None and not ready():
-        if time.monotonic() - began > PATIENCE:
-            raise TimeoutError(f"{' '.join(command)} did not begin")
-        time.sleep(0.002)
-    time.sleep(delay)
-    killed = process.poll() is None
-    if killed:
-        os.killpg(process.pid, signal.SIGKILL)
-    output, _ = process.communicate()
-    if not killed and process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {output[-2000:]}")
-    return killed
+WRITING_SECONDS = 0.01  # less than what a checkpoint, the result or the joining of parts takes
+JOINING, UNPREPARED = ".broken.csv.partial-*", ".broken.partial-*"  # what is written before it gets its name
 
 
 def training_command(dataset: Path, output: Path, processes: int) -> list[str]:
-    """Command line of a training that resumes where there is something to resume."""
+    """Command line of a training that resumes where there is something to resume.
+
+    Parameters
+    ----------
+    dataset, output : Path
+        Folders.
+    processes : int
+        How many train together.
+
+    Returns
+    -------
+    list of str
+    """
     several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *several),
@@ -89,105 +65,269 @@ def training_command(dataset: Path, output: Path, processes: int) -> list[str]:
 
 
 def difference(first: Path, second: Path) -> float:
-    """Largest difference between two files of weights; infinite if they do not hold the same tensors."""
+    """Compare two files of weights.
+
+    Parameters
+    ----------
+    first, second : Path
+        safetensors files.
+
+    Returns
+    -------
+    float
+        Largest difference; infinite if they do not hold the same tensors.
+    """
     one, two = load_file(first), load_file(second)
     if one.keys() != two.keys():
         return float("inf")
     return max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
 
 
+def half_checkpoints(run: Path) -> list[Path]:
+    """Checkpoints that are not finished; the Trainer's state is written last."""
+    return [path for path in run.glob("checkpoint-*") if not (path / "trainer_state.json").is_file()]
+
+
 def kill_training(results: Results, folder: Path, processes: int, kills: int, rng: random.Random) -> None:
-    """Kill a training; one kill falls at random after a checkpoint has begun to appear, the next into its writing."""
+    """Kill a training: every other time in the writing of a checkpoint, every tenth time in that of the result.
+
+    The other moments are anywhere in the time that the whole run takes: in the start, a resume, a step.
+
+    Parameters
+    ----------
+    results : Results
+        Gets a row.
+    folder : Path
+        Of the data, and for the runs.
+    processes, kills : int
+        How many train together, and how often they are killed.
+    rng : random.Random
+        Gives the moments.
+    """
     dataset, whole, broken = folder / "data", folder / f"whole-{processes}", folder / f"broken-{processes}"
-    run_to_the_end(training_command(dataset, whole, processes))
-    done, restarts, in_writing = 0, 0, 0
-    while done < kills:
-        before = set(broken.glob("checkpoint-*")) | set(broken.glob(".*")) if broken.is_dir() else set()
+    command, weights = training_command(dataset, broken, processes), "final/model.safetensors"
+    times = time_undisturbed(training_command(dataset, whole, processes), lambda: any(whole.glob("checkpoint-*")))
+    counts = dict.fromkeys(("kills", "in_a_checkpoint", "in_a_half_one", "in_the_result", "before_any", "ends"), 0)
+    error = 0.0
+    while counts["kills"] < kills:
+        before, began = _TrainingState(broken), time.time()
+        ready, longest = before.moments(times.end, began)[counts["kills"] % 10]
+        if kill_when(command, ready, rng.uniform(0, longest)):
+            counts["kills"] += 1
+            before.count(counts, began)
+        else:  # it came to its end: the next kills meet a new training
+            counts["ends"] += 1
+            error = max(error, difference(whole / weights, broken / weights))
+            shutil.rmtree(broken)
+    run_to_the_end(command)
+    error = max(error, difference(whole / weights, broken / weights))
+    results.row("training", processes=processes, **counts, difference=error)
+    name = f"training on {processes} process{'es' if processes > 1 else ''}, {kills} kills"
+    results.check(f"{name}: weights", error, 0.0)
+    results.check(f"{name}: none fell into the writing of a checkpoint", float(not counts["in_a_checkpoint"]), 0.0)
 
-        def writing(before: set[Path] = before) -> bool:
-            return broken.is_dir() and bool((set(broken.glob("checkpoint-*")) | set(broken.glob(".*"))) - before)
 
-        delay = rng.uniform(0, 0.03) if done % 2 else rng.uniform(0, 1.0)
-        restarts += 1
-        if kill_when(training_command(dataset, broken, processes), writing, delay):
-            done += 1
-            in_writing += any(not (path / "trainer_state.json").is_file() for path in broken.glob("checkpoint-*"))
-        else:
-            shutil.rmtree(broken)  # it came to its end: the next kills meet a new training
-    run_to_the_end(training_command(dataset, broken, processes))
-    error = difference(whole / "final/model.safetensors", broken / "final/model.safetensors")
-    results.row(
-        "training", processes=processes, kills=done, in_a_checkpoint=in_writing, starts=restarts + 1, difference=error
-    )
-    results.check(f"training on {processes} processes, {done} kills: weights", error, 0.0)
+class _TrainingState:
+    """What an interrupted training has left, by which what its next run writes is known."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.half, self.results = set(self._half()), set(run.glob(".final.*"))
+
+    def _half(self) -> list[Path]:
+        """Checkpoints that are not finished; the Trainer's state is written last."""
+        return [path for path in self.run.glob("checkpoint-*") if not (path / "trainer_state.json").is_file()]
+
+    def moments(self, seconds: float, began: float) -> list[tuple[Callable[[], bool], float]]:
+        """When to kill ten runs: whether the time has come, and the most seconds from then on."""
+        writing = (lambda: written_since(self._half(), began), WRITING_SECONDS)
+        result = (lambda: bool(set(self.run.glob(".final.*")) - self.results), WRITING_SECONDS)
+        anywhere = (lambda: True, seconds)
+        return [writing, anywhere] * 4 + [writing, result]
+
+    def count(self, counts: dict[str, int], began: float) -> None:
+        """Count where a kill fell."""
+        half = {path for path in self._half() if written_since([path], began)}
+        counts["in_a_checkpoint"] += bool(half)
+        counts["in_a_half_one"] += bool(half & self.half)
+        counts["in_the_result"] += bool(set(self.run.glob(".final.*")) - self.results)
+        counts["before_any"] += not written_since(self.run.glob("checkpoint-*"), began)
 
 
 def kill_prediction(results: Results, folder: Path, kills: int, rng: random.Random) -> None:
-    """Kill a prediction of a file."""
-    whole, broken = folder / "whole.csv", folder / "broken.csv"
+    """Kill the prediction of a file: two of four times after a new part, once in the joining of parts, once anywhere.
+
+    Parameters
+    ----------
+    results : Results
+        Gets a row.
+    folder : Path
+        Of the model and the rows, and for the outputs.
+    kills : int
+        How often it is killed.
+    rng : random.Random
+        Gives the moments.
+    """
+    whole, broken, parts = folder / "whole.csv", folder / "broken.csv", folder / "broken.csv.parts"
     options = [sys.executable, "scripts/predict.py", str(folder / "model"), str(folder / "rows.parquet")]
-    began = time.monotonic()
-    run_to_the_end([*options, str(whole), "--batch_size", "64"])
-    seconds = time.monotonic() - began
-    command, parts = [*options, str(broken), "--batch_size", "64", "--resume"], Path(f"{broken}.parts")
-    done, halves = 0, 0
-    while done < kills:
-        done += kill_when(command, parts.is_dir, rng.uniform(0, seconds / 6))
+    times = time_undisturbed(
+        [*options, str(whole), "--batch_size", "64"], lambda: any(folder.glob("whole.csv.parts/*.arrow"))
+    )
+    command = [*options, str(broken), "--batch_size", "64", "--resume"]
+    counts = dict.fromkeys(("kills", "at_work", "in_the_joining", "ends", "half_outputs"), 0)
+    while counts["kills"] < kills:
+        old = {*parts.glob("*.arrow"), *folder.glob(JOINING)}
+
+        def joins(old: set[Path] = old) -> bool:
+            return bool(set(folder.glob(JOINING)) - old)
+
+        def works(old: set[Path] = old) -> bool:
+            return joins(old) or bool(set(parts.glob("*.arrow")) - old)
+
+        at_work = (works, times.end - times.work)
+        moments = [at_work, (joins, WRITING_SECONDS), at_work, (lambda: True, times.end)]
+        ready, longest = moments[counts["kills"] % 4]
+        if kill_when(command, ready, rng.uniform(0, longest)):
+            counts["kills"] += 1
+            counts["at_work"] += works() or broken.exists()
+            counts["in_the_joining"] += joins()
         if broken.exists():  # it came to its end, perhaps just before the kill
-            halves += whole.read_bytes() != broken.read_bytes()
+            counts["ends"] += 1
+            counts["half_outputs"] += whole.read_bytes() != broken.read_bytes()
             broken.unlink()
             shutil.rmtree(parts, ignore_errors=True)
-    if not broken.exists():
-        run_to_the_end(command)
+    run_to_the_end(command)
     same = whole.read_bytes() == broken.read_bytes() and not parts.exists()
-    results.row("prediction", kills=done, half_outputs=halves, rows=ROWS)
-    results.check(f"prediction, {done} kills: bytes of the output", float(not same), 0.0)
-    results.check(f"prediction, {done} kills: outputs before the end", float(halves), 0.0)
+    _report(results, "prediction", counts, same, [path.name for path in folder.glob(JOINING)])
 
 
-def is_same(folder: Path) -> bool:
-    """Whether the rows that were prepared twice are the same, byte for byte."""
-    files = sorted(path.relative_to(folder / "whole") for path in (folder / "whole").rglob("*.arrow"))
-    other = sorted(path.relative_to(folder / "broken") for path in (folder / "broken").rglob("*.arrow"))
-    equal = all((folder / "whole" / path).read_bytes() == (folder / "broken" / path).read_bytes() for path in files)
-    return bool(files) and files == other and equal
+def _report(results: Results, program: str, counts: dict[str, int], same: bool, left: list[str]) -> None:
+    """Write down what became of a program that writes one output."""
+    name = f"{program}, {counts['kills']} kills"
+    results.row(program, **counts, left_behind=len(left), same_bytes=same, rows=ROWS)
+    results.check(f"{name}: bytes of the output", float(not same), 0.0)
+    results.check(f"{name}: half outputs, and files left behind", float(counts["half_outputs"] + len(left)), 0.0)
+    results.check(f"{name}: none fell into its work", float(not counts["at_work"]), 0.0)
+
+
+def is_same(first: Path, second: Path) -> bool:
+    """Compare the rows of two prepared data sets.
+
+    Parameters
+    ----------
+    first, second : Path
+        Folders.
+
+    Returns
+    -------
+    bool
+        Whether they are the same, byte for byte, and there are any.
+    """
+    names = sorted(path.relative_to(first) for path in first.rglob("*.arrow"))
+    others = sorted(path.relative_to(second) for path in second.rglob("*.arrow"))
+    equal = names == others and all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+    return bool(names) and equal
 
 
 def kill_preparation(results: Results, folder: Path, kills: int, rng: random.Random) -> None:
-    """Kill the preparation of a table."""
-    command = [
-        *(sys.executable, "scripts/prepare_data.py", "--source", str(folder / "rows.tsv"), "--strand_length", "80"),
-        *("--output", str(folder / "broken")),
-    ]
-    began = time.monotonic()
-    run_to_the_end([*command[:-1], str(folder / "whole")])
-    seconds = time.monotonic() - began
-    done, halves = 0, 0
-    while done < kills:
-        done += kill_when(command, lambda: True, rng.uniform(0.3, 1.0) * seconds)
-        if (folder / "broken").exists():  # it came to its end, perhaps just before the kill
-            halves += not is_same(folder)
-            shutil.rmtree(folder / "broken")
+    """Kill the preparation of a table: three of four times at its work, once anywhere.
+
+    Parameters
+    ----------
+    results : Results
+        Gets a row.
+    folder : Path
+        Of the table, and for the data sets.
+    kills : int
+        How often it is killed.
+    rng : random.Random
+        Gives the moments.
+    """
+    whole, broken = folder / "whole", folder / "broken"
+    options = [sys.executable, "scripts/prepare_data.py", "--source", str(folder / "rows.tsv"), "--strand_length", "80"]
+    times = time_undisturbed([*options, "--output", str(whole)], lambda: any(folder.glob(".whole.partial-*")))
+    command = [*options, "--output", str(broken)]
+    counts = dict.fromkeys(("kills", "at_work", "ends", "half_outputs"), 0)
+    while counts["kills"] < kills:
+        old = set(folder.glob(UNPREPARED))
+
+        def works(old: set[Path] = old) -> bool:
+            return bool(set(folder.glob(UNPREPARED)) - old)
+
+        anywhere = counts["kills"] % 4 == 3
+        ready, longest = (lambda: True, times.end) if anywhere else (works, times.end - times.work)
+        if kill_when(command, ready, rng.uniform(0, longest)):
+            counts["kills"] += 1
+            counts["at_work"] += works() or broken.exists()
+        if broken.exists():  # it came to its end, perhaps just before the kill
+            counts["ends"] += 1
+            counts["half_outputs"] += not is_same(whole, broken)
+            shutil.rmtree(broken)
     run_to_the_end(command)
-    left = [path.name for path in folder.iterdir() if path.name.startswith(".broken")]
-    results.row("preparation", kills=done, half_outputs=halves, left_behind=len(left))
-    results.check(f"preparation, {done} kills: bytes of the data", float(not is_same(folder)), 0.0)
-    results.check(f"preparation, {done} kills: half outputs, and files left behind", float(halves + len(left)), 0.0)
+    _report(results, "preparation", counts, is_same(whole, broken), [path.name for path in folder.glob(".broken.*")])
 
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """Mount a disk of `size` bytes; needs the rights of the superuser, and Linux."""
+    """Mount a disk that is soon full; needs the rights of the superuser, and Linux.
+
+    Parameters
+    ----------
+    folder : Path
+        Where; it is made.
+    size : int
+        Bytes.
+
+    Yields
+    ------
+    Path
+        The folder.
+
+    Raises
+    ------
+    OSError
+        If nothing can be mounted.
+    """
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        raise OSError(mounted.stderr.strip())
     try:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+def can_mount(folder: Path) -> bool:
+    """Tell whether small disks can be mounted here.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to try.
+
+    Returns
+    -------
+    bool
+    """
+    try:
+        with small_disk(folder / "disk-trial", 1 << 20):
+            return True
+    except OSError:
+        return False
+
+
 def fill_disk(results: Results, folder: Path) -> None:
-    """Run each program where its output does not fit: one clear line, and nothing half."""
+    """Run each program where its output does not fit: one clear line, and nothing half.
+
+    Parameters
+    ----------
+    results : Results
+        Gets a row for each.
+    folder : Path
+        Of the inputs, and for the disks.
+    """
     commands = {
         "predict": ["scripts/predict.py", str(folder / "model"), str(folder / "rows.parquet"), "{}/out.csv"],
         "mutagenesis": ["scripts/mutagenesis.py", str(folder / "model"), str(folder / "rows.parquet"), "{}/out.csv"],
@@ -206,6 +346,17 @@ def fill_disk(results: Results, folder: Path) -> None:
             told=told.replace(str(folder), "..."),
         )  # fmt: skip
         results.check(f"{name} on a full disk: a clear line and no output", float(not clear or bool(left)), 0.0)
+    fill_disk_in_training(results, folder)
+
+
+def fill_disk_in_training(results: Results, folder: Path) -> None:
+    """Train where a few checkpoints fit: one clear line, and those before the full disk stay whole.
+
+    Parameters
+    ----------
+    results, folder
+        See `fill_disk`.
+    """
     with small_disk(folder / "disk-train", 600_000) as disk:
         process = start(training_command(folder / "data", disk / "run", 1))
         output, _ = process.communicate(timeout=PATIENCE)
@@ -256,15 +407,28 @@ def run(results: Results, kills: int, parts: list[str], folder: Path, seed: int)
         kill_prediction(results, folder, kills, rng)
     if "preparation" in parts:
         kill_preparation(results, folder, kills, rng)
-    if "disk" in parts:
+    if "disk" in parts and can_mount(folder):
         fill_disk(results, folder)
+    elif "disk" in parts:
+        print("  full disks are left out: a small disk cannot be mounted here (that takes root, and Linux)", flush=True)
 
 
 PARTS = ("training", "prediction", "preparation", "disk")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run; returns the exit code."""
+    """Parse the command line and run.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 1 where a check fails.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -11,6 +11,7 @@ input is kept. Writes JSON into `results/reliability/`.
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import io
 import json
@@ -23,12 +24,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from safetensors.torch import load
+
 from benchmarks.figures import RESULTS, Results, describe_machine
 from benchmarks.peak_memory import ROOT
 
 OUTPUT = RESULTS / "reliability" / "fuzz.json"
 MODULES = ("modeling_macaron", "tokenization")  # whose branches guide the mutations
-SUFFIXES = (".csv", ".tsv", ".fa", ".csv.gz", ".fa.gz", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".fa", ".csv.gz", ".tsv.gz", ".fa.gz", ".csv.zst", ".fa.zst", ".parquet")
+COMPRESS = {
+    ".gz": lambda content: gzip.compress(content, 1),
+    ".zst": lambda content: pa.compress(content, "zstd", True),
+}
 DOCUMENTED = (ValueError, OSError)
 GENOME = ">chr1\n" + "ACGTTGCAGGTTCA" * 20 + "\n>chr2\n" + "TTGACCATGA" * 10 + "\n"
 BED = "chr1\t10\t28\tP1\t0\t+\nchr1\t40\t55\tP2\t0\t-\nchr2\t5\t20\tP3\t0\t+\n"
@@ -39,24 +50,37 @@ VCF = (
 
 
 def make_tiny(folder: Path) -> None:
-    """Save a model of a few hundred parameters with its tokenizer."""
+    """Save a model of a few hundred parameters with its tokenizer.
+
+    Parameters
+    ----------
+    folder : Path
+        It is made.
+    """
     from benchmarks.memory import make_checkpoint
 
     make_checkpoint(folder)
 
 
 def target_tokenizer(folder: Path) -> Callable[[bytes], None]:
-    """Tokenize any text; what is accepted has the right shape, and equals what the reader of files gives."""
-    import numpy as np
+    """Tokenize any text; what is accepted has the right shape, and equals what the reader of files gives.
 
+    Parameters
+    ----------
+    folder : Path
+        For files, as of every target.
+
+    Returns
+    -------
+    callable
+        `try_one(data)` raises where the program does not keep its word.
+    """
     from modeling_macaron.tables import string_buffers
     from tokenization import KmerTokenizer, reverse_complement
 
     tokenizer = KmerTokenizer(kmer_size=5, strand_length=20, flank5="ACCA", flank3="GGT")
 
     def try_one(data: bytes) -> None:
-        import pyarrow as pa
-
         text = data.decode("utf-8", "replace")
         strands = tokenizer.encode_strands(*string_buffers(pa.array([text], pa.large_string())))
         try:
@@ -70,32 +94,96 @@ def target_tokenizer(folder: Path) -> Callable[[bytes], None]:
     return try_one
 
 
+def known_rows(content: bytes, suffix: str) -> list[tuple[int, list[str]]] | None:
+    """Read a table the slow and obvious way, where it is plain enough for its rows to be beyond doubt.
+
+    Parameters
+    ----------
+    content : bytes
+        What stands in the file, not compressed.
+    suffix : str
+        `.csv`, `.tsv` or `.fa`.
+
+    Returns
+    -------
+    list of (int, list of str) or None
+        Number and fields of each row; None where the text has more than printable ASCII, or a table has quotes, no
+        header that names a column `sequence`, blank lines or rows of another length.
+    """
+    if not re.fullmatch(rb"[\n\t -~]*", content) or len(content) > 4096:
+        return None
+    lines = content.decode().split("\n")
+    if suffix == ".fa":
+        text = [line.strip() for line in lines]
+        starts = [number for number, line in enumerate(text) if line.startswith(">")]
+        if not starts or any(text[: starts[0]]):
+            return None
+        ends = [*starts[1:], len(text)]
+        return [
+            (record, ["".join(text[start + 1 : end])])
+            for record, (start, end) in enumerate(zip(starts, ends, strict=True), 1)
+        ]
+    lines = lines[:-1] if lines[-1] == "" else lines
+    rows = list(csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ","))
+    plain = '"' not in content.decode() and rows and all(line.strip() for line in lines)
+    if not plain or rows[0].count("sequence") != 1 or any(len(row) != len(rows[0]) for row in rows):
+        return None
+    return list(enumerate(rows[1:], start=2))
+
+
 def target_tables(folder: Path) -> Callable[[bytes], None]:
-    """Read any bytes as any kind of table; rows have numbers in order, and sequences are text."""
+    """Read any bytes as any kind of table; rows have numbers in order, and those of plain tables are what they are.
+
+    Parameters
+    ----------
+    folder : Path
+        For files.
+
+    Returns
+    -------
+    callable
+        See `target_tokenizer`.
+    """
     from modeling_macaron.tables import open_table
 
     def try_one(data: bytes) -> None:
         if not data:
             return
-        suffix = SUFFIXES[data[0] % len(SUFFIXES)]
-        content = gzip.compress(data[1:], 1) if suffix.endswith(".gz") and data[0] & 128 else data[1:]
+        suffix, content = SUFFIXES[data[0] % len(SUFFIXES)], data[1:]
+        kind, _, compression = suffix[1:].partition(".")
+        whole = not compression or data[0] >= 128
         path = folder / f"table{suffix}"
-        path.write_bytes(content)
-        last = 0
+        path.write_bytes(COMPRESS[f".{compression}"](content) if compression and whole else content)
+        found: list[tuple[int, list[str]]] = []
         try:
             for batch in open_table(path, batch_rows=7):
                 numbers = batch.numbers.tolist()
-                assert numbers == sorted(set(numbers)) and (not numbers or numbers[0] > last)
-                assert len(numbers) == batch.table.num_rows
-                last = numbers[-1] if numbers else last
+                assert numbers == sorted(set(numbers)) and len(numbers) == batch.table.num_rows
+                assert not numbers or not found or numbers[0] > found[-1][0]
+                columns = batch.table.select(["sequence"]) if kind == "fa" else batch.table
+                rows = zip(*(column.to_pylist() for column in columns.columns), strict=True)
+                found += zip(numbers, map(list, rows), strict=True)
         except DOCUMENTED:
             return
+        known = known_rows(content, f".{kind}") if whole and kind != "parquet" else None
+        assert known is None or found == known, (known, found)
 
     return try_one
 
 
 def target_vcf(folder: Path) -> Callable[[bytes], None]:
-    """Read any bytes as VCF; whatever comes out has a line for each variant, and finite effects or a problem."""
+    """Read any bytes as VCF; whatever comes out has a line for each variant, and finite effects or a problem.
+
+    Parameters
+    ----------
+    folder : Path
+        For files.
+
+    Returns
+    -------
+    callable
+        See `target_tokenizer`.
+    """
     import pandas as pd
 
     from modeling_macaron.analysis.genome_variants import vcf_file
@@ -118,13 +206,24 @@ def target_vcf(folder: Path) -> Callable[[bytes], None]:
         table = pd.read_csv(folder / "out.tsv", sep="\t", keep_default_na=False, quoting=0)
         assert len(table) == result.num_rows
         assert ((table["delta"] == "") == (table["problem"] != "")).all()
+        assert np.isfinite(pd.to_numeric(table["delta"][table["problem"] == ""])).all()
 
     return try_one
 
 
 def target_config(folder: Path) -> Callable[[bytes], None]:
-    """Read any JSON object as config; what is accepted can be built, as long as it is small."""
-    import torch
+    """Read any JSON object as config; what is accepted can be built, as long as it is small.
+
+    Parameters
+    ----------
+    folder : Path
+        Not used.
+
+    Returns
+    -------
+    callable
+        See `target_tokenizer`.
+    """
     from huggingface_hub.errors import StrictDataclassError
 
     from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
@@ -144,14 +243,52 @@ def target_config(folder: Path) -> Callable[[bytes], None]:
     return try_one
 
 
+def settings_of(model, tokenizer) -> tuple:
+    """Collect all but the weights that decides what a model predicts.
+
+    Parameters
+    ----------
+    model : MacaronForExpressionPrediction
+        The model.
+    tokenizer : KmerTokenizer
+        Its tokenizer.
+
+    Returns
+    -------
+    tuple
+        Fields of the config, settings of the tokenizer, and the number format.
+    """
+    from modeling_macaron import MacaronConfig
+    from modeling_macaron.analysis.predict import TOKENIZER_SETTINGS
+
+    fields = tuple(getattr(model.config, name) for name in MacaronConfig.__annotations__)
+    return fields, tuple(getattr(tokenizer, name) for name in TOKENIZER_SETTINGS), model.dtype
+
+
 def target_checkpoint(folder: Path) -> Callable[[bytes], None]:
-    """Change bytes of a file of a checkpoint, and load it; what is accepted predicts a number."""
+    """Change bytes of a file of a checkpoint, and load it; what is accepted predicts a finite number.
+
+    Its weights are those of the file, and where they and the settings are what they were, so is the number.
+
+    Parameters
+    ----------
+    folder : Path
+        For files.
+
+    Returns
+    -------
+    callable
+        See `target_tokenizer`.
+    """
     from modeling_macaron.analysis.predict import load_model, predict
 
     make_tiny(folder / "whole")
     names = ("model.safetensors", "config.json", "tokenizer_config.json")
     whole = {name: (folder / "whole" / name).read_bytes() for name in names}
     shutil.copytree(folder / "whole", folder / "changed")
+    model, tokenizer = load_model(folder / "whole")
+    settings, weights = settings_of(model, tokenizer), model.state_dict()
+    (expected,) = predict(model, ["ACGTACGT"], tokenizer=tokenizer)
 
     def try_one(data: bytes) -> None:
         if len(data) < 4:
@@ -169,9 +306,14 @@ def target_checkpoint(folder: Path) -> Callable[[bytes], None]:
             (folder / "changed" / other).write_bytes(changed if other == name else whole[other])
         try:
             model, tokenizer = load_model(folder / "changed")
-            predict(model, ["ACGTACGT"], tokenizer=tokenizer)
+            (number,) = predict(model, ["ACGTACGT"], tokenizer=tokenizer)
         except DOCUMENTED:
             return
+        assert np.isfinite(number), f"predicts {number}"
+        stored, found = load(changed if name == names[0] else whole[names[0]]), model.state_dict()
+        assert all(torch.equal(tensor, stored[key].to(tensor.dtype)) for key, tensor in found.items()), "other weights"
+        if settings_of(model, tokenizer) == settings and all(torch.equal(weights[key], found[key]) for key in weights):
+            assert np.isclose(number, expected, rtol=1e-5), f"predicts {number}, not {expected}"
 
     return try_one
 
@@ -183,19 +325,26 @@ TARGETS = {
 
 
 def write_seeds(target: str, folder: Path) -> None:
-    """Write inputs to begin with."""
+    """Write inputs to begin with.
+
+    Parameters
+    ----------
+    target : str
+        Of `TARGETS`.
+    folder : Path
+        It is made.
+    """
     folder.mkdir(parents=True)
     parquet = io.BytesIO()
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pa.table({"sequence": ["ACGT"], "value": [1.0]}), parquet)
+    pa.parquet.write_table(pa.table({"sequence": ["ACGT"], "value": [1.0]}), parquet)
     table = b"name,sequence,value\none,ACGT,1\ntwo,TTNN,2.5\n"
     seeds = {
         "tokenizer": [b"ACGT", b"ACCAACGTNGGT", b"ac[MASK]gu", "ACÅT".encode()],
         "tables": [
-            b"\0" + table, b"\1" + table.replace(b",", b"\t"), b"\2>one 1.5\nACGT\nAC\n>two\nTT\n", b"\x83" + table,
-            b"\x84>a\nACGT\n", b"\5" + parquet.getvalue(), b'\0sequence,value\n"ACGT",1\n',
+            b"\0" + table, b"\1" + table.replace(b",", b"\t"), b"\2>one 1.5\nACGT\nAC\n>two\nTT\n",
+            b'\0sequence,value\n"ACGT",1\n', b"\x08" + parquet.getvalue(),
+            # 0x84 to 0x89 stand for what is compressed
+            b"\x84" + table.replace(b",", b"\t"), b"\x85>a\nACGT\n", b"\x86" + table, b"\x87>a\nACGT\n",
         ],
         "vcf": [VCF.encode()],
         "config": [b'{"model_type": "macaron", "hidden_size": 8, "num_hidden_layers": 1, "head_dim": 8}'],
@@ -206,7 +355,17 @@ def write_seeds(target: str, folder: Path) -> None:
 
 
 def fuzz_here(target: str, folder: Path, libfuzzer: list[str]) -> None:
-    """Fuzz a target in this process, which does not return."""
+    """Fuzz a target in this process, which does not return.
+
+    Parameters
+    ----------
+    target : str
+        Of `TARGETS`.
+    folder : Path
+        For its files.
+    libfuzzer : list of str
+        Options.
+    """
     import atheris
 
     with atheris.instrument_imports(include=list(MODULES)):
@@ -216,7 +375,19 @@ def fuzz_here(target: str, folder: Path, libfuzzer: list[str]) -> None:
 
 
 def fuzz(results: Results, target: str, seconds: float, artifacts: Path) -> None:
-    """Fuzz a target in a process of its own, and count what it tried."""
+    """Fuzz a target in a process of its own, and count what it tried.
+
+    Parameters
+    ----------
+    results : Results
+        Gets a row.
+    target : str
+        Of `TARGETS`.
+    seconds : float
+        How long.
+    artifacts : Path
+        Folder for the input that was too much.
+    """
     with tempfile.TemporaryDirectory() as folder:
         write_seeds(target, Path(folder) / "seeds")
         artifacts.mkdir(parents=True, exist_ok=True)
@@ -242,7 +413,18 @@ def fuzz(results: Results, target: str, seconds: float, artifacts: Path) -> None
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run; returns the exit code."""
+    """Parse the command line and run.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 1 where a target failed.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

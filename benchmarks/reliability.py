@@ -19,18 +19,55 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 
 def read(name: str) -> dict:
-    """Read a JSON file of results."""
+    """Read results.
+
+    Parameters
+    ----------
+    name : str
+        Of a JSON file in `results/reliability/`.
+
+    Returns
+    -------
+    dict
+        See `figures.Results`.
+    """
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def table(names: list[str], rows: list[list[object]]) -> str:
-    """Make a Markdown table."""
+    """Make a Markdown table.
+
+    Parameters
+    ----------
+    names : list of str
+        (columns,) the header.
+    rows : list of list
+        (rows, columns) the cells.
+
+    Returns
+    -------
+    str
+        Lines, each with its end.
+    """
     lines = [names, ["---"] * len(names), *([str(cell) for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def source(report: dict, command: str) -> str:
-    """Say where figures come from."""
+    """Say where figures come from.
+
+    Parameters
+    ----------
+    report : dict
+        See `read`.
+    command : str
+        By which they are measured anew.
+
+    Returns
+    -------
+    str
+        A blank line, and one that tells how many checks hold.
+    """
     held = sum(check["error"] <= check["tolerance"] for check in report["checks"])
     return (
         f"\n`{command}`, {report['date']}, {report['machine']['name']}: {held} of {len(report['checks'])} "
@@ -38,36 +75,79 @@ def source(report: dict, command: str) -> str:
     )
 
 
+def _same_bytes(row: dict) -> str:
+    """Say whether outputs were equal; results of earlier versions do not tell."""
+    return {True: "the same bytes", False: "OTHER BYTES", None: "bytes: not recorded"}[row.get("same_bytes")]
+
+
+def _where_training_was_killed(row: dict) -> str:
+    told = f"{row['in_a_checkpoint']} in a checkpoint's writing"
+    if "before_any" not in row:
+        return f"{told}; else not recorded"
+    return (
+        f"{told} ({row['in_a_half_one']} of them where a half one stood), {row['in_the_result']} in the result's, "
+        f"{row['before_any']} before the run's first checkpoint"
+    )
+
+
+def _where_killed(row: dict) -> str:
+    if "at_work" not in row:
+        return "not recorded"
+    joining = f", {row['in_the_joining']} of them in the joining of parts" if "in_the_joining" in row else ""
+    return f"{row['at_work']} after work began{joining}"
+
+
 def render_faults() -> str:
-    """Tabulate kills and full disks."""
+    """Tabulate kills and full disks.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     report = read("faults")
     tables = report["tables"]
-    rows = [
-        [
-            f"training, {row['processes']} process{'es' if row['processes'] > 1 else ''}", row["kills"],
-            f"weights differ by {row['difference']:g}; {row['in_a_checkpoint']} kills fell into a checkpoint's writing",
-        ]
-        for row in tables["training"]
-    ]  # fmt: skip
+    rows = [[f"training, {row['processes']} process{'es' if row['processes'] > 1 else ''}", row["kills"],
+             f"weights differ by {row['difference']:g}", _where_training_was_killed(row)]
+            for row in tables.get("training", [])]  # fmt: skip
     for name in ("prediction", "preparation"):
-        rows += [[name, row["kills"], f"the same bytes; {row['half_outputs']} half outputs"] for row in tables[name]]
-    full = [[row["program"], row["exit_code"], row["told"].removeprefix("error: ")] for row in tables["disk_full"]]
+        rows += [
+            [name, row["kills"], f"{_same_bytes(row)}; {row['half_outputs']} half outputs", _where_killed(row)]
+            for row in tables.get(name, [])
+        ]
+    full_disks = [
+        [row["program"], row["exit_code"], row["told"].removeprefix("error: ")] for row in tables.get("disk_full", [])
+    ]
+    full = "Full disks were left out.\n"
+    if full_disks:
+        full = table(["on a full disk", "exit code", "what it tells"], full_disks)
     return (
-        table(["program", "SIGKILLs", "what came out in the end"], rows)
-        + "\n" + table(["on a full disk", "exit code", "what it tells"], full)
+        table(["program", "SIGKILLs", "what came out in the end", "where the kills fell"], rows) + "\n" + full
         + source(report, "python -m benchmarks.faults")
     )  # fmt: skip
 
 
 def render_bad_input() -> str:
-    """Tabulate what people get wrong, and what they see."""
+    """Tabulate what people get wrong, and what they see.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     report = read("bad_input")
     rows = [[row["what"], f"`{row['command'].strip()}`", row["told"]] for row in report["tables"]["bad_input"]]
     return table(["what is wrong", "command", "what it tells"], rows) + source(report, "python -m benchmarks.bad_input")
 
 
 def render_fuzz() -> str:
-    """Tabulate mutated input."""
+    """Tabulate mutated input.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     report = read("fuzz")
     rows = [
         [
@@ -84,7 +164,13 @@ def render_fuzz() -> str:
 
 
 def render_numerics() -> str:
-    """Tabulate number formats and ways of training."""
+    """Tabulate number formats and ways of training.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     report = read("numerics")
     formats = [
         [row["format"], f"{row['largest_error_sd']:.1e}", f"{row['rms_error_sd']:.1e}", f"{row['pearson_r']:.4f}",
@@ -107,18 +193,36 @@ def render_numerics() -> str:
 
 
 def render_versions() -> str:
-    """Tabulate the ends of the ranges of versions."""
+    """Tabulate the ends of the ranges of versions, and what was not tested there.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     report = read("matrix")
     packages = ["torch", "transformers", "datasets", "accelerate", "huggingface-hub", "numpy", "pyarrow", "pandas"]
     rows = [
-        [row["python"], row["end"], row["passed"], row["failed"], *(row[name] for name in packages)]
+        [row["python"], row["end"], row["passed"], row["failed"], row.get("skipped", "not recorded"),
+         *(row[name] for name in packages)]
         for row in report["tables"]["matrix"]
-    ]
-    return table(["Python", "versions", "passed", "failed", *packages], rows) + source(report, "make test-matrix")
+    ]  # fmt: skip
+    left_out = [[f"`{row['tests']}`", row["reason"]] for row in report["tables"].get("left_out", [])]
+    return (
+        table(["Python", "versions", "passed", "failed", "skipped", *packages], rows)
+        + "\n" + (table(["left out", "why"], left_out) if left_out else "What was left out was not recorded.\n")
+        + source(report, "make test-matrix")
+    )  # fmt: skip
 
 
 def render_memory() -> str:
-    """Tabulate peak memory over the number of sequences."""
+    """Tabulate peak memory over the number of sequences.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     rows = []
     for path in sorted((RESULTS / "memory").glob("*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -138,7 +242,13 @@ BLOCKS = {
 
 
 def main(page: Path = PAGE) -> None:
-    """Replace all blocks of the page."""
+    """Replace all blocks of the page.
+
+    Parameters
+    ----------
+    page : Path
+        Markdown file with the markers.
+    """
     for name, render in BLOCKS.items():
         replace_block(page, name, render())
 

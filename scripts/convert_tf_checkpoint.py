@@ -22,9 +22,11 @@ def read_overrides(text: str | None) -> dict:
     """Read config fields from a JSON file or from JSON text."""
     if text is None:
         return {}
-    content = Path(text).read_text(encoding="utf-8") if not text.lstrip().startswith("{") else text
+    is_text = text.lstrip().startswith("{")
+    if not is_text and not Path(text).is_file():
+        raise ValueError(f"--config {text}: there is no such file, and JSON text begins with {{")
     try:
-        overrides = json.loads(content)
+        overrides = json.loads(text if is_text else Path(text).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"--config is no valid JSON: {error}") from error
     if not isinstance(overrides, dict):

@@ -133,6 +133,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
         (["absent.safetensors", "out"], "no such file"),
         (["absent", "out"], "absent.index is missing"),
         ([str(WEIGHTS), "out", "--config", "{broken"], "no valid JSON"),
+        ([str(WEIGHTS), "out", "--config", "relu"], "--config relu: there is no such file"),
         ([str(WEIGHTS), "out", "--config", '{"hidden_size": 64}'], "`hidden_size` is 32 by the shapes"),
         ([str(WEIGHTS), "out", "--config", '{"attention_projections": "merged"}'], "is 'separate' by the shapes"),
         ([str(WEIGHTS), "out", "--config", '{"hidden_dropout": 2.0}'], "`hidden_dropout` must be in [0, 1)"),

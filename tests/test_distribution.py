@@ -10,21 +10,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+STRAY = ("benchmarks", "checkpoints", "configs", "docs", "notebooks", "scripts", "space", "tests")
 BUILD = """
 import os, sys
 from setuptools import build_meta
-source, output = sys.argv[1:]
+kind, source, output = sys.argv[1:]
 os.chdir(source)
-print(build_meta.build_wheel(output))
-print(build_meta.build_sdist(output))
+getattr(build_meta, "build_" + kind)(output)
 """
-ALONE = """
+PREDICT = """
 import sys
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
 import modeling_macaron, tokenization, modeling_macaron.metrics.dream_promoter
 from modeling_macaron.analysis.predict import predict
-assert modeling_macaron.__file__.startswith(sys.argv[1]) and tokenization.__file__.startswith(sys.argv[1])
-print(len(predict(sys.argv[2], ["ACGT", "TTGACC"])))
+assert all(module.__file__.startswith(sys.prefix) for module in (modeling_macaron, tokenization)), modeling_macaron
+print(len(predict(sys.argv[1], ["ACGT", "TTGACC"])))
+"""
+READ_ALL = """
+import sys
+from importlib.metadata import distribution, files, packages_distributions
+from importlib.util import find_spec
+found = distribution("macaron-promoter")
+assert sorted(name for name, owners in packages_distributions().items() if owners == ["macaron-promoter"]) == [
+    "modeling_macaron", "tokenization"]
+for file in files("macaron-promoter"):
+    assert str(file.locate()).startswith(sys.prefix) and file.locate().is_file(), file
+    if file.suffix == ".py":
+        compile(file.read_text(encoding="utf-8"), str(file), "exec")
+assert find_spec("modeling_macaron").origin.startswith(sys.prefix)
+print(*(found.metadata[name] for name in ("Name", "Requires-Python", "License-Expression")), len(found.requires))
 """
 
 
@@ -33,9 +47,20 @@ def tracked_files():
     return done.stdout.split() if done.returncode == 0 else []
 
 
+def environment_of(*paths):
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**others, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, require_or_skip):
-    """Wheel and sdist of the files that git knows."""
+    """The sdist of the files that git knows, and the wheel that is built from it."""
     import setuptools
 
     if int(setuptools.__version__.split(".")[0]) < 77:
@@ -47,12 +72,27 @@ def built(tmp_path_factory, require_or_skip):
     for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, str(source), str(output)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (wheel,), (sdist,) = output.glob("*.whl"), output.glob("*.tar.gz")
+    run([sys.executable, "-c", BUILD, "sdist", str(source), str(output)])
+    (sdist,) = output.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(output / "unpacked", filter="data")
+    (unpacked,) = (output / "unpacked").iterdir()
+    run([sys.executable, "-c", BUILD, "wheel", str(unpacked), str(output)])
+    (wheel,) = output.glob("*.whl")
     return wheel, sdist
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    """Python of an environment that holds the wheel and nothing else."""
+    folder = tmp_path_factory.mktemp("environment")
+    run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    run([
+        sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install", "--no-deps",
+        "--no-index", "--quiet", str(built[0]),
+    ], env=environment_of())  # fmt: skip
+    return python
 
 
 def test_wheel_holds_the_package_and_nothing_else(built):
@@ -72,15 +112,17 @@ def test_sdist_holds_what_the_wheel_is_built_from(built):
     with tarfile.open(built[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "modeling_macaron/modeling_macaron.py"} <= names
-    assert not [name for name in names if name.startswith((".", "checkpoints", "benchmarks", "notebooks", "docs"))]
+    assert not [name for name in names if name.startswith((".", *STRAY))]
 
 
-def test_wheel_works_alone(built, tmp_path, tiny_folder):
-    target = tmp_path / "installed"
-    zipfile.ZipFile(built[0]).extractall(target)  # a wheel of pure Python is unpacked, no more
-    environment = {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(target), str(tiny_folder)], cwd=tmp_path, env=environment, text=True,
-        capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stdout.strip() == "2", done.stderr[-2000:]
+def test_wheel_is_installed_whole_in_an_empty_environment(installed, tmp_path):
+    told = run([installed, "-c", READ_ALL], cwd=tmp_path, env=environment_of())
+    *about, requirements = told.split()
+    assert about == ["macaron-promoter", ">=3.10", "Apache-2.0"] and int(requirements) > 10
+
+
+def test_installed_wheel_predicts_from_another_folder(installed, tmp_path, tiny_folder):
+    # Its dependencies are those of this environment; what Python finds first is the environment's own package.
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    told = run([installed, "-c", PREDICT, tiny_folder], cwd=tmp_path, env=environment_of(*packages))
+    assert told.strip() == "2"

@@ -1,6 +1,7 @@
 """Many at once, and for long: one model answers threads rightly and its memory stays flat."""
 
 import gc
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,9 +15,9 @@ from modeling_macaron.analysis.predict import load_model, predict
 THREADS, CALLS = 8, 1_000
 
 
-def random_sequences(number, seed):
+def random_sequences(number, seed, longest=20):
     rng = np.random.default_rng(seed)
-    return ["".join(rng.choice(list("ACGTN"), rng.integers(1, 21))) for _ in range(number)]
+    return ["".join(rng.choice(list("ACGTN"), rng.integers(1, longest + 1))) for _ in range(number)]
 
 
 def test_a_thousand_pipeline_calls_of_eight_threads_are_right_and_leave_nothing(tiny_folder):
@@ -24,16 +25,24 @@ def test_a_thousand_pipeline_calls_of_eight_threads_are_right_and_leave_nothing(
     sequences = random_sequences(CALLS, 0)
     expected = predict(tiny_folder, sequences)
     process = psutil.Process()
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(call, sequences[:100]))
-        gc.collect()
-        before = process.memory_info().rss
-        answers = list(pool.map(call, sequences))
-        gc.collect()
-        grown = process.memory_info().rss - before
-    assert [answer["sequence"] for answer in answers] == sequences
-    np.testing.assert_allclose([answer["expression"] for answer in answers], expected, rtol=1e-5)
-    assert grown < 30e6  # a kilobyte that a call kept would be a tenth of it; the model's activations are 0.1 MB
+    tracemalloc.start()
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            answers = list(pool.map(call, sequences))  # after this, every cache is full
+            assert [answer["sequence"] for answer in answers] == sequences
+            np.testing.assert_allclose([answer["expression"] for answer in answers], expected, rtol=1e-5)
+            del answers
+            gc.collect()
+            python, resident = tracemalloc.get_traced_memory()[0], process.memory_info().rss
+            for _ in pool.map(call, sequences):
+                pass
+            gc.collect()
+            python = tracemalloc.get_traced_memory()[0] - python
+            resident = process.memory_info().rss - resident
+    finally:
+        tracemalloc.stop()
+    assert python < 100e3  # 2 to 12 kB were measured; 100 bytes that each call kept would be seen
+    assert resident < 4e6  # up to 0.8 MB was measured; tensors count here only, 4 kB that each call kept would be seen
 
 
 def test_threads_that_do_different_things_do_not_disturb_each_other(tiny_folder):
@@ -61,9 +70,14 @@ def test_batches_do_not_change_predictions(tiny_folder, batch_size):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_the_side_of_padding_is_not_asked_for(tiny_tokenizer, side):
+def test_the_side_of_padding_and_of_truncation_is_not_asked_for(tiny_tokenizer, side):
+    tokenizer = type(tiny_tokenizer)(**{**tiny_tokenizer.init_kwargs, "padding_side": side, "truncation_side": side})
     sequences = random_sequences(20, 3)
     expected = tiny_tokenizer(sequences)["input_ids"]
-    tokenizer = type(tiny_tokenizer)(**{**tiny_tokenizer.init_kwargs, "padding_side": side, "truncation_side": side})
     assert tokenizer(sequences, padding=True)["input_ids"] == expected
     assert tokenizer(sequences, padding="max_length", truncation=True)["input_ids"] == expected
+    too_long = ["T" + sequence for sequence in random_sequences(40, 4, longest=60) if len(sequence) >= 20]  # no flank
+    assert len(too_long) > 10
+    for sequence, ids in zip(too_long, tokenizer(too_long, truncation=True)["input_ids"], strict=True):
+        first = (len(sequence) - 20) // 2
+        assert ids[:20] == ["ACGTN".index(letter) for letter in sequence[first : first + 20]]

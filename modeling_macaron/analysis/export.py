@@ -357,16 +357,18 @@ def _remove_traces(proto: ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what torch's exporter says about torchvision and about its own deprecated calls."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hide what the exporters say about torchvision, their own deprecated calls, and an opset that we refuse."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _package_version() -> str:

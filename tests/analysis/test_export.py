@@ -247,6 +247,13 @@ def test_opset(make_model, tmp_path):
     assert onnx.load(result.path).opset_import[0].version == 18
 
 
+def test_an_opset_that_is_not_possible_is_refused_in_one_line(make_model, tmp_path, caplog):
+    with pytest.raises(ValueError, match=r"^opset 3 is not possible: torch exports"):
+        export_onnx(make_model(**ONE_LAYER), tmp_path / "m.onnx", opset=3)
+    assert not list(tmp_path.iterdir())
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
 def test_random_promoters_have_n_within_and_around():
     strands = random_promoters(200, 100, seed=1)
     assert strands.dtype == np.uint8 and set(np.unique(strands)) == {0, 1, 2, 3, 4}
