@@ -46,3 +46,22 @@ def replace_block(page: Path, name: str, text: str) -> None:
     before, rest = content.split(begin)
     with new_file(page) as partial:
         partial.write_text(before + render_block(name, text) + rest.split(end)[1], encoding="utf-8")
+
+
+def table(names: list[str], rows: list[list[object]]) -> str:
+    """Make a Markdown table.
+
+    Parameters
+    ----------
+    names : list of str
+        (columns,) the header.
+    rows : list of list
+        (rows, columns) the cells.
+
+    Returns
+    -------
+    str
+        Lines, each with its end.
+    """
+    lines = [names, ["---"] * len(names), *([str(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.reliability
 
-reads `results/reliability/*.json` and `results/memory/*.json`, and replaces the page's blocks.
+reads `results/reliability/*.json`, `results/memory/*.json` and what was measured on a GPU, and replaces the page's
+blocks.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 from pathlib import Path
 
 from benchmarks.figures import RESULTS
-from benchmarks.pages import replace_block
+from benchmarks.pages import replace_block, table
 from benchmarks.peak_memory import ROOT
+from benchmarks.scaling import render_scaling
 
 FOLDER = RESULTS / "reliability"
 PAGE = ROOT / "docs" / "reliability.md"
@@ -32,25 +34,6 @@ def read(name: str) -> dict:
         See `figures.Results`.
     """
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def table(names: list[str], rows: list[list[object]]) -> str:
-    """Make a Markdown table.
-
-    Parameters
-    ----------
-    names : list of str
-        (columns,) the header.
-    rows : list of list
-        (rows, columns) the cells.
-
-    Returns
-    -------
-    str
-        Lines, each with its end.
-    """
-    lines = [names, ["---"] * len(names), *([str(cell) for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def source(report: dict, command: str) -> str:
@@ -237,7 +220,7 @@ def render_memory() -> str:
 
 BLOCKS = {
     "faults": render_faults, "bad input": render_bad_input, "fuzz": render_fuzz, "numerics": render_numerics,
-    "versions": render_versions, "memory": render_memory,
+    "versions": render_versions, "memory": render_memory, "scaling": render_scaling,
 }  # fmt: skip
 
 

@@ -5,11 +5,17 @@ Rendered into `docs/reliability.md` by `python -m benchmarks.reliability`; nothi
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.reliability import table
+import torch
+
+from benchmarks.figures import RESULTS
+from benchmarks.pages import table
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 
+MEASURED = RESULTS / "nvidia-h200.json"
 GLOBAL_BATCH = 512
 NVLINK, FABRIC, ETHERNET = 450e9, 400e9, 12.5e9  # bytes/s out of a GPU; out of a node of 8: 8 x 400 Gb/s, 100 Gb/s
 SETTINGS = ((1, NVLINK), (4, NVLINK), (8, NVLINK), (64, FABRIC), (64, ETHERNET))
@@ -54,8 +60,6 @@ class Step(NamedTuple):
 
 def gradient_bytes() -> int:
     """Count the bytes of the float32 gradients of the paper's model."""
-    import torch
-
     with torch.device("meta"):
         return 4 * MacaronForExpressionPrediction(MacaronConfig()).num_parameters()
 
@@ -88,19 +92,20 @@ def steps(report: dict, grows: bool) -> list[Step]:
     return found
 
 
-def render_scaling(report: dict) -> str:
+def render_scaling(path: Path = MEASURED) -> str:
     """Tabulate both ways to use more GPUs.
 
     Parameters
     ----------
-    report : dict
-        See `steps`.
+    path : Path
+        Results of `benchmarks.gpu`, see `steps`.
 
     Returns
     -------
     str
         Markdown.
     """
+    report = json.loads(path.read_text(encoding="utf-8"))
     rows = []
     for grows in (False, True):
         computed = steps(report, grows)

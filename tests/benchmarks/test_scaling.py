@@ -1,11 +1,8 @@
 """Scaling over GPUs: arithmetic of an exchange that hides behind the backward pass, or does not."""
 
-import json
-
 import pytest
 
 from benchmarks import scaling
-from benchmarks.figures import RESULTS
 
 
 @pytest.fixture
@@ -41,6 +38,5 @@ def test_batch_may_grow_with_the_gpus(report):
 
 
 def test_measured_gpus_can_be_tabulated():
-    report = json.loads((RESULTS / "nvidia-h200.json").read_text())
-    rows = scaling.render_scaling(report).splitlines()
+    rows = scaling.render_scaling().splitlines()
     assert len([row for row in rows if row.startswith("| ")]) == 2 + 9
