@@ -25,6 +25,7 @@ _OF_DAMAGED_FILES = (
     ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError, SafetensorError,
     StrictDataclassError, TypeError, ValueError,
 )  # fmt: skip
+_WIDEST_FLASH_HEAD = 256
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")  # what decides how it reads
 
 
@@ -68,7 +69,8 @@ def load_model(
     device : str or torch.device, optional
         Default: the GPU where there is one for a checkpoint; where it is for a loaded model.
     merged : bool
-        Merge the attention's projections: the same numbers for less arithmetic, see `to_merged`.
+        Merge the attention's projections: the same numbers for less arithmetic, see `to_merged`. Wide heads on a GPU
+        are then computed by batched products (`attn_implementation="eager"`).
     dtype : str or torch.dtype, optional
         Convert the weights, for example `"bfloat16"`. Default: what they are.
     compile_model : bool
@@ -100,9 +102,20 @@ def load_model(
         model = model.to_merged()
     changes = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
     model = model.to(**changes) if changes else model
+    if merged and _has_no_flash_kernel(model.config, model.device):
+        model.set_attn_implementation("eager")
     if compile_model:
         model.compile()
     return model.eval(), tokenizer
+
+
+def _has_no_flash_kernel(config: MacaronConfig, device: torch.device) -> bool:
+    """Tell whether merged heads, as wide as the stream, are too wide for flash attention on a GPU.
+
+    Batched products are then faster than what PyTorch has instead: 16,500 against 14,200 sequences/s of the paper's
+    model on an H200 (`benchmarks/results/nvidia-h200.json`).
+    """
+    return device.type == "cuda" and config.hidden_size > _WIDEST_FLASH_HEAD
 
 
 def load_checkpoint(

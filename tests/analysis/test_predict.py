@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.analysis.predict import _has_no_flash_kernel, load_model, predict
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG"]
@@ -46,6 +46,16 @@ def test_merged_and_converted_models_predict_the_same(tiny_folder, options):
     model, _ = load_model(tiny_folder, **options)
     assert model.config.attention_projections == ("merged" if options.get("merged") else "separate")
     assert model.dtype == (torch.float64 if "dtype" in options else torch.float32)
+
+
+def test_attention_of_merged_wide_heads_on_a_gpu(tiny_folder, monkeypatch):
+    assert not _has_no_flash_kernel(MacaronConfig(hidden_size=512), torch.device("cpu"))
+    assert not _has_no_flash_kernel(MacaronConfig(hidden_size=256), torch.device("cuda"))
+    assert _has_no_flash_kernel(MacaronConfig(hidden_size=512), torch.device("cuda"))
+    assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "sdpa"
+    monkeypatch.setattr("modeling_macaron.analysis.predict._has_no_flash_kernel", lambda config, device: True)
+    assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "eager"
+    assert load_model(tiny_folder)[0].config._attn_implementation == "sdpa"
 
 
 def test_bfloat16_predicts_nearly_the_same(tiny_folder):
