@@ -343,8 +343,9 @@ def write_seeds(target: str, folder: Path) -> None:
         "tables": [
             b"\0" + table, b"\1" + table.replace(b",", b"\t"), b"\2>one 1.5\nACGT\nAC\n>two\nTT\n",
             b'\0sequence,value\n"ACGT",1\n', b"\x08" + parquet.getvalue(),
-            # 0x84 to 0x89 stand for what is compressed
-            b"\x84" + table.replace(b",", b"\t"), b"\x85>a\nACGT\n", b"\x86" + table, b"\x87>a\nACGT\n",
+            # 0x81 to 0x85 are the kinds that are compressed here.
+            b"\x81" + table, b"\x82" + table.replace(b",", b"\t"),
+            b"\x83>a\nACGT\n", b"\x84" + table, b"\x85>a\nACGT\n",
         ],
         "vcf": [VCF.encode()],
         "config": [b'{"model_type": "macaron", "hidden_size": 8, "num_hidden_layers": 1, "head_dim": 8}'],

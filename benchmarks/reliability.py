@@ -65,8 +65,9 @@ def _same_bytes(row: dict) -> str:
 
 def _where_training_was_killed(row: dict) -> str:
     told = f"{row['in_a_checkpoint']} in a checkpoint's writing"
-    if "before_any" not in row:
-        return f"{told}; else not recorded"
+    if "before_any" not in row:  # of a version that did not reach the workers of a launcher
+        alone = "; the launcher alone was killed" if row["processes"] > 1 else ""
+        return f"{told}; else not recorded{alone}"
     return (
         f"{told} ({row['in_a_half_one']} of them where a half one stood), {row['in_the_result']} in the result's, "
         f"{row['before_any']} before the run's first checkpoint"
