@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -66,6 +67,34 @@ def looks_like_dna(text: str) -> bool:
     return len(text) >= 4 and len(_DNA.findall(text)) > 0.9 * len(text)
 
 
+def read_head(path: Path, compression: str | None) -> bytes:
+    """Read the whole lines among the first megabyte of a file, or all of that where it has no line break."""
+    with pa.input_stream(str(path), compression=compression) as stream:
+        head = stream.read(_HEAD_BYTES)
+    if len(head) == _HEAD_BYTES:
+        head = head[: max(head.rfind(b"\n"), head.rfind(b"\r")) + 1] or head
+    return head
+
+
+def refuse_other_encodings(head: bytes, path: Path) -> None:
+    """Refuse a file that is no text in UTF-8, from its beginning.
+
+    Raises
+    ------
+    ValueError
+        Naming the encoding where it is known.
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{path} is text in UTF-16 (Excel's “Unicode text”): save it in UTF-8 (Excel: “CSV UTF-8”)")
+    if b"\0" in head:
+        raise ValueError(f"{path} is a binary file, no text: save the table as text in UTF-8 (Excel: “CSV UTF-8”)")
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a letter may be cut off at the end
+    except UnicodeDecodeError as error:
+        line = head[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not text in UTF-8; save it in UTF-8 (Excel: “CSV UTF-8”)") from error
+
+
 def find_layout(path: Path, compression: str | None, delimiter: str, known_names: Collection[str]) -> Layout:
     """Find header and columns from the beginning of a file.
 
@@ -91,15 +120,13 @@ def find_layout(path: Path, compression: str | None, delimiter: str, known_names
     ValueError
         If the file has no line that is not blank, or is no text.
     """
-    with pa.input_stream(str(path), compression=compression) as stream:
-        head = stream.read(_HEAD_BYTES)
-    if len(head) == _HEAD_BYTES:
-        head = head[: max(head.rfind(b"\n"), head.rfind(b"\r")) + 1] or head
+    head = read_head(path, compression)
+    refuse_other_encodings(head, path)
     lines = head.removeprefix(b"\xef\xbb\xbf").splitlines()
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise ValueError(f"{path} is empty")
-    texts = (line.decode(errors="replace") for line in lines[first : first + _SAMPLE_LINES])
+    texts = (line.decode() for line in lines[first : first + _SAMPLE_LINES])
     try:
         rows = list(csv.reader(texts, delimiter=delimiter))
     except csv.Error as error:
@@ -178,6 +205,10 @@ def _blocks(stream: pa.NativeFile, layout: Layout, on_invalid: Callable, path: P
     except pa.ArrowInvalid as error:
         if "straddl" in str(error):
             raise ValueError(f"{path} has a line of more than {_BLOCK_BYTES:,} bytes; is it a table?") from error
+        if "invalid UTF8" in str(error):
+            raise ValueError(
+                f"{path} is not text in UTF-8 throughout; save it in UTF-8 (Excel: “CSV UTF-8”)"
+            ) from error
         if "out of sync" in str(error):
             raise ValueError(f'{path}: a field in quotes (") does not end on its line; mend the quotes') from error
         # Either message, on a file that is not empty, means a header and nothing below it.

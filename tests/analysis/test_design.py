@@ -450,7 +450,7 @@ def test_nearest_of_many(data):
         ({"starts": ["ACGT", "ACXT"]}, "sequence 1 of the batch: letter 'X' at position 3"),
         ({"starts": ["ACGT", "ACNT"]}, "start 1: position 3 .counted from 1. is none of A, C, G and T"),
         ({"starts": ["ACGT", "AC[MASK]T"]}, "sequence 1 of the batch: a masked letter"),
-        ({"starts": ["A" * 21]}, "more than strand_length = 20"),
+        ({"starts": ["A" * 21]}, r"21 nt are more than the 20 that the model reads \(`strand_length`\)"),
         ({"starts": None, "length": 21}, "length must be 1 to strand_length = 20"),
         ({"starts": None, "num_starts": 0}, "num_starts must be at least 1"),
         ({"starts": None, "gc": 1.5}, "gc must be a fraction"),
