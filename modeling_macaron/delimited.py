@@ -18,6 +18,7 @@ _HEAD_BYTES = 1 << 20
 _BLOCK_BYTES = 4 << 20
 _SAMPLE_LINES = 100
 _LINE_BREAK = re.compile(b"\n")
+_WANTED = "text in UTF-8 (Excel: 'CSV UTF-8')"
 _DNA = re.compile(r"[ACGTUN]", re.IGNORECASE)
 
 
@@ -68,7 +69,17 @@ def looks_like_dna(text: str) -> bool:
 
 
 def read_head(path: Path, compression: str | None) -> bytes:
-    """Read the whole lines among the first megabyte of a file, or all of that where it has no line break."""
+    """Read the whole lines of the first megabyte of a file, or all of it where it has no line break.
+
+    Parameters
+    ----------
+    path, compression
+        See `find_layout`.
+
+    Returns
+    -------
+    bytes
+    """
     with pa.input_stream(str(path), compression=compression) as stream:
         head = stream.read(_HEAD_BYTES)
     if len(head) == _HEAD_BYTES:
@@ -76,23 +87,34 @@ def read_head(path: Path, compression: str | None) -> bytes:
     return head
 
 
-def refuse_other_encodings(head: bytes, path: Path) -> None:
-    """Refuse a file that is no text in UTF-8, from its beginning.
+def refuse_binary(head: bytes, path: Path) -> None:
+    """Refuse a file that is no text of one byte a letter, from its beginning.
+
+    Parameters
+    ----------
+    head : bytes
+        From `read_head`.
+    path : Path
+        The file, for the message.
 
     Raises
     ------
     ValueError
-        Naming the encoding where it is known.
+        Saying what it is.
     """
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError(f"{path} is text in UTF-16 (Excel's “Unicode text”): save it in UTF-8 (Excel: “CSV UTF-8”)")
+        raise ValueError(f"{path} is text in UTF-16 (Excel's 'Unicode Text'): save it as {_WANTED}")
     if b"\0" in head:
-        raise ValueError(f"{path} is a binary file, no text: save the table as text in UTF-8 (Excel: “CSV UTF-8”)")
+        raise ValueError(f"{path} is no text but a binary file: save it as {_WANTED}")
+
+
+def _refuse_other_encodings(head: bytes, path: Path) -> None:
+    """Refuse text that is not UTF-8; a letter may be cut off at the end."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # a letter may be cut off at the end
+        codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError as error:
         line = head[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not text in UTF-8; save it in UTF-8 (Excel: “CSV UTF-8”)") from error
+        raise ValueError(f"{path}, line {line}: not UTF-8 text; save it as {_WANTED}") from error
 
 
 def find_layout(path: Path, compression: str | None, delimiter: str, known_names: Collection[str]) -> Layout:
@@ -118,15 +140,16 @@ def find_layout(path: Path, compression: str | None, delimiter: str, known_names
     Raises
     ------
     ValueError
-        If the file has no line that is not blank, or is no text.
+        If the file has no line that is not blank, or is not UTF-8 text.
     """
     head = read_head(path, compression)
-    refuse_other_encodings(head, path)
+    refuse_binary(head, path)
+    _refuse_other_encodings(head, path)
     lines = head.removeprefix(b"\xef\xbb\xbf").splitlines()
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise ValueError(f"{path} is empty")
-    texts = (line.decode() for line in lines[first : first + _SAMPLE_LINES])
+    texts = (line.decode(errors="replace") for line in lines[first : first + _SAMPLE_LINES])
     try:
         rows = list(csv.reader(texts, delimiter=delimiter))
     except csv.Error as error:
@@ -206,9 +229,7 @@ def _blocks(stream: pa.NativeFile, layout: Layout, on_invalid: Callable, path: P
         if "straddl" in str(error):
             raise ValueError(f"{path} has a line of more than {_BLOCK_BYTES:,} bytes; is it a table?") from error
         if "invalid UTF8" in str(error):
-            raise ValueError(
-                f"{path} is not text in UTF-8 throughout; save it in UTF-8 (Excel: “CSV UTF-8”)"
-            ) from error
+            raise ValueError(f"{path} is not UTF-8 text throughout; save it as {_WANTED}") from error
         if "out of sync" in str(error):
             raise ValueError(f'{path}: a field in quotes (") does not end on its line; mend the quotes') from error
         # Either message, on a file that is not empty, means a header and nothing below it.

@@ -14,7 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from modeling_macaron.delimited import find_layout, is_number, looks_like_dna, read_delimited
+from modeling_macaron.delimited import (
+    find_layout,
+    is_number,
+    looks_like_dna,
+    read_delimited,
+    read_head,
+    refuse_binary,
+)
 
 SEQUENCE_NAMES = ("sequence", "seq", "promoter", "promoter_sequence", "dna", "dna_sequence", "nucleotide_sequence")
 VALUE_NAMES = (
@@ -434,6 +441,7 @@ def _open_fasta(path: Path, compression: str | None, given: Columns, batch_rows:
     how = f"key {given.value!r} in the header" if given.value is not None else "key or number in the header"
 
     def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
+        refuse_binary(read_head(path, compression), path)
         with pa.input_stream(str(path), compression=compression) as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
             yield from number_batches(_fasta_tables(lines, path, keys, given.value is None, batch_rows))
