@@ -182,3 +182,15 @@ def test_script_from_end_to_end(tiny_folder, tmp_path):
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith("error: out.tsv exists already")
+
+
+def test_script_says_what_an_empty_distance_means(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(tiny_folder), "out.csv", "--random", "1", "--max_edits", "1", "--length", "9"]
+    runpy.run_path(str(SCRIPT))["main"](arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 design for 1 start written to out.csv"
+    note = "`nearest_training_distance` is empty: --training FILE compares the designs with the training sequences"
+    assert note in lines
+    runpy.run_path(str(SCRIPT))["main"]([*arguments, "--overwrite", "--training", "out.csv"])
+    assert not any("nearest_training_distance" in line for line in capsys.readouterr().out.splitlines())
