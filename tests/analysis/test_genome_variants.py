@@ -206,7 +206,7 @@ def special_records():
         (at(23, "*," + other[23]), [symbolic, ""]),
         (at(24, "N"), [ambiguous]),
         (at(25, ",".join(letter for letter in "ACGT" if letter != chromosome[25])), ["", "", ""]),
-        (at(26, chromosome[26] + "ACG"), [f"alternative sequence: 23 nt {TOO_LONG}"]),
+        (at(26, chromosome[26] + "ACG"), [f"alternative sequence: 21 nt {TOO_LONG}"]),
         (at(27, "C[chr2:20["), [symbolic]),
         (at(35, f"{other[35]},<INS>"), ["", "", symbolic, symbolic]),
         (at(37, chromosome[37] + other[38], 2), [BEYOND, ""]),

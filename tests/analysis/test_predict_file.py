@@ -50,16 +50,19 @@ def test_files_keep_their_order_and_columns(tiny_folder, tmp_path, source, outpu
 
 
 def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
-    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG"]
+    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG", "AC[MASK]GT", "CAFÉ"]
     frame_of(sequences).to_parquet(tmp_path / "in.parquet")
     result = predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert result == (5, 3, 0, ())
+    assert result == (7, 5, 0, ())
     got = pd.read_parquet(tmp_path / "out.parquet")
     assert got["sequence"].tolist() == sequences
-    assert got["predicted_expression"].isna().tolist() == [False, True, True, True, False]
-    letter = "letter '!' at position 3 (counted from 1) is not DNA"
+    assert got["predicted_expression"].isna().tolist() == [False, True, True, True, False, True, True]
+    letters = [
+        f"letter {at} (counted from 1) is not DNA"
+        for at in ("'!' at position 3", "'[' at position 3", "'F' at position 3")
+    ]
     too_long = "21 nt are more than the 20 that the model reads"
-    assert got["problem"].tolist() == ["", letter, too_long, "empty sequence", ""]
+    assert got["problem"].tolist() == ["", letters[0], too_long, "empty sequence", "", *letters[1:]]
     expected = predict(tiny_folder, ["ACGT", "GGGG"])
     np.testing.assert_allclose(got["predicted_expression"].dropna(), expected, rtol=1e-6)
 
@@ -345,7 +348,11 @@ def test_strict_stops_at_the_first_row_with_a_problem(tiny_folder, tmp_path):
         ("in.tsv", "out.xyz", "unknown kind of output"),
         ("empty.tsv", "out.tsv", "empty"),
         ("broken.tsv.gz", "out.tsv", "cannot be read"),
-        ("done.tsv", "out.tsv", "already has the column"),
+        (
+            "done.tsv",
+            "out.tsv",
+            "done.tsv already has the column predicted_expression, which the output adds: rename it in",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(tiny_folder, tmp_path, source, output, message):

@@ -334,7 +334,7 @@ def test_error_of_the_model_leaves_nothing(tiny_folder, tmp_path):
         ("done.tsv", "out.tsv", [], "already has the column delta"),
         ("in.tsv", "there.tsv", [], "exists already"),
         ("in.tsv", "out.tsv", ["--batch_size", "0"], "batch_size must be at least 1"),
-        ("bad.tsv", "out.tsv", ["--strict"], "bad.tsv, line 2: alternative sequence: letter 'X' at position 3 "),
+        ("bad.tsv", "out.tsv", ["--strict"], "bad.tsv, line 2: alternative sequence: letter 'X' at position 1 "),
         ("in.tsv", "out.tsv", ["--genome", "g.fa"], "--genome and --promoters are for a VCF"),
         ("in.tsv", "out.tsv", ["--device", "nowhere"], "cannot be used"),
         ("v.vcf", "out.tsv", [], "a VCF needs --genome (FASTA) and --promoters (BED)"),
