@@ -174,7 +174,7 @@ class PromoterTable:
         if not self.num_malformed:
             return ValueError(f"{self.path} has no rows")
         number, reason = self.malformed[0]
-        others = f" (and {self.num_malformed - 1:,} more such lines)" if self.num_malformed > 1 else ""
+        others = f" (and {self.num_malformed - 1:,} more)" if self.num_malformed > 1 else ""
         return ValueError(f"{self.path} has no row that can be read; {self.unit} {number}: {reason}{others}")
 
     def error_at(self, number: int, reason: str) -> ValueError:

@@ -216,7 +216,7 @@ def test_utf8_at_the_end_of_what_is_looked_at_first(tmp_path):
 def test_all_lines_malformed_is_not_called_a_table_without_rows(tmp_path):
     table = open_table(write(tmp_path / "t.csv", "name,sequence\na,ACGT,1\nb\nc\n"))
     assert read(table) == []
-    message = "t.csv has no row that can be read; line 2: 3 columns instead of 2: 'a,ACGT,1' (and 2 more such lines)"
+    message = "t.csv has no row that can be read; line 2: 3 columns instead of 2: 'a,ACGT,1' (and 2 more)"
     assert str(table.no_rows()).endswith(message)
     assert table.first_malformed[0] == (2, "3 columns instead of 2: 'a,ACGT,1'") and len(table.first_malformed) == 3
 

@@ -148,7 +148,7 @@ def _encode_batches(
         strands = tokenizer.encode_strands(*string_buffers(column))
         problems = explain_rows(tokenizer, column, strands)
         for row in np.flatnonzero((strands.problem == 0) & (strands.lengths < min_length)):
-            problems[row] = f"{strands.lengths[row]} nt are fewer than the {min_length} of a window"
+            problems[row] = f"{strands.lengths[row]} nt are fewer than the {min_length} that a window needs"
             strands.problem[row] = TOO_SHORT
         yield batch, strands, problems
 

@@ -375,7 +375,14 @@ def test_windows_of_a_file(model, tmp_path):
     assert mutagenesis_file(model, path, tmp_path / "out.parquet", **options) == (4, 3 + 1 + 1 + 1, 2, 0, ())
     lines = pd.read_parquet(tmp_path / "out.parquet")
     assert list(lines) == ["row", "start", "end", "letters", "predicted_reference", "delta", "problem"]
-    assert lines["problem"].tolist() == ["", "", "", "3 nt are fewer than the 4 of a window", "empty sequence", ""]
+    assert lines["problem"].tolist() == [
+        "",
+        "",
+        "",
+        "3 nt are fewer than the 4 that a window needs",
+        "empty sequence",
+        "",
+    ]
     fine = lines[lines["problem"] == ""]
     assert fine["start"].tolist() == [1, 4, 7, 1]
     assert fine["end"].tolist() == [4, 7, 10, 4]
