@@ -176,8 +176,8 @@ def _read_tf_checkpoint(prefix: str) -> dict[str, np.ndarray]:
         import tensorflow as tf
     except ImportError as error:
         raise ImportError(
-            "reading a TensorFlow checkpoint needs TensorFlow: pip install 'macaron-promoter[tensorflow]', "
-            "or give the same weights as .safetensors"
+            'reading a TensorFlow checkpoint needs TensorFlow: pip install -e ".[tensorflow]" in a clone of the '
+            "repository, or give the same weights as .safetensors"
         ) from error
     try:
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -17,6 +18,7 @@ _HEAD_BYTES = 1 << 20
 _BLOCK_BYTES = 4 << 20
 _SAMPLE_LINES = 100
 _LINE_BREAK = re.compile(b"\n")
+_WANTED = "text in UTF-8 (Excel: 'CSV UTF-8')"
 _DNA = re.compile(r"[ACGTUN]", re.IGNORECASE)
 
 
@@ -66,6 +68,55 @@ def looks_like_dna(text: str) -> bool:
     return len(text) >= 4 and len(_DNA.findall(text)) > 0.9 * len(text)
 
 
+def read_head(path: Path, compression: str | None) -> bytes:
+    """Read the whole lines of the first megabyte of a file, or all of it where it has no line break.
+
+    Parameters
+    ----------
+    path, compression
+        See `find_layout`.
+
+    Returns
+    -------
+    bytes
+    """
+    with pa.input_stream(str(path), compression=compression) as stream:
+        head = stream.read(_HEAD_BYTES)
+    if len(head) == _HEAD_BYTES:
+        head = head[: max(head.rfind(b"\n"), head.rfind(b"\r")) + 1] or head
+    return head
+
+
+def refuse_binary(head: bytes, path: Path) -> None:
+    """Refuse a file that is no text of one byte a letter, from its beginning.
+
+    Parameters
+    ----------
+    head : bytes
+        From `read_head`.
+    path : Path
+        The file, for the message.
+
+    Raises
+    ------
+    ValueError
+        Saying what it is.
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{path} is text in UTF-16 (Excel's 'Unicode Text'): save it as {_WANTED}")
+    if b"\0" in head:
+        raise ValueError(f"{path} is no text but a binary file: save it as {_WANTED}")
+
+
+def _refuse_other_encodings(head: bytes, path: Path) -> None:
+    """Refuse text that is not UTF-8; a letter may be cut off at the end."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError as error:
+        line = head[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 text; save it as {_WANTED}") from error
+
+
 def find_layout(path: Path, compression: str | None, delimiter: str, known_names: Collection[str]) -> Layout:
     """Find header and columns from the beginning of a file.
 
@@ -89,12 +140,11 @@ def find_layout(path: Path, compression: str | None, delimiter: str, known_names
     Raises
     ------
     ValueError
-        If the file has no line that is not blank, or is no text.
+        If the file has no line that is not blank, or is not UTF-8 text.
     """
-    with pa.input_stream(str(path), compression=compression) as stream:
-        head = stream.read(_HEAD_BYTES)
-    if len(head) == _HEAD_BYTES:
-        head = head[: max(head.rfind(b"\n"), head.rfind(b"\r")) + 1] or head
+    head = read_head(path, compression)
+    refuse_binary(head, path)
+    _refuse_other_encodings(head, path)
     lines = head.removeprefix(b"\xef\xbb\xbf").splitlines()
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
@@ -178,6 +228,8 @@ def _blocks(stream: pa.NativeFile, layout: Layout, on_invalid: Callable, path: P
     except pa.ArrowInvalid as error:
         if "straddl" in str(error):
             raise ValueError(f"{path} has a line of more than {_BLOCK_BYTES:,} bytes; is it a table?") from error
+        if "invalid UTF8" in str(error):
+            raise ValueError(f"{path} is not UTF-8 text throughout; save it as {_WANTED}") from error
         if "out of sync" in str(error):
             raise ValueError(f'{path}: a field in quotes (") does not end on its line; mend the quotes') from error
         # Either message, on a file that is not empty, means a header and nothing below it.

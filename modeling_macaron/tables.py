@@ -14,7 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from modeling_macaron.delimited import find_layout, is_number, looks_like_dna, read_delimited
+from modeling_macaron.delimited import (
+    find_layout,
+    is_number,
+    looks_like_dna,
+    read_delimited,
+    read_head,
+    refuse_binary,
+)
 
 SEQUENCE_NAMES = ("sequence", "seq", "promoter", "promoter_sequence", "dna", "dna_sequence", "nucleotide_sequence")
 VALUE_NAMES = (
@@ -125,6 +132,11 @@ class PromoterTable:
         if len(self.malformed) < _MAX_MALFORMED:
             self.malformed.append((number, reason))
 
+    @property
+    def first_malformed(self) -> tuple[tuple[int, str], ...]:
+        """Numbers and reasons of the first five lines that are no row."""
+        return tuple(self.malformed[:5])
+
     def refuse_malformed(self) -> None:
         """Stop at the first line that is no row.
 
@@ -136,28 +148,34 @@ class PromoterTable:
         if self.num_malformed:
             raise self.error_at(*self.malformed[0])
 
-    def refuse_problems(self, numbers: np.ndarray, problem: np.ndarray, reasons: Sequence[str]) -> None:
+    def refuse_problems(self, numbers: np.ndarray, problems: Sequence[str]) -> None:
         """Stop at the first row of a batch that has a problem, or at a line before it that is no row.
 
         Parameters
         ----------
         numbers : numpy.ndarray
             (batch,) numbers of the rows, see `TableBatch`.
-        problem : numpy.ndarray
-            (batch,) 0 where a row is fine, else an index into `reasons`.
-        reasons : sequence of str
-            What the problems are called.
+        problems : sequence of str
+            (batch,) why a row has no result, empty where it has one.
 
         Raises
         ------
         ValueError
             The message tells where and why.
         """
-        bad = np.flatnonzero(problem)
-        if not bad.size or (self.malformed and self.malformed[0][0] < numbers[bad[0]]):
+        first = next((row for row, problem in enumerate(problems) if problem), None)
+        if first is None or (self.malformed and self.malformed[0][0] < numbers[first]):
             self.refuse_malformed()
-        if bad.size:
-            raise self.error_at(int(numbers[bad[0]]), reasons[problem[bad[0]]])
+        if first is not None:
+            raise self.error_at(int(numbers[first]), problems[first])
+
+    def no_rows(self) -> ValueError:
+        """Make the error of a source in which no row was read, with the first line that is none where there is one."""
+        if not self.num_malformed:
+            return ValueError(f"{self.path} has no rows")
+        number, reason = self.malformed[0]
+        others = f" (and {self.num_malformed - 1:,} more)" if self.num_malformed > 1 else ""
+        return ValueError(f"{self.path} has no row that can be read; {self.unit} {number}: {reason}{others}")
 
     def error_at(self, number: int, reason: str) -> ValueError:
         """Make the error that names a place of this source.
@@ -190,8 +208,11 @@ class PromoterTable:
         """
         taken = [name for name in added if name in present]
         if taken:
-            columns = "columns" if len(taken) > 1 else "column"
-            raise ValueError(f"{self.path} already has the {columns} {', '.join(taken)}: rename first")
+            columns, they = ("columns", "them") if len(taken) > 1 else ("column", "it")
+            raise ValueError(
+                f"{self.path} already has the {columns} {', '.join(taken)}, which the output adds: "
+                f"rename {they} in the input"
+            )
 
 
 def open_table(
@@ -420,6 +441,7 @@ def _open_fasta(path: Path, compression: str | None, given: Columns, batch_rows:
     how = f"key {given.value!r} in the header" if given.value is not None else "key or number in the header"
 
     def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
+        refuse_binary(read_head(path, compression), path)
         with pa.input_stream(str(path), compression=compression) as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
             yield from number_batches(_fasta_tables(lines, path, keys, given.value is None, batch_rows))

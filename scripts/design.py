@@ -6,8 +6,9 @@
 
 MODEL is a checkpoint folder or a name on the Hub; FILE is a TSV, CSV, FASTA or Parquet file of starts; OUTPUT is a
 .tsv, .csv or .parquet file with a line for each design: row of FILE (from 1), its name where it has one,
-rank, start, sequence, their predictions (in assay units), num_edits, edits (positions from 1 in the variable part),
-nearest_training_distance, out_of_range and `problem`.
+rank, start, sequence, their predictions (in assay units), num_edits, edits (such as A12G, positions from 1 in
+the variable part), nearest_training_distance (positions that differ from the nearest sequence of --training; empty
+without it), out_of_range (predicted beyond 3 standard deviations of the training data) and `problem`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 from modeling_macaron.analysis import command_line
+from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.constraints import Constraints
 from modeling_macaron.analysis.design import SearchOptions
 from modeling_macaron.analysis.design_file import design_file
@@ -84,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and design."""
     options = vars(build_parser().parse_args(argv))
+    command_line.hide_loading()
     gc_range, sites, fixed = (options.pop(name) for name in ("gc_range", "forbid", "fix"))
     options["training_sequences"] = options.pop("training")
     search = SearchOptions(**{name: options.pop(name) for name in SearchOptions._fields})
@@ -94,17 +97,20 @@ def main(argv: list[str] | None = None) -> None:
         result = design_file(**options, options=search, constraints=constraints, verbose=True)
     except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
-    print(f"{result.num_designs:,} designs for {result.num_starts:,} starts written to {options['output']}")
+    designs, starts = plural(result.num_designs, "design"), plural(result.num_starts, "start")
+    print(f"{designs} for {starts} written to {options['output']}")
     if result.num_designs:
         print(f"predicted change in the median: {result.median_change:+.3f} assay units")
     if result.num_problems:
-        print(f"{result.num_problems:,} starts could not be used: the column `problem` of their line says why")
+        print(f"{plural(result.num_problems, 'start')} could not be used: the column `problem` says why")
     if result.num_unchanged:
-        print(f"{result.num_unchanged:,} of them are their start: no edit brought it closer to the target")
+        print(f"{plural(result.num_unchanged, 'design')} without an edit: none brought the start closer to the target")
     if result.num_out_of_range:
-        print(f"{result.num_out_of_range:,} of them are predicted beyond 3 sd of the training data: `out_of_range`")
-    if result.num_malformed:
-        print(f"{result.num_malformed:,} lines of {options['starts']} are no rows and were left out")
+        designs = plural(result.num_out_of_range, "design")
+        print(f"{designs} predicted beyond 3 standard deviations of the training data: see `out_of_range`")
+    if result.num_designs and options["training_sequences"] is None:
+        print("`nearest_training_distance` is empty: --training FILE compares the designs with the training sequences")
+    command_line.report_malformed(result, options["starts"])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.evaluation import evaluate_files, format_table
 
 
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     arguments = build_parser().parse_args(argv)
+    command_line.hide_loading()
     try:
         result = evaluate_files(**vars(arguments), verbose=sys.stderr.isatty())
     except (ValueError, OSError, MemoryError) as error:

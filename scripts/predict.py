@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     args = build_parser().parse_args(argv)
+    command_line.hide_loading()
     is_main = int(os.environ.get("RANK", "0")) == 0  # the first process speaks for all
     if args.resume and not parts_folder(args.output).is_dir() and is_main:
         print(f"nothing of an interrupted run is beside {args.output}: beginning anew")
@@ -44,13 +45,12 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit("stopped: --resume goes on with the rows that are done")
     if not is_main:
         return
-    print(f"{result.num_rows:,} rows written to {args.output}")
+    print(f"{command_line.plural(result.num_rows, 'row')} written to {args.output}")
     if result.num_problems:
-        print(f"{result.num_problems:,} of them could not be predicted: their column `problem` says why")
+        print(f"{result.num_problems:,} of them could not be predicted: the column `problem` says why")
     if 2 * result.num_problems > result.num_rows:
         print("are they too long? The model cuts the constant flanks of its own construct only: take others off first")
-    if result.num_malformed:
-        print(f"{result.num_malformed:,} lines of {args.source} are no rows and were left out")
+    command_line.report_malformed(result, args.source)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="a .tsv, .csv, .parquet or .fasta file (text also .gz or .zst), 'simulate', or a data set on the Hub as "
         f"owner/name; if left out, {DEFAULT_DATASET}",
     )
-    source.add_argument("--sequence_column", help="name, or position from 0 without header; else found by usual names")
+    source.add_argument("--sequence_column", help="name; without header 0, 1, 2, ...; else found by usual names")
     source.add_argument("--value_column", help="the same for the expression; in FASTA the key before '='")
     source.add_argument("--split_column", help="column that says train, validation or test")
     source.add_argument("--config", help="configuration of a data set on the Hub")

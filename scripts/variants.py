@@ -62,15 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     args = build_parser().parse_args(argv)
+    command_line.hide_loading()
     try:
         result = _predict(args)
     except (ValueError, OSError, MemoryError, ImportError) as error:
         sys.exit(f"error: {error}")
-    print(f"{result.num_rows:,} variants written to {args.output}")
+    print(f"{command_line.plural(result.num_rows, 'variant')} written to {args.output}")
     if result.num_problems:
-        print(f"{result.num_problems:,} of them could not be predicted: their column `problem` says why")
-    if result.num_malformed:
-        print(f"{result.num_malformed:,} lines of {args.source} are no rows and were left out")
+        print(f"{result.num_problems:,} of them could not be predicted: the column `problem` says why")
+    command_line.report_malformed(result, args.source)
 
 
 def _predict(args: argparse.Namespace) -> FilePrediction:
@@ -91,7 +91,7 @@ def _predict(args: argparse.Namespace) -> FilePrediction:
     try:
         from modeling_macaron.analysis.genome_variants import vcf_file
     except ImportError as error:
-        raise ImportError(f"{error}; VCF files need pysam and pandas: pip install pysam pandas") from error
+        raise ImportError(f'{error}; pip install -e ".[analysis]" in a clone of the repository') from error
     return vcf_file(args.model, args.source, args.genome, args.promoters, args.output, **options)
 
 

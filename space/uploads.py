@@ -85,7 +85,7 @@ def predict_upload(
             raise BadInput(_explain(str(error), source)) from error
         problems = _problems_of(output)
         done = output.read_bytes()
-    return PredictedFile(f"{Path(name).stem}_predicted.{output_format}", done, *counts, problems)
+    return PredictedFile(f"{Path(name).stem}_predicted.{output_format}", done, *counts[:3], problems)
 
 
 def _explain(message: str, source: Path) -> str:

@@ -1,4 +1,5 @@
 import gzip
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_column_given_by_position_is_no_header_name(tmp_path):
         ("sequence\texpression\nACGT\t1\n", {"value_column": "sequence"}, "cannot be two things"),
         ('ACGTAA\t1\nACGTAA\t2\n"ACGT\t3\nACGT\t4\n', {}, "line 3: a field in quotes"),
         ('sequence,expression\nACGT,1\n"ACGT\nAC",4\n', {"suffix": ".csv"}, "line 3: a field in quotes"),
-        ("ACGTACGT\t1\nACGTACGT\t\xff\n", {"encoding": "latin-1"}, "invalid UTF8"),
+        ("ACGTACGT\t1\nACGTACGT\t\xff\n", {"encoding": "latin-1"}, "line 2: not UTF-8 text"),
         ("A" * 200_000, {}, "cannot be read as a table"),
         ("ACGTACGT\t1\n" + "A" * 9_000_000, {}, "line of more than"),
         ("ACGT\n", {"suffix": ".fa"}, "line 1: a FASTA record begins with '>'"),
@@ -182,6 +183,42 @@ def test_missing_file_and_folder(tmp_path):
         open_table(tmp_path / "x.tsv")
     with pytest.raises(ValueError, match="is a folder"):
         open_table(tmp_path)
+
+
+TABLE = "name,sequence\nµ,ACGTACGT\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", TABLE.encode("utf-16"), "is text in UTF-16 (Excel's 'Unicode Text'): save it as text in UTF-8"),
+        ("t.csv", TABLE.encode("utf-16-be"), "is no text but a binary file: save it as text in UTF-8"),
+        ("t.csv", b"PK\x03\x04\x14\x00\x06\x00\n\x00", "is no text but a binary file"),
+        ("t.csv", TABLE.encode("latin-1"), "t.csv, line 2: not UTF-8 text; save it as text in UTF-8"),
+        ("t.csv", b"name,sequence\n" + b"a,ACGT\n" * 200_000 + b"\xb5,ACGT\n", "is not UTF-8 text throughout"),
+        ("t.fa", ">a\nACGT\n".encode("utf-16"), "is text in UTF-16"),
+        ("t.fa", b"\x89PNG\x00\x00", "is no text but a binary file"),
+    ],
+)
+def test_other_encodings_and_binary_files_are_told_as_such(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read(open_table(tmp_path / name))
+    assert len(str(error.value).replace(str(tmp_path), "")) < 120 and "\n" not in str(error.value)
+
+
+def test_utf8_at_the_end_of_what_is_looked_at_first(tmp_path):
+    """A letter of two bytes that a megabyte's end cuts, on a line without end, is no other encoding."""
+    (tmp_path / "t.tsv").write_bytes(b"ACGT\t1" + (b"\t" + "µ".encode() * 50_000) * 12)
+    assert open_table(tmp_path / "t.tsv").columns.sequence == "0"
+
+
+def test_all_lines_malformed_is_not_called_a_table_without_rows(tmp_path):
+    table = open_table(write(tmp_path / "t.csv", "name,sequence\na,ACGT,1\nb\nc\n"))
+    assert read(table) == []
+    message = "t.csv has no row that can be read; line 2: 3 columns instead of 2: 'a,ACGT,1' (and 2 more)"
+    assert str(table.no_rows()).endswith(message)
+    assert table.first_malformed[0] == (2, "3 columns instead of 2: 'a,ACGT,1'") and len(table.first_malformed) == 3
 
 
 def test_header_and_nothing_below_it(tmp_path):

@@ -27,6 +27,12 @@ PROBLEMS = (
 )
 EMPTY, TOO_SHORT, BAD_LETTER, TOO_LONG = 1, 2, 3, 4
 
+# What to do about it, where a caller can.
+_REMEDIES = {
+    BAD_LETTER: "; A, C, G, T, U, N, IUPAC ambiguity letters and [MASK] are",
+    TOO_LONG: " (`strand_length`); pass truncation=True to keep its middle, or check the flanks",
+}
+
 _INVALID = 255
 _MASK_BYTE = b"\x80"  # never a byte of ASCII text, and never the first byte of a UTF-8 letter
 
@@ -201,6 +207,33 @@ class KmerTokenizer(PreTrainedTokenizer):
         lengths = np.where(problem == 0, lengths, 0)
         return StrandBatch(self._pad_centered(codes, starts, lengths), variable_lengths, problem)
 
+    def explain(self, text: str, problem: int, length: int) -> str:
+        """Say what is wrong with a sequence.
+
+        Parameters
+        ----------
+        text : str
+            The sequence.
+        problem, length : int
+            What `encode_strands` gives for it.
+
+        Returns
+        -------
+        str
+            With the letter and its position (counted from 1), or the lengths in nucleotides; empty without a problem.
+        """
+        if problem == BAD_LETTER:
+            rest = text.replace("[MASK]", "N" * len("[MASK]"))
+            bad = (i for i, letter in enumerate(rest) if ord(letter) > 127 or _LETTER_IDS[ord(letter)] > MASK_ID)
+            position = next(bad, text.find("["))  # a mask is no letter where bytes are read
+            return f"letter {text[position]!r} at position {position + 1} (counted from 1) is not DNA"
+        if problem == TOO_SHORT:
+            flanks = f"{len(self.flank5)} + {len(self.flank3)} nt"
+            return f"{length} nt are fewer than the flanks that trimming='always' cuts ({flanks})"
+        if problem == EMPTY:
+            return "empty sequence" if not text else "nothing is left of the sequence after trimming the flanks"
+        return f"{length} nt are more than the {self.strand_length} that the model reads" if problem else ""
+
     def _trim(self, codes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Start and length of each variable part, and the rows shorter than flanks that must be cut."""
         starts, lengths = offsets[:-1], np.diff(offsets)
@@ -294,7 +327,9 @@ class KmerTokenizer(PreTrainedTokenizer):
         if batch.problem.any():
             index = int(np.flatnonzero(batch.problem)[0])
             where = "" if is_single else f"sequence {index} of the batch: "
-            raise ValueError(where + self._explain(texts[index], int(batch.problem[index]), int(batch.lengths[index])))
+            problem = int(batch.problem[index])
+            remedy = _REMEDIES.get(problem, "")
+            raise ValueError(where + self.explain(texts[index], problem, int(batch.lengths[index])) + remedy)
         return batch.ids
 
     @staticmethod
@@ -305,27 +340,6 @@ class KmerTokenizer(PreTrainedTokenizer):
             return joined.encode("ascii", "replace"), np.fromiter(map(len, texts), np.int64, len(texts))
         pieces = [text.encode("ascii", "replace").replace(b"[MASK]", _MASK_BYTE) for text in texts]
         return b"".join(pieces), np.fromiter(map(len, pieces), np.int64, len(pieces))
-
-    def _explain(self, text: str, problem: int, length: int) -> str:
-        """Sentence for the problem of one sequence."""
-        if problem == BAD_LETTER:
-            rest = text.replace("[MASK]", "N" * len("[MASK]"))
-            position = next(i for i, letter in enumerate(rest) if ord(letter) > 127 or _LETTER_IDS[ord(letter)] > 5)
-            return (
-                f"letter {text[position]!r} at position {position + 1} (counted from 1) is not DNA; "
-                "A, C, G, T, U, N, IUPAC ambiguity letters and [MASK] are"
-            )
-        if problem == TOO_SHORT:
-            return (
-                f"{length} nt are fewer than the flanks that trimming='always' cuts "
-                f"({len(self.flank5)} + {len(self.flank3)} nt)"
-            )
-        if problem == EMPTY:
-            return "empty sequence" if not text else "nothing is left of the sequence after trimming the flanks"
-        return (
-            f"the variable part has {length} nt, more than strand_length = {self.strand_length}; "
-            "pass truncation=True to keep its middle, or check the flanks"
-        )
 
     def _convert_token_to_id(self, token: str) -> int | None:
         return LETTERS.index(token) if token in LETTERS else None

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.encoding import encode_sequences, spell_letters, variable_parts, variable_slices
 from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.predict import check_batch_size, load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer, StrandBatch
 
 
@@ -350,7 +350,7 @@ def _attribute(inputs: Inputs, path: _Path, gradient_correction: bool, batch_siz
     check_batch_size(batch_size)
     way, steps = inputs.one_hot - path.baseline, len(path.nodes)
     gradients = np.zeros(way.shape)
-    with tqdm(total=len(way) * steps, unit=" gradients", unit_scale=True, disable=not verbose) as progress:
+    with progress_bar("gradients", len(way) * steps, verbose=verbose) as progress:
         for start in range(0, progress.total, batch_size):
             row, step = np.divmod(np.arange(start, min(start + batch_size, progress.total)), steps)
             points = path.baseline[row] + path.nodes[step, None, None] * way[row]

@@ -1,12 +1,33 @@
-"""Options and closing lines that the command lines of several verbs share."""
+"""Options, manners and closing lines that the command lines of several verbs share."""
 
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers.utils.logging import disable_progress_bar
+
+from .design_file import FileDesign
+from .predict import FilePrediction
 from .row_figures import FIGURE_FORMATS
 from .row_lines import FileLines
+
+
+def hide_loading() -> None:
+    """Hide the progress bar of loading weights, which takes a moment; downloads keep theirs."""
+    hidden = are_progress_bars_disabled()
+    with warnings.catch_warnings():  # an environment variable may have the last word
+        warnings.simplefilter("ignore")
+        disable_progress_bar()
+        if not hidden:
+            enable_progress_bars()
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun, such as `1 row` or `1,000 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def add_files(parser: argparse.ArgumentParser, source: str = "file with sequences") -> None:
@@ -40,7 +61,9 @@ def add_rows(parser: argparse.ArgumentParser, strict: str = "stop at a row that 
     strict : str
         What `--strict` does.
     """
-    parser.add_argument("--sequence_column", help="column of the DNA; its position, from 0, where there is no header")
+    parser.add_argument(
+        "--sequence_column", help="column of the DNA; a file without header has the columns 0, 1, 2, ..."
+    )
     parser.add_argument("--strict", action="store_true", help=strict)
 
 
@@ -116,8 +139,26 @@ def report_lines(result: FileLines, source: Path, output: Path) -> None:
     source, output : Path
         The files.
     """
-    print(f"{result.num_lines:,} lines for {result.num_rows:,} rows written to {output}")
+    print(f"{plural(result.num_lines, 'line')} for {plural(result.num_rows, 'row')} written to {output}")
     if result.num_problems:
-        print(f"{result.num_problems:,} rows could not be predicted: the column `problem` of their line says why")
-    if result.num_malformed:
-        print(f"{result.num_malformed:,} lines of {source} are no rows and were left out")
+        print(f"{plural(result.num_problems, 'row')} could not be predicted: the column `problem` says why")
+    report_malformed(result, source)
+
+
+def report_malformed(result: FileDesign | FileLines | FilePrediction, source: Path | None) -> None:
+    """Print which lines of a file are no rows.
+
+    Parameters
+    ----------
+    result : FileDesign, FileLines or FilePrediction
+        What became of it.
+    source : Path, optional
+        The file.
+    """
+    if not result.num_malformed:
+        return
+    numbers = ", ".join(f"{number:,}" for number, _ in result.malformed)
+    numbers += ", ..." if result.num_malformed > len(result.malformed) else ""
+    are = "is no row and was" if result.num_malformed == 1 else "are no rows and were"
+    print(f"{plural(result.num_malformed, 'line')} of {source} {are} left out: {numbers}")
+    print("line {:,}: {}".format(*result.malformed[0]))

@@ -7,6 +7,7 @@ search finds the model's errors as readily as real effects: keep `max_edits` sma
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Sequence
 from numbers import Real
@@ -17,7 +18,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
@@ -38,6 +41,8 @@ from .encoding import encode_sequences, spell_letters, variable_parts
 from .mutants import NUM_BASES, pad_centered
 from .nearest import TrainingStrands
 from .predict import check_batch_size, load_model
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LENGTH = 80  # nt of the challenge's variable part
 OUT_OF_RANGE = 3.0  # standard deviations of expression in training
@@ -220,7 +225,7 @@ def design(
     )
     letters = designer.random_starts(num_starts, length, gc) if starts is None else designer.encode_all(starts)
     designs: list[Design] = []
-    with tqdm(total=len(letters) * num_designs, unit=" designs", disable=not verbose) as progress:
+    with progress_bar("designs", len(letters) * num_designs, verbose=verbose) as progress:
         for first in range(0, len(letters), STARTS_AT_ONCE):
             designs += designer.design(letters[first : first + STARTS_AT_ONCE], first, progress)
     return designs
@@ -259,6 +264,7 @@ class Designer:
         self.tokenizer, self.options = tokenizer, options
         self.rules = Rules(constraints or Constraints(), tokenizer)
         self._oracle = Oracle(model, tokenizer, batch_size)
+        _warn_of_far_target(options.target, model.config)
         self._training = None
         if training_sequences is not None:
             self._training = TrainingStrands(tokenizer, training_sequences, verbose=verbose)
@@ -348,6 +354,17 @@ class Designer:
         strands = [pad_centered(answer[None], length) for answers in found for answer in answers]
         distances = self._training.distance_to(np.concatenate(strands)).tolist()
         return [one._replace(nearest_training_distance=near) for one, near in zip(designs, distances, strict=True)]
+
+
+def _warn_of_far_target(target: str | float, config: MacaronConfig) -> None:
+    """Say so where a target lies where hardly anything was measured."""
+    low, high = (config.expression_mean + side * OUT_OF_RANGE * config.expression_std for side in (-1, 1))
+    if not isinstance(target, str) and not low <= target <= high:
+        logger.warning(
+            "the target %g lies outside %.2f to %.2f, %g standard deviations around the mean of the training data: "
+            "hardly anything was measured there, and the designs will most likely end short of it",
+            target, low, high, OUT_OF_RANGE,
+        )  # fmt: skip
 
 
 def _random_starts(

@@ -15,13 +15,14 @@ from tqdm.auto import tqdm
 
 from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_output, write_table
 from modeling_macaron.tables import PromoterTable, open_table, string_buffers
-from tokenization import PROBLEMS, KmerTokenizer
+from tokenization import KmerTokenizer
 
 from .constraints import Constraints
 from .design import STARTS_AT_ONCE, Design, Designer, SearchOptions
-from .encoding import spell_letters, variable_parts
+from .encoding import explain_rows, spell_letters, variable_parts
 from .predict import check_batch_size, load_model
 from .row_lines import names_of
 
@@ -50,6 +51,8 @@ class FileDesign(NamedTuple):
         Median of the predicted changes of expression, in assay units; NaN where there is no design.
     num_malformed : int
         Lines of the file of starts that are no row and were left out.
+    malformed : tuple of (int, str)
+        Number and reason of the first five of them.
     """
 
     num_starts: int
@@ -59,6 +62,7 @@ class FileDesign(NamedTuple):
     num_out_of_range: int
     median_change: float
     num_malformed: int
+    malformed: tuple[tuple[int, str], ...] = ()
 
 
 class _Starts(NamedTuple):
@@ -101,7 +105,7 @@ def design_file(
     output : str or Path
         `.parquet`, `.csv` or `.tsv`, with the columns `row` (of the starts, from 1), `name` (where they have one),
         `rank` (from 1), `start`, `sequence` (variable parts), `start_expression`, `expression` (assay units),
-        `num_edits`, `edits` (such as `12A>G 40C>T`, positions from 1), `nearest_training_distance`, `out_of_range` (see
+        `num_edits`, `edits` (such as `A12G C40T`, positions from 1), `nearest_training_distance`, `out_of_range` (see
         `Design`) and `problem`: a start that nothing can be designed from has one line that says why. It appears when
         it is complete.
     starts : str or Path, optional
@@ -153,7 +157,7 @@ def design_file(
     else:
         batches = _read_batches(designer, table, name_column, strict)
     total = num_starts if table is None else table.num_rows
-    with tqdm(total=total and total * options.num_designs, unit=" designs", disable=not verbose) as progress:
+    with progress_bar("designs", total and total * options.num_designs, verbose=verbose) as progress:
         return _write(designer, batches, table, output, fasta, progress)
 
 
@@ -180,15 +184,14 @@ def _read_batches(designer: Designer, table: PromoterTable, name_column: str | N
         column = batch.table.column(table.columns.sequence)
         strands = designer.tokenizer.encode_strands(*string_buffers(column))
         parts = iter(variable_parts(strands))
-        letters, problems = [], []
-        for problem in strands.problem:
-            part = None if problem else next(parts)
-            problems.append(PROBLEMS[problem] if part is None else designer.explain(part))
-            if not problems[-1]:
+        letters, problems = [], explain_rows(designer.tokenizer, column, strands)
+        for row in np.flatnonzero(strands.problem == 0):
+            part = next(parts)
+            problems[row] = designer.explain(part)
+            if not problems[row]:
                 letters.append(part)
         if strict:
-            table.refuse_problems(batch.numbers, np.arange(1, len(problems) + 1) * (np.array(problems) != ""),
-                                  ["", *problems])  # fmt: skip
+            table.refuse_problems(batch.numbers, problems)
         texts = ["" if text is None else str(text) for text in column.to_pylist()]
         yield _Starts(names_of(table, batch, name_column), texts, letters, problems)
     if strict:
@@ -224,10 +227,10 @@ def _write(
             num_out_of_range += sum(found.out_of_range for found in designs)
             changes += [found.expression - found.start_expression for found in designs]
         if not num_starts:
-            raise ValueError(f"{table.path} has no rows")
+            raise table.no_rows()
     median = float(np.median(changes)) if changes else float("nan")
-    malformed = 0 if table is None else table.num_malformed
-    return FileDesign(num_starts, len(changes), num_problems, num_unchanged, num_out_of_range, median, malformed)
+    malformed = (0, ()) if table is None else (table.num_malformed, table.first_malformed)
+    return FileDesign(num_starts, len(changes), num_problems, num_unchanged, num_out_of_range, median, *malformed)
 
 
 def _lines(starts: _Starts, designs: Sequence[Design], first_row: int) -> pa.Table:
@@ -240,7 +243,7 @@ def _lines(starts: _Starts, designs: Sequence[Design], first_row: int) -> pa.Tab
             rows.append({**row, "start": text})
             continue
         for rank, one in enumerate(next(found)[1], start=1):
-            edits = " ".join(f"{position + 1}{ref}>{alt}" for position, ref, alt in one.edits)
+            edits = " ".join(f"{ref}{position + 1}{alt}" for position, ref, alt in one.edits)
             rows.append({**one._asdict(), **row, "rank": rank, "num_edits": len(one.edits), "edits": edits})
     named = [("name", pa.string())] if starts.names[0] is not None else []
     schema = pa.schema([("row", pa.int64()), *named, *_FIELDS])

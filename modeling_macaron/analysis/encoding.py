@@ -46,6 +46,31 @@ def encode_sequences(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> Stra
     return strands
 
 
+def explain_rows(tokenizer: KmerTokenizer, column: pa.ChunkedArray | pa.Array, strands: StrandBatch) -> list[str]:
+    """Say what is wrong with each row of a column of sequences.
+
+    Parameters
+    ----------
+    tokenizer : KmerTokenizer
+        The model's.
+    column : pyarrow.ChunkedArray or pyarrow.Array
+        (batch,) the sequences.
+    strands : StrandBatch
+        (batch, strand_length) what the tokenizer made of them.
+
+    Returns
+    -------
+    list of str
+        (batch,), empty where a row has no problem.
+    """
+    problems = [""] * len(strands.problem)
+    for row in np.flatnonzero(strands.problem).tolist():
+        text = column[row].as_py()
+        text = "" if text is None else str(text)
+        problems[row] = tokenizer.explain(text, int(strands.problem[row]), int(strands.lengths[row]))
+    return problems
+
+
 def variable_slices(strands: StrandBatch) -> list[slice]:
     """Find where the variable part of each row lies between its padding.
 

@@ -344,7 +344,7 @@ def _check_request(output: Path, overwrite: bool) -> None:
 def _check_installed(*names: str) -> None:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise ImportError(f"ONNX needs {', '.join(missing)}: pip install '{PACKAGE}[export]'")
+        raise ImportError(f'ONNX needs {", ".join(missing)}: pip install -e ".[export]" in a clone of the repository')
 
 
 def _remove_traces(proto: ModelProto) -> None:

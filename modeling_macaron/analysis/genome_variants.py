@@ -18,13 +18,13 @@ import pandas as pd
 import pyarrow as pa
 import pysam
 import torch
-from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model
 from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.analysis.variants import apply_variant, check_allele, check_different
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
 
 _COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
@@ -165,13 +165,17 @@ def vcf_file(
             while some := list(islice(lines, 16 * batch_size)):
                 yield _to_rows(some)
 
-    with tqdm(unit=" variants", unit_scale=True, disable=not verbose) as progress:
+    def no_variants() -> ValueError:
+        names = f"their first contigs are {first!r} and {next(iter(contigs))!r}"
+        hint = _hint(first, next(iter(contigs)))
+        return ValueError(f"no variant of {vcf} lies in a promoter of {promoters} ({names}){hint}")
+
+    with progress_bar("variants", verbose=verbose) as progress:
         num_rows, num_problems = write_effects(
             model, tokenizer, read_rows(), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
             plots=figures, name_column="promoter", overflow=overflow,
-            if_none=f"no variant of {vcf} lies in a promoter of {promoters} (their first contigs are {first!r} and "
-            f"{next(iter(contigs))!r}){_hint(first, next(iter(contigs)))}",
+            if_none=no_variants,
         )  # fmt: skip
     return FilePrediction(num_rows, num_problems, 0)
 

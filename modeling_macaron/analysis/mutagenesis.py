@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
 
 from .encoding import encode_sequences, spell_letters, variable_parts
@@ -218,7 +218,7 @@ def mutate(
     """
     strands = MutantStrands(letters, edits, model.config.strand_length)
     waiting, done = np.empty(0), 0
-    with tqdm(total=len(strands), unit=" predictions", unit_scale=True, disable=not verbose) as progress:
+    with progress_bar("predictions", len(strands), verbose=verbose) as progress:
         for batch in predict_strands(model, strands, batch_size=batch_size):
             progress.update(len(batch))
             waiting = np.concatenate([waiting, batch])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
 
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import open_table, string_buffers
 from tokenization import KmerTokenizer
 
@@ -84,7 +84,7 @@ class TrainingStrands:
         verbose: bool = False,
     ):
         blocks = [np.empty((0, tokenizer.strand_length), np.uint8)]
-        with tqdm(unit=" training sequences", unit_scale=True, disable=not verbose) as progress:
+        with progress_bar("training sequences", verbose=verbose) as progress:
             for strands in _training_strands(tokenizer, training_sequences):
                 blocks.append(strands)
                 progress.update(len(strands))

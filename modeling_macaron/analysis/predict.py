@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from modeling_macaron.atomic import check_free
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_output
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import N_ID
@@ -40,11 +41,14 @@ class FilePrediction(NamedTuple):
         Rows among them without a prediction; their column `problem` says why.
     num_malformed : int
         Lines of the input that are no row and were left out.
+    malformed : tuple of (int, str)
+        Number and reason of the first five of them.
     """
 
     num_rows: int
     num_problems: int
     num_malformed: int
+    malformed: tuple[tuple[int, str], ...] = ()
 
 
 def load_model(
@@ -365,7 +369,7 @@ def predict(
         return np.empty(0)
     input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
     strands = input_ids[:, : tokenizer.strand_length].astype(np.uint8)
-    with tqdm(total=len(strands), unit=" sequences", unit_scale=True, disable=not verbose) as progress:
+    with progress_bar("sequences", len(strands), verbose=verbose) as progress:
         return predict_all(model, strands, batch_size, progress)
 
 

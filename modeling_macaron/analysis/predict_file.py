@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from modeling_macaron.analysis.encoding import explain_rows
 from modeling_macaron.analysis.predict import (
     TOKENIZER_SETTINGS,
     FilePrediction,
@@ -26,9 +27,10 @@ from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.overlap import read_ahead, write_behind
 from modeling_macaron.parts import TableParts, check_parts, parts_folder
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_columns, write_table
 from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
-from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
+from tokenization import KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 JOINED_ROWS = 65_536
@@ -109,11 +111,8 @@ def predict_file(
     _wait_for_others(processes)
     with (
         parts,
-        tqdm(
-            total=table.num_rows and table.num_rows // processes,
-            unit=" sequences",
-            unit_scale=True,
-            disable=not (verbose and process == 0),
+        progress_bar(
+            "sequences", table.num_rows and table.num_rows // processes, verbose=verbose and process == 0
         ) as progress,
     ):
         counts = _predict_parts(
@@ -122,14 +121,14 @@ def predict_file(
         )  # fmt: skip
         num_parts, num_rows, num_problems = np.sum(_from_all(counts, processes), axis=0).tolist()
         if not num_rows:
-            raise ValueError(f"{source} has no rows")
+            raise table.no_rows()
         if process == 0:
             with write_table(output) as write:
                 for some in _join(parts, num_parts):
                     write(some)
             parts.remove()
     _wait_for_others(processes)
-    return FilePrediction(num_rows, num_problems, table.num_malformed)
+    return FilePrediction(num_rows, num_problems, table.num_malformed, table.first_malformed)
 
 
 def _place_among_processes(device: str | torch.device | None) -> tuple[int, int, str | torch.device | None]:
@@ -201,11 +200,12 @@ def _predict_parts(
     with write_behind(lambda part: parts.write(*part)) as put:
         for number, batch, strands in read_ahead(_encode_batches(table, tokenizer, is_mine)):
             fine = strands.problem == 0
+            problems = explain_rows(tokenizer, batch.table.column(table.columns.sequence), strands)
             num_parts, num_rows, num_problems = num_parts + 1, num_rows + len(fine), num_problems + int((~fine).sum())
             if num_parts == 1:
                 check_columns(parts.output, batch.table.schema)
             if strict:
-                table.refuse_problems(batch.numbers, strands.problem, PROBLEMS)
+                table.refuse_problems(batch.numbers, problems)
             if parts.is_finished(number):
                 progress.update(len(fine))
                 if known is not None:
@@ -214,7 +214,7 @@ def _predict_parts(
                 continue
             predicted = np.full(len(fine), np.nan)
             predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, progress)
-            put((number, _with_prediction(batch.table, predicted, strands.problem)))
+            put((number, _with_prediction(batch.table, predicted, problems)))
         if strict:
             table.refuse_malformed()
     return num_parts, num_rows, num_problems
@@ -254,7 +254,7 @@ def _predict_new(
     return np.array([known[key] for key in keys])
 
 
-def _with_prediction(rows: pa.Table, predicted: np.ndarray, problem: np.ndarray) -> pa.Table:
+def _with_prediction(rows: pa.Table, predicted: np.ndarray, problems: list[str]) -> pa.Table:
     """Rows with the columns of the prediction; it is missing where there is a problem."""
-    reasons = pa.DictionaryArray.from_arrays(pa.array(problem), pa.array(PROBLEMS)).cast(pa.string())
-    return rows.append_column(PREDICTION, pa.array(predicted, mask=problem != 0)).append_column(PROBLEM, reasons)
+    column = pa.array(predicted, mask=np.array([text != "" for text in problems], bool))
+    return rows.append_column(PREDICTION, column).append_column(PROBLEM, pa.array(problems, pa.string()))

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
 
 from modeling_macaron.overlap import read_ahead, write_behind
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import write_table
 from modeling_macaron.tables import PromoterTable, TableBatch, string_buffers
-from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
+from tokenization import KmerTokenizer, StrandBatch
+from tokenization.tokenization_kmer import TOO_SHORT
 
+from .encoding import explain_rows
 from .row_figures import RowFigures
 
 _ROW, _NAME, _PROBLEM = pa.field("row", pa.int64()), pa.field("name", pa.string()), pa.field("problem", pa.string())
@@ -34,12 +36,15 @@ class FileLines(NamedTuple):
         Rows among them without a result; the column `problem` of their one line says why.
     num_malformed : int
         Lines of the source that are no row and were left out.
+    malformed : tuple of (int, str)
+        Number and reason of the first five of them.
     """
 
     num_rows: int
     num_lines: int
     num_problems: int
     num_malformed: int
+    malformed: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,6 @@ class LineWriter:
     results: Callable[[StrandBatch], Iterator[Any]]
     columns: Callable[[Any], Mapping[str, Any]]
     min_length: int = 1
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Reasons why a row has no result; the first is none."""
-        return (*PROBLEMS, f"shorter than {self.min_length} nt")
 
 
 def write_lines(
@@ -115,16 +115,16 @@ def write_lines(
     with (
         write_table(output) as write,
         write_behind(write) as put,
-        tqdm(total=table.num_rows, unit=" sequences", unit_scale=True, disable=not verbose) as progress,
+        progress_bar("sequences", table.num_rows, verbose=verbose) as progress,
     ):
-        for batch, strands in read_ahead(_encode_batches(table, tokenizer, writer.min_length)):
+        for batch, strands, problems in read_ahead(_encode_batches(table, tokenizer, writer.min_length)):
             if strict:
-                table.refuse_problems(batch.numbers, strands.problem, writer.problems)
+                table.refuse_problems(batch.numbers, problems)
             names = names_of(table, batch, name_column)
             lines, results = [], writer.results(strands)
-            for number, (name, problem) in enumerate(zip(names, strands.problem, strict=True), start=num_rows + 1):
+            for number, (name, problem) in enumerate(zip(names, problems, strict=True), start=num_rows + 1):
                 result = None if problem else next(results)
-                lines.append(_lines(number, name, result, writer, writer.problems[problem]))
+                lines.append(_lines(number, name, result, writer, problem))
                 if figures is not None and result is not None:
                     figures.keep(number, name or "", result)
                 progress.update()
@@ -133,20 +133,24 @@ def write_lines(
             num_lines += sum(map(len, lines))
             num_problems += int((strands.problem != 0).sum())
         if not num_rows:
-            raise ValueError(f"{table.path} has no rows")
+            raise table.no_rows()
         if strict:
             table.refuse_malformed()
-    return FileLines(num_rows, num_lines, num_problems, table.num_malformed)
+    return FileLines(num_rows, num_lines, num_problems, table.num_malformed, table.first_malformed)
 
 
 def _encode_batches(
     table: PromoterTable, tokenizer: KmerTokenizer, min_length: int
-) -> Iterator[tuple[TableBatch, StrandBatch]]:
-    """Rows of a table with their strands; `problem` is an index into `LineWriter.problems`."""
+) -> Iterator[tuple[TableBatch, StrandBatch, list[str]]]:
+    """Rows of a table with their strands and what is wrong with each, an empty text where nothing is."""
     for batch in table:
-        strands = tokenizer.encode_strands(*string_buffers(batch.table.column(table.columns.sequence)))
-        strands.problem[(strands.problem == 0) & (strands.lengths < min_length)] = len(PROBLEMS)
-        yield batch, strands
+        column = batch.table.column(table.columns.sequence)
+        strands = tokenizer.encode_strands(*string_buffers(column))
+        problems = explain_rows(tokenizer, column, strands)
+        for row in np.flatnonzero((strands.problem == 0) & (strands.lengths < min_length)):
+            problems[row] = f"{strands.lengths[row]} nt are fewer than the {min_length} that a window needs"
+            strands.problem[row] = TOO_SHORT
+        yield batch, strands, problems
 
 
 def names_of(table: PromoterTable, batch: TableBatch, column: str | None) -> Sequence[str | None]:

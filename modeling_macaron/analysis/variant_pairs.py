@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +11,18 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from modeling_macaron.analysis.encoding import explain_rows
 from modeling_macaron.analysis.predict import predict_strands
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.overlap import read_ahead, write_behind
 from modeling_macaron.table_writer import write_table
 from modeling_macaron.tables import string_buffers
-from tokenization import PROBLEMS, KmerTokenizer, StrandBatch, reverse_complement
+from tokenization import KmerTokenizer, StrandBatch, reverse_complement
+from tokenization.tokenization_kmer import TOO_LONG
 
 EFFECT_COLUMNS = ("reference_expression", "alternative_expression", "delta")
 PROBLEM = "problem"
-TOO_LONG = "longer than strand_length"
 
 
 class VariantEffects(NamedTuple):
@@ -74,7 +75,7 @@ def write_effects(
     strict: bool,
     batch_size: int,
     progress: tqdm,
-    if_none: str,
+    if_none: Callable[[], ValueError],
     plots: VariantPlots | None = None,
     name_column: str | None = None,
     overflow: str = "refuse",
@@ -93,8 +94,8 @@ def write_effects(
         See `variants_file`.
     progress : tqdm
         Counts the rows.
-    if_none : str
-        What to say of a stream without rows.
+    if_none : callable
+        `if_none()` makes the error of a stream without rows.
     plots : VariantPlots, optional
         Gets the variants, untrimmed, and draws at the end.
     name_column : str, optional
@@ -140,7 +141,7 @@ def write_effects(
             num_rows += len(bad)
             num_problems += int(bad.sum())
         if not num_rows:
-            raise ValueError(if_none)
+            raise if_none()
     if plots is not None:
         plots.draw()
     return num_rows, num_problems
@@ -180,7 +181,7 @@ def trim_pairs(
     texts = (list(references), list(alternatives))
     pair = [tokenizer.encode_strands(*string_buffers(pa.array(column, pa.string()))) for column in texts]
     problems, excess = list(problems), np.zeros((2, len(references)), np.int64)
-    too_long = [np.array(PROBLEMS)[strands.problem] == TOO_LONG for strands in pair]
+    too_long = [strands.problem == TOO_LONG for strands in pair]
     for row in np.flatnonzero(too_long[0] | too_long[1]):
         if problems[row] or _is_other_cut(texts, pair, row):
             continue
@@ -218,12 +219,15 @@ def encode_pairs(
         cut from one sequence and not, or not the same, from the other. Nothing is raised.
     """
     texts, problems = (references, alternatives), list(problems)
-    pair = [tokenizer.encode_strands(*string_buffers(pa.array(column, pa.string()))) for column in texts]
-    for which, strands in zip(("reference", "alternative"), pair, strict=True):
+    columns = [pa.array(column, pa.string()) for column in texts]
+    pair = [tokenizer.encode_strands(*string_buffers(column)) for column in columns]
+    for which, column, strands in zip(("reference", "alternative"), columns, pair, strict=True):
+        reasons = explain_rows(tokenizer, column, strands)
         for row in np.flatnonzero(strands.problem):
             if _is_other_cut(texts, pair, row):
                 problems[row] = problems[row] or "the constant flanks differ"
-            problems[row] = problems[row] or f"{which} sequence: {PROBLEMS[strands.problem[row]]}"
+            if not problems[row]:
+                problems[row] = f"{which} sequence: {reasons[row]}"
     for row, problem in enumerate(problems):
         if not problem:
             cut = [_cut_ends(tokenizer, texts[i][row], int(pair[i].lengths[row])) for i in (0, 1)]
@@ -238,7 +242,7 @@ def _is_other_cut(texts: Sequence[list[str]], pair: Sequence[StrandBatch], row: 
         return False
     good = fine.index(True)
     is_cut = len(texts[good][row]) > pair[good].lengths[row]
-    return is_cut and PROBLEMS[pair[1 - good].problem[row]] == TOO_LONG and len(texts[0][row]) == len(texts[1][row])
+    return is_cut and pair[1 - good].problem[row] == TOO_LONG and len(texts[0][row]) == len(texts[1][row])
 
 
 def _cut_ends(tokenizer: KmerTokenizer, text: str, length: int) -> tuple[str, str]:

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 import torch
-from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.predict import FilePrediction, check_batch_size, check_request, load_model
 from modeling_macaron.analysis.variant_pairs import (
@@ -28,6 +27,7 @@ from modeling_macaron.analysis.variant_pairs import (
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.delimited import find_layout
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, PromoterTable, open_table
 from tokenization import KmerTokenizer
 
@@ -176,7 +176,7 @@ def variant_effects(
     for index, problem in enumerate(problems):
         if problem:
             raise ValueError(f"pair {index} (counted from 0): {problem}")
-    with tqdm(total=len(problems), unit=" variants", unit_scale=True, disable=not verbose) as progress:
+    with progress_bar("variants", len(problems), verbose=verbose) as progress:
         return effects_of(model, pair, both_orientations=both_orientations, batch_size=batch_size, progress=progress)
 
 
@@ -282,14 +282,14 @@ def variants_file(
     columns = _find_columns(_column_names(source, given), given, str(source))
     table = open_table(source, sequence_column=next(iter(columns.values())), batch_rows=16 * batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    with tqdm(total=table.num_rows, unit=" variants", unit_scale=True, disable=not verbose) as progress:
+    with progress_bar("variants", table.num_rows, verbose=verbose) as progress:
         num_rows, num_problems = write_effects(
             model, tokenizer, _read_rows(table, columns, position_base, strict), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
             plots=figures, name_column=name_column, overflow=overflow,
-            if_none=f"{source} has no rows",
+            if_none=table.no_rows,
         )  # fmt: skip
-    return FilePrediction(num_rows, num_problems, table.num_malformed)
+    return FilePrediction(num_rows, num_problems, table.num_malformed, table.first_malformed)
 
 
 def _column_names(source: str | Path, given: dict[str, str | None]) -> list[str]:

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import DatasetInfo, Features, List, Value
-from tqdm import tqdm
 
 from modeling_macaron.atomic import new_folder
 from modeling_macaron.overlap import read_ahead
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import PromoterTable, TableBatch
 from modeling_macaron.training.report import SPLITS, Tally, build_report
 from modeling_macaron.training.rows import EncodedRows, describe_refused, encode_rows, hash_strands
@@ -115,7 +115,7 @@ def _check_options(table: PromoterTable, validation_fraction: float, seed: int) 
 
 
 def _with_progress(table: PromoterTable, verbose: bool) -> Iterator[TableBatch]:
-    with tqdm(total=table.num_rows, unit=" rows", unit_scale=True, disable=not verbose) as bar:
+    with progress_bar("rows", table.num_rows, verbose=verbose) as bar:
         for batch in read_ahead(table):
             yield batch
             bar.update(len(batch.numbers))

@@ -17,7 +17,11 @@ from modeling_macaron.analysis.predict import load_model, predict
 SCRIPT = Path(__file__).parents[2] / "scripts" / "attribution.py"
 ROWS = ["ACGTACGTAC", "AC!T", "", "accaGNggt", "A" * 21, "TTTT"]
 FINE = [ROWS[0], ROWS[3], ROWS[5]]
-PROBLEMS = {2: "letter that is not DNA", 3: "empty sequence", 5: "longer than strand_length"}
+PROBLEMS = {
+    2: "letter '!' at position 3 (counted from 1) is not DNA",
+    3: "empty sequence",
+    5: "21 nt are more than the 20 that the model reads",
+}
 COLUMNS = ["row", "position", "base", "attribution", "predicted_expression", "predicted_baseline", "problem"]
 
 
@@ -45,7 +49,7 @@ def rows(tmp_path):
 )
 def test_file_has_a_line_for_each_base(model, rows, tmp_path, options, function, batch_size):
     result = attribution_file(model, rows, tmp_path / "out.parquet", batch_size=batch_size, **options)
-    assert result == (6, 10 + 1 + 1 + 2 + 1 + 4, 3, 0)
+    assert result == (6, 10 + 1 + 1 + 2 + 1 + 4, 3, 0, ())
     lines = pd.read_parquet(tmp_path / "out.parquet")
     assert list(lines) == COLUMNS
     assert lines["row"].tolist() == [1] * 10 + [2, 3] + [4] * 2 + [5] + [6] * 4
@@ -97,7 +101,7 @@ def test_logos_have_names(model, rows, tmp_path):
         (["in.tsv", "in.tsv"], "exists already"),
         (["in.tsv", "out.tsv", "--steps", "0"], "steps must be at least 1"),
         (["in.tsv", "out.tsv", "--batch_size", "0"], "batch_size must be at least 1"),
-        (["in.tsv", "out.tsv", "--strict"], "in.tsv, line 3: letter that is not DNA"),
+        (["in.tsv", "out.tsv", "--strict"], "in.tsv, line 3: letter '!' at position 3"),
         (["in.tsv", "out.tsv", "--name_column", "gene"], "has no column 'gene' of names"),
     ],
 )

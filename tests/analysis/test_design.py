@@ -450,7 +450,7 @@ def test_nearest_of_many(data):
         ({"starts": ["ACGT", "ACXT"]}, "sequence 1 of the batch: letter 'X' at position 3"),
         ({"starts": ["ACGT", "ACNT"]}, "start 1: position 3 .counted from 1. is none of A, C, G and T"),
         ({"starts": ["ACGT", "AC[MASK]T"]}, "sequence 1 of the batch: a masked letter"),
-        ({"starts": ["A" * 21]}, "more than strand_length = 20"),
+        ({"starts": ["A" * 21]}, r"21 nt are more than the 20 that the model reads \(`strand_length`\)"),
         ({"starts": None, "length": 21}, "length must be 1 to strand_length = 20"),
         ({"starts": None, "num_starts": 0}, "num_starts must be at least 1"),
         ({"starts": None, "gc": 1.5}, "gc must be a fraction"),
@@ -490,3 +490,20 @@ def test_constraints_that_are_none(fields, message):
 
 def test_no_start_gives_no_design(model):
     assert design(model, []) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "is_far"), [("higher", False), (None, False), (2.9, False), (-2.9, False), (3.1, True), (-3.1, True)]
+)
+def test_target_beyond_the_training_data_is_warned_of(make_model, tiny_tokenizer, caplog, target, is_far):
+    model = make_model()
+    mean, std = model.config.expression_mean, model.config.expression_std
+    value = target if target == "higher" else mean if target is None else mean + target * std
+    design(model, [START], target=value, max_edits=1, tokenizer=tiny_tokenizer)
+    told = [record.getMessage() for record in caplog.records if record.name == "modeling_macaron.analysis.design"]
+    assert len(told) == is_far
+    if is_far:
+        expected = (
+            f"the target {value:g} lies outside {mean - 3 * std:.2f} to {mean + 3 * std:.2f}, 3 standard deviations"
+        )
+        assert told[0].startswith(expected)

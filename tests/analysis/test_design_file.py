@@ -36,7 +36,7 @@ def test_file_has_a_line_for_each_design(model, tmp_path, name):
     expected = design(model, STARTS, **options._asdict(), **training)
     changes = [found.expression - found.start_expression for found in expected]
     out_of_range = sum(found.out_of_range for found in expected)
-    assert result == (3, len(expected), 0, 0, out_of_range, pytest.approx(np.median(changes)), 0)
+    assert result == (3, len(expected), 0, 0, out_of_range, pytest.approx(np.median(changes)), 0, ())
     if name.endswith(".parquet"):
         lines = pd.read_parquet(tmp_path / name)
     else:
@@ -49,7 +49,7 @@ def test_file_has_a_line_for_each_design(model, tmp_path, name):
         assert lines[field].tolist() == [getattr(found, field) for found in expected]
     np.testing.assert_allclose(lines["expression"], [found.expression for found in expected], rtol=1e-9)
     np.testing.assert_allclose(lines["start_expression"], [found.start_expression for found in expected], rtol=1e-9)
-    assert lines["edits"][0] == " ".join(f"{i + 1}{ref}>{alt}" for i, ref, alt in expected[0].edits)
+    assert lines["edits"][0] == " ".join(f"{ref}{i + 1}{alt}" for i, ref, alt in expected[0].edits)
     assert lines["num_edits"].tolist() == [len(found.edits) for found in expected]
     records = (tmp_path / "out.fa").read_text().splitlines()
     assert records[1::2] == [found.sequence for found in expected]
@@ -59,8 +59,8 @@ def test_file_has_a_line_for_each_design(model, tmp_path, name):
 BAD = {
     2: (START.replace("A", "N", 1), "is none of A, C, G and T"),
     4: ("", "empty sequence"),
-    5: ("ACGTXC", "letter that is not DNA"),
-    6: ("A" * 99, "longer than strand_length"),
+    5: ("ACGTXC", "letter 'X' at position 5 (counted from 1) is not DNA"),
+    6: ("A" * 99, "99 nt are more than the 20 that the model reads"),
     7: ("GAATTC" + START[6:], "breaks a constraint: it has the forbidden site GAATTC at position 1 (counted from 1)"),
 }
 
@@ -182,3 +182,15 @@ def test_script_from_end_to_end(tiny_folder, tmp_path):
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith("error: out.tsv exists already")
+
+
+def test_script_says_what_an_empty_distance_means(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(tiny_folder), "out.csv", "--random", "1", "--max_edits", "1", "--length", "9"]
+    runpy.run_path(str(SCRIPT))["main"](arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 design for 1 start written to out.csv"
+    note = "`nearest_training_distance` is empty: --training FILE compares the designs with the training sequences"
+    assert note in lines
+    runpy.run_path(str(SCRIPT))["main"]([*arguments, "--overwrite", "--training", "out.csv"])
+    assert not any("nearest_training_distance" in line for line in capsys.readouterr().out.splitlines())

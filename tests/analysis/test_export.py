@@ -230,7 +230,7 @@ def test_mistakes_are_told_before_anything_is_traced(tiny_folder, make_model, mo
     with pytest.raises(ValueError, match="the tokenizer has kmer_size 5, the model 3"):
         export_onnx(make_model(kmer_size=3), tmp_path / "m.onnx", tokenizer=tiny_tokenizer)
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(ImportError, match=r"needs onnxscript: pip install 'macaron-promoter\[export\]'"):
+    with pytest.raises(ImportError, match=r"needs onnxscript: pip install -e .\.\[export\]. in a clone"):
         export_onnx(tiny_folder, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -268,7 +268,7 @@ def test_padding_is_that_of_the_tokenizer(length):
         ("ACGT", "got one str"),
         (["ACGT", "ACX"], "sequence 1 of the batch: letter 'X' at position 3"),
         (["ACGT", ""], "sequence 1 of the batch: empty"),
-        (["A" * 21], "more than strand_length = 20"),
+        (["A" * 21], r"21 nt are more than the 20 that the model reads \(`strand_length`\)"),
         (["ACGT", "AC[MASK]GT"], "sequence 1 of the batch: a masked letter"),
         (["ACGT", b"ACGT"], "expected DNA as a str, got bytes"),
         ([None], "expected DNA as a str, got NoneType"),
@@ -314,7 +314,11 @@ def test_no_sequence_gives_no_result(model):
 
 
 ROWS = ["ACGTACGTAC", "AC!T", "", "accaGNggt", "A" * 21, "TTTT"]
-REASONS = {2: "letter that is not DNA", 3: "empty sequence", 5: "longer than strand_length"}
+REASONS = {
+    2: "letter '!' at position 3 (counted from 1) is not DNA",
+    3: "empty sequence",
+    5: "21 nt are more than the 20 that the model reads",
+}
 
 
 def write_rows(path, sequences):
@@ -340,7 +344,7 @@ def read_lines(path):
 def test_file_has_a_line_for_each_mutant_in_order(model, tmp_path, source, output):
     path = write_rows(tmp_path / source, ROWS)
     result = mutagenesis_file(model, path, tmp_path / output, batch_size=2)
-    assert result == (6, 30 + 1 + 1 + 7 + 1 + 12, 3, 0)
+    assert result == (6, 30 + 1 + 1 + 7 + 1 + 12, 3, 0, ())
     lines = read_lines(tmp_path / output)
     if source.endswith(".fa"):
         assert lines.pop("name").tolist() == [f"p{row - 1}" for row in lines["row"]]
@@ -368,10 +372,17 @@ def test_file_has_a_line_for_each_mutant_in_order(model, tmp_path, source, outpu
 def test_windows_of_a_file(model, tmp_path):
     path = write_rows(tmp_path / "in.tsv", ["ACGTACGTAC", "ACG", "", "TTGCA"])
     options = {"window": 4, "step": 3, "num_shuffles": 2, "seed": 7}
-    assert mutagenesis_file(model, path, tmp_path / "out.parquet", **options) == (4, 3 + 1 + 1 + 1, 2, 0)
+    assert mutagenesis_file(model, path, tmp_path / "out.parquet", **options) == (4, 3 + 1 + 1 + 1, 2, 0, ())
     lines = pd.read_parquet(tmp_path / "out.parquet")
     assert list(lines) == ["row", "start", "end", "letters", "predicted_reference", "delta", "problem"]
-    assert lines["problem"].tolist() == ["", "", "", "shorter than 4 nt", "empty sequence", ""]
+    assert lines["problem"].tolist() == [
+        "",
+        "",
+        "",
+        "3 nt are fewer than the 4 that a window needs",
+        "empty sequence",
+        "",
+    ]
     fine = lines[lines["problem"] == ""]
     assert fine["start"].tolist() == [1, 4, 7, 1]
     assert fine["end"].tolist() == [4, 7, 10, 4]
@@ -443,7 +454,7 @@ def test_rows_and_figures_have_names_and_one_scale(model, tmp_path, monkeypatch)
 
 def test_strict_stops_at_the_first_bad_row_or_line(model, tmp_path):
     path = write_rows(tmp_path / "in.csv", ROWS)
-    with pytest.raises(ValueError, match=r"in\.csv, line 3: letter that is not DNA"):
+    with pytest.raises(ValueError, match=r"in\.csv, line 3: letter '!' at position 3"):
         mutagenesis_file(model, path, tmp_path / "out.tsv", strict=True)
     path.write_text("gene,sequence\na,ACGT\nb,AC,GT\nc,\n")
     with pytest.raises(ValueError, match=r"in\.csv, line 3: 3 columns instead of 2"):
@@ -495,7 +506,7 @@ def test_script_reports_what_it_wrote(tiny_folder, tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "3 lines for 2 rows written to out.tsv" in result.stdout
-    assert "1 rows could not be predicted" in result.stdout
+    assert "1 row could not be predicted" in result.stdout
     assert pd.read_csv(tmp_path / "out.tsv", sep="\t")["letters"].tolist()[:2] == ["ACG", "CGT"]
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["row_1_windows.png"]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

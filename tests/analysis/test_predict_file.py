@@ -40,7 +40,7 @@ def test_files_keep_their_order_and_columns(tiny_folder, tmp_path, source, outpu
     else:
         frame.to_csv(path, sep="," if ".csv" in source else "\t", index=False)
     result = predict_file(tiny_folder, path, tmp_path / output, batch_size=2)
-    assert result == (len(SEQUENCES), 0, 0)
+    assert result == (len(SEQUENCES), 0, 0, ())
     written = tmp_path / output
     separator = "\t" if output.endswith(".tsv") else ","
     got = pd.read_parquet(written) if output.endswith(".parquet") else pd.read_csv(written, sep=separator)
@@ -50,14 +50,19 @@ def test_files_keep_their_order_and_columns(tiny_folder, tmp_path, source, outpu
 
 
 def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
-    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG"]
+    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG", "AC[MASK]GT", "CAFÉ"]
     frame_of(sequences).to_parquet(tmp_path / "in.parquet")
     result = predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert result == (5, 3, 0)
+    assert result == (7, 5, 0, ())
     got = pd.read_parquet(tmp_path / "out.parquet")
     assert got["sequence"].tolist() == sequences
-    assert got["predicted_expression"].isna().tolist() == [False, True, True, True, False]
-    assert got["problem"].tolist() == ["", "letter that is not DNA", "longer than strand_length", "empty sequence", ""]
+    assert got["predicted_expression"].isna().tolist() == [False, True, True, True, False, True, True]
+    letters = [
+        f"letter {at} (counted from 1) is not DNA"
+        for at in ("'!' at position 3", "'[' at position 3", "'F' at position 3")
+    ]
+    too_long = "21 nt are more than the 20 that the model reads"
+    assert got["problem"].tolist() == ["", letters[0], too_long, "empty sequence", "", *letters[1:]]
     expected = predict(tiny_folder, ["ACGT", "GGGG"])
     np.testing.assert_allclose(got["predicted_expression"].dropna(), expected, rtol=1e-6)
 
@@ -72,7 +77,7 @@ def test_equal_sequences_are_computed_once(tiny_folder, tmp_path):
     for deduplicate, rows in ((False, 100), (True, 3)):
         computed.clear()
         options = {"batch_size": 2, "deduplicate": deduplicate, "overwrite": True}
-        assert predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", **options) == (120, 20, 0)
+        assert predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", **options) == (120, 20, 0, ())
         assert sum(computed) == rows
         outputs.append(pd.read_parquet(tmp_path / "out.parquet"))
     pd.testing.assert_frame_equal(outputs[0], outputs[1], rtol=1e-5)
@@ -233,7 +238,7 @@ def test_two_processes_write_what_one_does(tiny_folder, tmp_path):
     assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
     strict = launch(tmp_path, tiny_folder, "in.tsv", "strict.csv", "--batch_size", 2, "--strict")
     assert strict.returncode != 0
-    assert "in.tsv, line 5: letter that is not DNA" in strict.stderr
+    assert "in.tsv, line 5: letter '" in strict.stderr
     assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
 
 
@@ -263,7 +268,7 @@ def test_killed_when_the_output_has_its_name(tiny_folder, tmp_path, monkeypatch)
 def test_strict_loses_no_part_of_an_earlier_run(tiny_folder, tmp_path):
     interrupted(tiny_folder, tmp_path)
     before = names_in(tmp_path / "out.csv.parts")
-    with pytest.raises(ValueError, match="letter that is not DNA"):
+    with pytest.raises(ValueError, match="is not DNA"):
         predict_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.csv", batch_size=2, resume=True, strict=True)
     assert set(before) <= set(names_in(tmp_path / "out.csv.parts"))
 
@@ -328,11 +333,11 @@ def test_parts_are_joined_to_larger_groups(tiny_folder, tmp_path, monkeypatch):
 
 def test_strict_stops_at_the_first_row_with_a_problem(tiny_folder, tmp_path):
     frame_of(["ACGT"] * 9 + ["AC!T", ""]).to_csv(tmp_path / "in.csv", index=False)
-    with pytest.raises(ValueError, match=r"in\.csv, line 11: letter that is not DNA"):
+    with pytest.raises(ValueError, match=r"in\.csv, line 11: letter '!' at position 3 \(counted from 1\) is not DNA$"):
         predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True)
     assert names_in(tmp_path) == ["in.csv"]
     frame_of(["ACGT"] * 9).to_csv(tmp_path / "in.csv", index=False)
-    assert predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True) == (9, 0, 0)
+    assert predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True) == (9, 0, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -343,7 +348,11 @@ def test_strict_stops_at_the_first_row_with_a_problem(tiny_folder, tmp_path):
         ("in.tsv", "out.xyz", "unknown kind of output"),
         ("empty.tsv", "out.tsv", "empty"),
         ("broken.tsv.gz", "out.tsv", "cannot be read"),
-        ("done.tsv", "out.tsv", "already has the column"),
+        (
+            "done.tsv",
+            "out.tsv",
+            "done.tsv already has the column predicted_expression, which the output adds: rename it in",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(tiny_folder, tmp_path, source, output, message):
@@ -383,7 +392,8 @@ def test_script_says_that_there_is_nothing_to_resume_and_what_most_problems_may_
     assert result.returncode == 0, result.stderr
     assert "nothing of an interrupted run is beside OUT.CSV" in result.stdout
     assert "are they too long? The model cuts the constant flanks of its own construct only" in result.stdout
-    assert pd.read_csv(tmp_path / "OUT.CSV")["problem"].fillna("").tolist() == ["longer than strand_length"] * 2 + [""]
+    too_long = "30 nt are more than the 20 that the model reads"
+    assert pd.read_csv(tmp_path / "OUT.CSV")["problem"].fillna("").tolist() == [too_long] * 2 + [""]
 
 
 def test_existing_output_is_replaced_only_when_asked(tiny_folder, tmp_path):

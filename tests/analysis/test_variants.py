@@ -84,14 +84,18 @@ def test_no_pair_gives_no_effect(tiny_folder):
         ("ACGT", "ACGA", "got one str"),
         (["ACGT"], "ACGA", "got one str"),
         (["ACGT"], ["ACGA", "ACGC"], "1 references and 2 alternatives"),
-        (["ACGT", "ACXT"], ["ACGA", "ACGC"], r"pair 1 .*reference sequence: letter that is not DNA"),
-        (["ACGT"], ["A" * 21], r"pair 0 .*alternative sequence: longer than strand_length"),
+        (["ACGT", "ACXT"], ["ACGA", "ACGC"], r"pair 1 .*reference sequence: letter 'X' at position 3 "),
+        (["ACGT"], ["A" * 21], r"pair 0 .*alternative sequence: 21 nt are more than the 20 "),
         (["ACGT"], [""], r"pair 0 .*alternative sequence: empty sequence"),
         (["ACCATTTTGGT"], ["ACCATTTTGCT"], r"pair 0 .*the constant flanks differ"),
         (["ACCATTTTGGT"], ["TTTA"], r"pair 0 .*the constant flanks differ"),
         # Not cut, it is too long as well: that is not what is wrong with it.
         (["ACCA" + "T" * 20 + "GGT"], ["ACGA" + "T" * 20 + "GGT"], r"pair 0 .*the constant flanks differ"),
-        (["ACCA" + "T" * 20 + "GGT"], ["ACCA" + "T" * 21 + "GGT"], r"alternative sequence: longer than strand_length"),
+        (
+            ["ACCA" + "T" * 20 + "GGT"],
+            ["ACCA" + "T" * 21 + "GGT"],
+            r"alternative sequence: 21 nt are more than the 20 ",
+        ),
     ],
 )
 def test_pairs_that_are_none(tiny_folder, references, alternatives, message):
@@ -177,7 +181,7 @@ def test_table_of_pairs(tiny_folder, tmp_path, explicit, source, output):
     frame = pd.concat([frame] * 7, ignore_index=True)
     write(frame, tmp_path / source)
     result = variants_file(tiny_folder, tmp_path / source, tmp_path / output, batch_size=2)
-    assert result == (49, 0, 0)
+    assert result == (49, 0, 0, ())
     got = read(tmp_path / output)
     assert got.columns.tolist() == [*frame.columns, *EFFECTS, "problem"]
     assert got["Ref_Sequence"].tolist() == REFERENCES * 7
@@ -193,8 +197,8 @@ ROWS = [  # sequence, position from 1, ref, alt, the alternative sequence or the
     ("ACNTACGT", "1", "A", "T", "TCNTACGT"),
     ("ACCATTTCATGGT", "5", "T", "A", "ACCAATTCATGGT"),
     ("A" * 20, "7", "A", "T", "A" * 6 + "T" + "A" * 13),
-    ("A" * 20, "7", "A", "AT", "alternative sequence: longer than strand_length"),
-    ("A" * 21, "7", "AA", "A", "reference sequence: longer than strand_length"),
+    ("A" * 20, "7", "A", "AT", "alternative sequence: 21 nt are more than the 20 that the model reads"),
+    ("A" * 21, "7", "AA", "A", "reference sequence: 21 nt are more than the 20 that the model reads"),
     ("ACCATTTCATGGT", "2", "C", "A", "the constant flanks differ"),
     ("ACGTACGT", "1", "C", "A", "reference allele is not what the sequence holds"),
     ("ACGTACGT", "0", "A", "C", "position outside the sequence"),
@@ -217,7 +221,7 @@ ROWS = [  # sequence, position from 1, ref, alt, the alternative sequence or the
     ("ACGTACGT", "1", "A", "*", "symbolic, breakend or * allele"),
     ("ACGTACGT", "1", "A", "<DEL>", "symbolic, breakend or * allele"),
     ("ACGTACGT", "1", "A", "AX", "allele with a letter that is not DNA"),
-    ("ACXTACGT", "1", "A", "C", "reference sequence: letter that is not DNA"),
+    ("ACXTACGT", "1", "A", "C", "reference sequence: letter 'X' at position 3 (counted from 1) is not DNA"),
     ("", "1", "A", "C", "position outside the sequence"),
 ]
 
@@ -230,7 +234,7 @@ def test_table_of_alleles_with_every_problem(tiny_folder, tmp_path, explicit, so
     write(frame, tmp_path / source)
     fine = [set(row[4].upper()) <= set("ACGTUN") for row in ROWS]
     result = variants_file(tiny_folder, tmp_path / source, tmp_path / "out.parquet")
-    assert result == (len(ROWS), fine.count(False), 0)
+    assert result == (len(ROWS), fine.count(False), 0, ())
     got = read(tmp_path / "out.parquet")
     assert got["problem"].tolist() == ["" if ok else row[4] for ok, row in zip(fine, ROWS, strict=True)]
     expected = [(explicit(r[0]), explicit(r[4])) if ok else None for ok, r in zip(fine, ROWS, strict=True)]
@@ -296,7 +300,7 @@ def test_one_column_cannot_be_both(tiny_folder, tmp_path):
 def test_strict_names_the_line_and_leaves_nothing(tiny_folder, tmp_path):
     frame = pd.DataFrame({"reference_sequence": ["ACGT"] * 99 + ["ACXT"], "alternative_sequence": "ACGA"})
     write(frame, tmp_path / "in.tsv")
-    with pytest.raises(ValueError, match=r"in.tsv, line 101: reference sequence: letter that is not DNA"):
+    with pytest.raises(ValueError, match=r"in.tsv, line 101: reference sequence: letter 'X' at position 3 "):
         variants_file(tiny_folder, tmp_path / "in.tsv", tmp_path / "out.tsv", strict=True, batch_size=1)
     assert [path.name for path in tmp_path.iterdir()] == ["in.tsv"]
 
@@ -330,7 +334,7 @@ def test_error_of_the_model_leaves_nothing(tiny_folder, tmp_path):
         ("done.tsv", "out.tsv", [], "already has the column delta"),
         ("in.tsv", "there.tsv", [], "exists already"),
         ("in.tsv", "out.tsv", ["--batch_size", "0"], "batch_size must be at least 1"),
-        ("bad.tsv", "out.tsv", ["--strict"], "bad.tsv, line 2: alternative sequence: letter that is not DNA"),
+        ("bad.tsv", "out.tsv", ["--strict"], "bad.tsv, line 2: alternative sequence: letter 'X' at position 1 "),
         ("in.tsv", "out.tsv", ["--genome", "g.fa"], "--genome and --promoters are for a VCF"),
         ("in.tsv", "out.tsv", ["--device", "nowhere"], "cannot be used"),
         ("v.vcf", "out.tsv", [], "a VCF needs --genome (FASTA) and --promoters (BED)"),
@@ -374,7 +378,7 @@ def test_overflow_is_trimmed_at_the_5_prime_end(tiny_folder, explicit, flanks):
     np.testing.assert_allclose(effects.alternative, [explicit(text[-20:]) for text in alternatives], rtol=1e-5)
     with pytest.raises(ValueError, match=r"pair 0 .*the variant is trimmed away"):
         variant_effects(tiny_folder, ["G" + full], [full], overflow="trim")
-    with pytest.raises(ValueError, match="longer than strand_length"):
+    with pytest.raises(ValueError, match="more than the 20 that the model reads"):
         variant_effects(tiny_folder, *whole)
 
 

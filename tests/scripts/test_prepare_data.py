@@ -35,7 +35,7 @@ def test_challenge_sample_from_the_command_line(shared, tmp_path):
     assert report["rows_read"] == 6370 and report["seed"] == 3 and report["validation_fraction"] == 0.1
     assert "kept        6,367 = train" in done.stdout
     assert str(tmp_path / "out") in done.stdout
-    assert "rows/s" in done.stderr
+    assert "rows: 6,370 [" in done.stderr
     loaded = datasets.load_from_disk(str(tmp_path / "out"))
     assert {split: len(rows) for split, rows in loaded.items()} == {
         split: about["rows"] for split, about in report["splits"].items()

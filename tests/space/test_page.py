@@ -321,7 +321,7 @@ def test_file(visit, server, model, tmp_path):
     one.fill("file-column", "dna")
     one.page.wait_for_selector(".told:text('kB')")
     one.run("file")
-    assert "2 of 3 rows predicted" in one.result("file") and "letter that is not DNA" in one.result("file")
+    assert "2 of 3 rows predicted" in one.result("file") and "is not DNA" in one.result("file")
     one.picture("file")
     name, path = one.save("file")
     table = pd.read_csv(path)

@@ -17,7 +17,7 @@ def test_rows_keep_their_place_and_columns(answers, tiny_folder, output_format, 
     found = predict_upload(answers, "my table.TSV", TABLE.encode(), "dna", output_format)
     assert found.name == f"my table_predicted.{output_format}"
     assert (found.num_rows, found.num_problems, found.num_malformed) == (3, 1, 0)
-    assert found.problems == ((2, "letter that is not DNA"),)
+    assert found.problems == ((2, "letter 'X' at position 3 (counted from 1) is not DNA"),)
     read = pd.read_csv if output_format == "csv" else pd.read_parquet
     table = read(io.BytesIO(found.content))
     assert list(table.columns) == ["name", "dna", "note", "predicted_expression", "problem"]
@@ -32,7 +32,7 @@ def test_fasta_and_lines_that_are_no_rows(answers):
     assert (found.num_rows, found.num_problems) == (2, 0)
     found = predict_upload(answers, "promoters.csv", b"sequence,value\nACGT,1\nACGT,1,2\nACXT,3\n")
     assert (found.num_rows, found.num_malformed) == (2, 1)
-    assert found.problems == ((2, "letter that is not DNA"),)
+    assert found.problems == ((2, "letter 'X' at position 3 (counted from 1) is not DNA"),)
 
 
 @pytest.mark.parametrize(

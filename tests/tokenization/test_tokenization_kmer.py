@@ -311,7 +311,7 @@ def test_one_long_batch_equals_its_rows():
         ("ACGT\x80", {}, ["position 5"]),
         ("ACGT\x00", {}, ["position 5"]),
         ("", {}, ["empty sequence"]),
-        ("A" * 21, {}, ["21 nt", "strand_length = 20", "truncation=True"]),
+        ("A" * 21, {}, ["21 nt are more than the 20", "`strand_length`", "truncation=True"]),
         ("A[MASK]" * 11, {}, ["22 nt"]),
         ("ACCA" + "A" * 21 + "GGT", {}, ["21 nt"]),
         ("ACCAGGT", {}, ["nothing is left", "flanks"]),
