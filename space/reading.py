@@ -153,7 +153,7 @@ def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
             records[-1][1].append(line)
     for name, pieces, number in records:
         if not pieces:
-            raise BadInput(f"The record “{_short(name)}” (line {number}) has a name and no sequence.")
+            raise BadInput(f"The record “{shorten(name)}” (line {number}) has a name and no sequence.")
     return [Pasted(name, _strip("".join(pieces)), number) for name, pieces, number in records]
 
 
@@ -163,7 +163,7 @@ def _strip(text: str) -> str:
     return _PRIME3.sub("", _PRIME5.sub("", text))
 
 
-def _short(text: str, length: int = 40) -> str:
+def shorten(text: str, length: int = 40) -> str:
     """Cut a long text."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -443,7 +443,7 @@ def read_positions(text: str | None, length: int) -> tuple[int, ...]:
     for piece in re.split(r"[\s,;]+", re.sub(r"\s*[-–]\s*", "-", text or "")):  # noqa: RUF001
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", piece)
         if piece and not match:
-            raise BadInput(f"“{_short(piece)}” is no position: write 12, or 1-10, counted from 1.", "positions")
+            raise BadInput(f"“{shorten(piece)}” is no position: write 12, or 1-10, counted from 1.", "positions")
         if match:
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:
