@@ -127,6 +127,12 @@ def _problem_place(name: str) -> gr.HTML:
     return gr.HTML(elem_id=f"{name}-problem", elem_classes="problem-place", padding=False)
 
 
+def _middle_box(answers: Answers, name: str) -> gr.Checkbox:
+    """Make the choice to cut what is too long."""
+    label = f"Cut what is longer than {answers.tokenizer.strand_length} nt to its middle"
+    return gr.Checkbox(label=label, elem_id=name)
+
+
 def _on(event: Callable, function: Callable, inputs: list, outputs: list, long: bool = False, **options) -> Dependency:
     """Call a function on an event and show its answer; long requests wait for each other, not for the short ones."""
     done = event(
@@ -154,7 +160,7 @@ def _predict_tab(answers: Answers) -> None:
                 "Promoter", "One sequence, several lines (each one a promoter), or FASTA.",
                 answers.reference.examples[0].sequence, "predict-sequence", lines=5,
             )  # fmt: skip
-            keep = gr.Checkbox(label=f"Cut what is longer than {answers.tokenizer.strand_length} nt to its middle")
+            keep = _middle_box(answers, "predict-middle")
             button = gr.Button("Predict", variant="primary", elem_id="predict-run")
             gr.Markdown("Or one that was measured and kept out of training (the first three were designed):")
             with gr.Row():
@@ -312,10 +318,10 @@ def _rule_fields() -> tuple[list, gr.HTML]:
 
 
 def _file_tab(answers: Answers) -> None:
-    def answer(upload: str | None, column: str, output_format: str) -> Iterator[tuple[str, str]]:
+    def answer(upload: str | None, column: str, output_format: str, keep: bool) -> Iterator[tuple[str, str]]:
         try:
             name, content = _read_upload(upload)
-            for found in predict_upload(answers, name, content, column, output_format):
+            for found in predict_upload(answers, name, content, column, output_format, keep):
                 if isinstance(found, FileProgress):
                     told = f"{found.num_done:,} of {found.num_rows:,} rows"
                     yield "", figures.progressing(found.num_done, told, found.num_rows)
@@ -344,13 +350,14 @@ def _file_tab(answers: Answers) -> None:
         column = gr.Textbox(label="Column of the DNA", info="Empty: found by itself.", elem_id="file-column")
         output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Get back as",
                                  elem_id="file-format")  # fmt: skip
+    keep = _middle_box(answers, "file-middle")
     button = gr.Button("Predict the file", variant="primary", elem_id="file-run")
     result = gr.HTML(elem_id="file-result", padding=False)
     begun = button.click(
         lambda: ("", figures.waiting()), None, [problem, result], queue=False, api_visibility="private",
         show_progress="hidden",
     )  # fmt: skip
-    _on(begun.then, answer, [upload, column, output_format], [problem, result], long=True, show_progress="hidden")
+    _on(begun.then, answer, [upload, column, output_format, keep], [problem, result], long=True, show_progress="hidden")
 
 
 def _read_upload(upload: str | None) -> tuple[str, bytes]:

@@ -445,10 +445,13 @@ def predicted_file(answer: PredictedFile, reference: Reference) -> str:
         first, reason = answer.malformed[0]
         more = "".join(f", {other:,}" for other, _ in answer.malformed[1:])
         more += ", …" if answer.num_malformed > len(answer.malformed) else ""
+        left_out = "was left out: it is no row" if answer.num_malformed == 1 else "were left out: they are no rows"
         parts.append(
-            f'<p class="warning">{plural(answer.num_malformed, "line")} of the file could not be read as a row and '
-            f"left out. Line {first:,}: {escape(reason)}{f' (and lines {more[2:]})' if more else ''}.</p>"
+            f'<p class="warning">{plural(answer.num_malformed, "line")} of the file {left_out}. '
+            f"Line {first:,}: {escape(reason)}{f' (and lines {more[2:]})' if more else ''}.</p>"
         )
+    if answer.num_cut:
+        parts.append(notes([f"{plural(answer.num_cut, 'row')} too long: only the middle was read."]))
     if answer.num_flanked:
         parts += warnings([
             f"{plural(answer.num_flanked, 'row')} with one of the constant flanks alone, which was read as part of the "

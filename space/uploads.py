@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from modeling_macaron.analysis.predict import TOKENIZER_SETTINGS
 from modeling_macaron.analysis.predict_file import PREDICTION, PROBLEM, predict_file
 from modeling_macaron.parts import parts_folder
-from modeling_macaron.tables import PromoterTable, open_table
-from tokenization import KmerTokenizer
+from modeling_macaron.tables import PromoterTable, open_table, string_buffers
+from tokenization import KmerTokenizer, StrandBatch
 
 from .answers import Answers
 from .reading import BadInput, Limits, cut_lone_flank, plural, shorten, to_sentence
@@ -37,6 +38,8 @@ class PredictedFile(NamedTuple):
         CSV or Parquet.
     num_rows, num_problems, num_malformed : int
         Rows, rows among them without a prediction, and lines of the upload that are no rows.
+    num_cut : int
+        Rows of which only the middle was read.
     num_flanked : int
         Rows with a prediction that have one of the constant flanks alone.
     values : numpy.ndarray
@@ -56,12 +59,21 @@ class PredictedFile(NamedTuple):
     num_rows: int
     num_problems: int
     num_malformed: int
+    num_cut: int
     num_flanked: int
     values: np.ndarray
     label: str
     preview: tuple[tuple[int, str, float], ...]
     problems: tuple[tuple[int, str], ...]
     malformed: tuple[tuple[int, str], ...]
+
+
+class _MiddleTokenizer(KmerTokenizer):
+    """A tokenizer that always cuts what is too long to its middle."""
+
+    def encode_strands(self, letters: np.ndarray, offsets: np.ndarray, truncation: bool = True) -> StrandBatch:
+        """Encode strands; `truncation` is on."""
+        return super().encode_strands(letters, offsets, truncation=True)
 
 
 class FileProgress(NamedTuple):
@@ -72,7 +84,12 @@ class FileProgress(NamedTuple):
 
 
 def predict_upload(
-    answers: Answers, name: str, content: bytes, column: str = "", output_format: str = "csv"
+    answers: Answers,
+    name: str,
+    content: bytes,
+    column: str = "",
+    output_format: str = "csv",
+    keep_middle: bool = False,
 ) -> Iterator[FileProgress | PredictedFile]:
     """Predict every row of a table or FASTA.
 
@@ -88,6 +105,8 @@ def predict_upload(
         Name of the column with the DNA, or empty where it finds itself.
     output_format : str
         `"csv"` or `"parquet"`.
+    keep_middle : bool
+        Cut what is too long to its middle instead of leaving it without a prediction.
 
     Yields
     ------
@@ -101,13 +120,15 @@ def predict_upload(
     """
     suffix = _check_file(name, content, output_format, answers.limits)
     column = column.strip() or None
+    kind = _MiddleTokenizer if keep_middle else KmerTokenizer
+    tokenizer = kind(**{setting: getattr(answers.tokenizer, setting) for setting in TOKENIZER_SETTINGS})
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as executor:
         source, output = Path(folder, f"upload{suffix}"), Path(folder, f"predictions.{output_format}")
         source.write_bytes(content)
         try:
             table, num_rows = _check_rows(source, column, answers.limits)
             work = executor.submit(
-                predict_file, answers.model, source, output, tokenizer=answers.tokenizer, sequence_column=column,
+                predict_file, answers.model, source, output, tokenizer=tokenizer, sequence_column=column,
                 batch_size=BATCH_SIZE, deduplicate=True,
             )  # fmt: skip
             while not wait([work], timeout=0.3).done:
@@ -115,7 +136,7 @@ def predict_upload(
             counts = work.result()
         except (ValueError, OSError) as error:
             raise BadInput(_explain(str(error), source)) from error
-        shown = _read_output(output, table.columns.sequence, answers.tokenizer)
+        shown = _read_output(output, table.columns.sequence, tokenizer)
         done = output.read_bytes()
     name = f"{Path(name).stem}_predicted.{output_format}"
     yield PredictedFile(name, done, *counts, *shown, tuple(table.malformed[:SHOWN_LINES]))
@@ -178,7 +199,7 @@ def _check_rows(source: Path, column: str | None, limits: Limits) -> tuple[Promo
 
 
 def _read_output(output: Path, sequence_column: str, tokenizer: KmerTokenizer) -> tuple:
-    """Read what is shown of an output: `num_flanked`, `values`, `label`, `preview` and `problems` of the answer."""
+    """Read what is shown of an output: from `num_cut` to `problems` of the answer."""
     if output.suffix == ".parquet":
         table = pyarrow.parquet.read_table(output)
     else:
@@ -189,7 +210,9 @@ def _read_output(output: Path, sequence_column: str, tokenizer: KmerTokenizer) -
     sequences, values = table.column(sequence_column).to_pylist(), table.column(PREDICTION).to_pylist()
     labels, problems = table.column(0).to_pylist(), table.column(PROBLEM).to_pylist()
     fine = [row for row, value in enumerate(values) if value is not None]
+    lengths = tokenizer.encode_strands(*string_buffers(table.column(sequence_column))).lengths
+    num_cut = int((lengths[fine] > tokenizer.strand_length).sum())
     num_flanked = sum(bool(cut_lone_flank(sequences[row] or "", tokenizer)[1]) for row in fine)
     preview = tuple((row + 1, shorten(str(labels[row])), values[row]) for row in fine[:SHOWN_ROWS])
     wrong = tuple((row, problem) for row, problem in enumerate(problems, start=1) if problem)[:SHOWN_PROBLEMS]
-    return num_flanked, np.array([values[row] for row in fine]), table.column_names[0], preview, wrong
+    return num_cut, num_flanked, np.array([values[row] for row in fine]), table.column_names[0], preview, wrong

@@ -54,6 +54,15 @@ def test_one_flank_alone_is_counted(answers):
     assert (found.num_rows, found.num_problems, found.num_flanked) == (5, 1, 2)
 
 
+def test_what_is_too_long_is_cut_where_that_is_wanted(answers, tiny_folder):
+    content = b"sequence\nGACGTTTATATAAGGCACGTAC\nACGT\nACCA" + b"T" * 22 + b"GGT\n"
+    found = upload(answers, "a.csv", content)
+    assert (found.num_problems, found.num_cut) == (2, 0)
+    found = upload(answers, "a.csv", content, "", "csv", True)
+    assert (found.num_problems, found.num_cut) == (0, 2)
+    assert found.values.tolist() == pytest.approx(predict(tiny_folder, ["ACGTTTATATAAGGCACGTA", "ACGT", "T" * 20]))
+
+
 def test_fasta_and_lines_that_are_no_rows(answers):
     found = upload(answers, "promoters.fa", b">a\nACGT\nAC\n>b\nTTTT\n")
     assert (found.num_rows, found.num_problems) == (2, 0)
