@@ -235,10 +235,10 @@ class Answers:
         return too_many
 
 
-def change_of(sequence: str) -> str:
-    """Write a substitution that can be made in a sequence, as an example."""
-    known = [position for position, letter in enumerate(sequence, start=1) if letter in BASES]
-    position = 12 if 12 in known or not known else known[0]
+def change_of(sequence: str, position: int = 12) -> str:
+    """Write a substitution that can be made in a sequence, as an example; at `position` (from 1) if there is a base."""
+    known = [place for place, letter in enumerate(sequence, start=1) if letter in BASES]
+    position = known[0] if known and position not in known else position
     letter = sequence[position - 1] if known else "A"
     return f"{letter}{position}{'G' if letter != 'G' else 'A'}"
 

@@ -206,7 +206,7 @@ def _variant_tab(answers: Answers) -> None:
 
     sequence = answers.reference.examples[3].sequence
     substitution, deletion, insertion = (
-        change_of(sequence),
+        change_of(sequence, 66),
         f"{sequence[3:5]}4{sequence[3]}",
         f"{sequence[3]}4{sequence[3]}C",
     )
@@ -379,6 +379,7 @@ def _theme() -> gr.themes.Base:
     faint |= {f"{name}_dark": "*neutral_300" for name in faint}
     button = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
     button |= {f"{name}_dark": value for name, value in button.items()}
+    faint |= {"checkbox_border_color": "*neutral_500", "checkbox_border_color_dark": "*neutral_400"}
     return gr.themes.Default(primary_hue="teal", font=FONTS, font_mono=MONO).set(**faint, **button)
 
 
