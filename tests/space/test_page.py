@@ -332,9 +332,8 @@ def test_a_design_is_stopped_and_another_one_begun(visit):
     one.page.wait_for_selector("#design-stop:disabled")
     one.page.fill("#design-edits input[type=number]", "1")
     one.page.fill("#design-num input[type=number]", "1")
-    one.click("design-run")
-    one.page.wait_for_selector("#design-result a.download")
-    assert len(one.outputs("design")) == 2
+    one.run("design")
+    assert len(one.outputs("design")) == 2 and "Stopped." not in one.result("design")
 
 
 def test_file(visit, server, model, tmp_path):
