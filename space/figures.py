@@ -162,13 +162,14 @@ def predicted_one(answer: PredictedPromoter, reference: Reference) -> str:
     where = f"higher than {answer.percentile:.0f} % of the training promoters"
     if answer.percentile <= 0 or answer.percentile >= 100:
         where = f"{'below' if answer.percentile <= 0 else 'above'} all training promoters: an extrapolation"
+    where = "" if answer.promoter.warnings else f", {where}"
     measured = ""
     if answer.measured is not None:
         measured = f'<p class="measured">Measured: <strong>{number(answer.measured)}</strong></p>'
     name = f"<h3>{escape(answer.name)}</h3>" if answer.name else ""
     return (
         f'<div class="card" aria-live="polite">{name}<p class="value"><output>{number(answer.expression)}</output>'
-        f"<span>assay units, {where}</span></p>{warnings(answer.promoter.warnings)}{measured}"
+        f"<span>assay units{where}</span></p>{warnings(answer.promoter.warnings)}{measured}"
         f"{histogram(reference, [answer.expression])}"
         f'<p class="sequence" title="what the model read">{in_blocks(answer.promoter.sequence)}</p>'
         f"{notes(answer.promoter.notes)}</div>"
@@ -452,11 +453,12 @@ def predicted_file(answer: PredictedFile, reference: Reference) -> str:
         )
     if answer.num_cut:
         parts.append(notes([f"{plural(answer.num_cut, 'row')} too long: only the middle was read."]))
+    if answer.num_unknown:
+        told = "of whose promoter less than half is known: do not trust these predictions."
+        parts.append(warnings([f"{plural(answer.num_unknown, 'row')} {told}"]))
     if answer.num_flanked:
-        parts += warnings([
-            f"{plural(answer.num_flanked, 'row')} with one of the constant flanks alone, which was read as part of the "
-            "promoter: cut it off, or give both."
-        ])  # fmt: skip
+        told = "with one of the constant flanks alone, which was read as promoter: cut it off, or give both."
+        parts.append(warnings([f"{plural(answer.num_flanked, 'row')} {told}"]))
     kind = _KINDS[answer.name.rsplit(".", 1)[1]]
     parts.append(download(f"Download {answer.name}", answer.name, answer.content, kind))
     if fine:

@@ -353,10 +353,15 @@ def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokeni
     return Promoter(pasted.name, letters, tuple(notes), _warn_of_unknown(letters, tokenizer.strand_length))
 
 
+def is_mostly_unknown(num_known: int | np.ndarray, length: int) -> bool | np.ndarray:
+    """Whether most of what the model reads, `length` nt, is not known; for one promoter, or an array of them."""
+    return 2 * num_known < length
+
+
 def _warn_of_unknown(letters: str, length: int) -> tuple[str, ...]:
-    """Warn where most of what the model reads, `length` nt, is not known."""
+    """Warn of a promoter that is mostly unknown."""
     known = len(letters) - letters.count("N")
-    if 2 * known >= length:
+    if not is_mostly_unknown(known, length):
         return ()
     return (f"Only {known} of the {length} nt that the model reads are known: do not trust this prediction.",)
 

@@ -18,9 +18,10 @@ from modeling_macaron.analysis.predict_file import PREDICTION, PROBLEM, predict_
 from modeling_macaron.parts import parts_folder
 from modeling_macaron.tables import PromoterTable, open_table, string_buffers
 from tokenization import KmerTokenizer, StrandBatch
+from tokenization.tokenization_kmer import N_ID
 
 from .answers import Answers
-from .reading import BadInput, Limits, cut_lone_flank, plural, shorten, to_sentence
+from .reading import BadInput, Limits, cut_lone_flank, is_mostly_unknown, plural, shorten, to_sentence
 
 SHOWN_PROBLEMS, SHOWN_ROWS, SHOWN_LINES = 10, 5, 3
 BATCH_SIZE = 32  # small, to tell often how far it is
@@ -40,6 +41,8 @@ class PredictedFile(NamedTuple):
         Rows, rows among them without a prediction, and lines of the upload that are no rows.
     num_cut : int
         Rows of which only the middle was read.
+    num_unknown : int
+        Rows with a prediction of which most is not known.
     num_flanked : int
         Rows with a prediction that have one of the constant flanks alone.
     values : numpy.ndarray
@@ -60,6 +63,7 @@ class PredictedFile(NamedTuple):
     num_problems: int
     num_malformed: int
     num_cut: int
+    num_unknown: int
     num_flanked: int
     values: np.ndarray
     label: str
@@ -210,9 +214,18 @@ def _read_output(output: Path, sequence_column: str, tokenizer: KmerTokenizer) -
     sequences, values = table.column(sequence_column).to_pylist(), table.column(PREDICTION).to_pylist()
     labels, problems = table.column(0).to_pylist(), table.column(PROBLEM).to_pylist()
     fine = [row for row, value in enumerate(values) if value is not None]
-    lengths = tokenizer.encode_strands(*string_buffers(table.column(sequence_column))).lengths
-    num_cut = int((lengths[fine] > tokenizer.strand_length).sum())
+    strands = tokenizer.encode_strands(*string_buffers(table.column(sequence_column)))
+    num_cut = int((strands.lengths[fine] > tokenizer.strand_length).sum())
+    num_unknown = int(is_mostly_unknown((strands.ids[fine] != N_ID).sum(axis=1), tokenizer.strand_length).sum())
     num_flanked = sum(bool(cut_lone_flank(sequences[row] or "", tokenizer)[1]) for row in fine)
     preview = tuple((row + 1, shorten(str(labels[row])), values[row]) for row in fine[:SHOWN_ROWS])
     wrong = tuple((row, problem) for row, problem in enumerate(problems, start=1) if problem)[:SHOWN_PROBLEMS]
-    return num_cut, num_flanked, np.array([values[row] for row in fine]), table.column_names[0], preview, wrong
+    return (
+        num_cut,
+        num_unknown,
+        num_flanked,
+        np.array([values[row] for row in fine]),
+        table.column_names[0],
+        preview,
+        wrong,
+    )

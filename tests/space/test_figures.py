@@ -42,7 +42,7 @@ def test_nothing_that_was_entered_is_markup():
     fine = PredictedPromoter(EVIL, promoter, 0.5, 60.0, None, "")
     bad = PredictedPromoter(EVIL, None, None, None, None, EVIL)
     file = PredictedFile(
-        f"{EVIL}.csv", b"a", 2, 1, 1, 1, 1, np.array([0.5]), EVIL, ((1, EVIL, 0.5),), ((2, EVIL),), ((3, EVIL),)
+        f"{EVIL}.csv", b"a", 2, 1, 1, 1, 2, 1, np.array([0.5]), EVIL, ((1, EVIL, 0.5),), ((2, EVIL),), ((3, EVIL),)
     )
     for html in (
         figures.predicted_one(fine, reference), figures.predicted_many([fine, bad], reference, EVIL),
@@ -159,7 +159,8 @@ def test_all_substitutions_can_be_saved():
 def test_doubts_stand_beside_the_predictions():
     promoter = Promoter("", "A", (), ("doubt",))
     one = PredictedPromoter("", promoter, 0.5, 60.0, None, "")
-    assert '<p class="warning">doubt</p>' in figures.predicted_one(one, load_reference())
+    html = figures.predicted_one(one, load_reference())
+    assert '<p class="warning">doubt</p>' in html and "higher than" not in html
     many = figures.predicted_many([one, one], load_reference(), "lines")
     assert many.count(">doubt<") == 2 and '<p class="warning">lines</p>' in many
 
@@ -173,12 +174,13 @@ def test_many_values_are_drawn_as_a_distribution():
 
 def test_a_file_names_the_lines_that_are_no_rows():
     malformed = ((4, "3 columns instead of 2: 'a'"), (7, "b"), (9, "c"))
-    file = PredictedFile("a.csv", b"a", 2, 0, 5, 3, 1, np.array([0.5, 1]), "id", ((1, "x", 0.5),), (), malformed)
+    file = PredictedFile("a.csv", b"a", 2, 0, 5, 3, 4, 1, np.array([0.5, 1]), "id", ((1, "x", 0.5),), (), malformed)
     text = "".join(parsed(figures.predicted_file(file, load_reference())).itertext())
     assert "5 lines of the file were left out: they are no rows. Line 4: 3 columns instead of 2" in text
     assert (
         "(and lines 7, 9, \u2026)" in text
         and "3 rows too long" in text
+        and "4 rows of whose promoter less than half is known" in text
         and "1 row with one of the constant flanks alone" in text
     )
     assert "1x0.50" in text.replace(" ", "")

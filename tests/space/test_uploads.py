@@ -49,6 +49,11 @@ def test_progress_is_told(answers, monkeypatch):
     assert done == sorted(done) and last.num_rows == 600 and len(last.values) == 600 and len(last.preview) == 5
 
 
+def test_what_is_mostly_unknown_is_counted(answers):
+    content = b"sequence\nNNNNNNNNNNNNNNNNNNNN\nA\nACGTACGTAC\nACGTACGTACNNNNNNNNNN\nAX\n"
+    assert upload(answers, "a.csv", content).num_unknown == 2
+
+
 def test_one_flank_alone_is_counted(answers):
     found = upload(answers, "a.csv", b"sequence\nACCATTTT\nTTTTGGT\nACCATTTTGGT\nTTTT\nACCAX\n")
     assert (found.num_rows, found.num_problems, found.num_flanked) == (5, 1, 2)
