@@ -65,6 +65,10 @@ class Searches:
         """Stop the search of a session, if there is one."""
         self.of(request).set()
 
+    def offer_stop(self, request: gr.Request) -> dict:
+        """Keep the button that stops a search usable while the session has another one."""
+        return gr.update(interactive=str(request.session_hash) in self._stops)
+
     def leave(self, request: gr.Request) -> None:
         """Stop the search of a session that has gone, and forget it."""
         self._stops.pop(str(request.session_hash), Event()).set()
@@ -237,19 +241,11 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         stop = searches.of(request)
         try:
             for found in search_designs(answers, wanted, stop):
-                is_end = not isinstance(found, DesignProgress)
-                yield (
-                    "",
-                    "",
-                    "",
-                    figures.designed(found)
-                    if is_end
-                    else figures.progressing(
-                        found.num_predictions,
-                        f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions",
-                        found.most_predictions,
-                    ),
-                )
+                if isinstance(found, DesignProgress):
+                    told = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
+                    yield "", "", "", figures.progressing(found.num_predictions, told, found.most_predictions)
+                else:
+                    yield "", "", "", figures.designed(found)
         except BadInput as error:
             place = next(index for index, fields in enumerate(DESIGN_FIELDS) if error.field in fields)
             yield *(figures.problem(str(error)) if index == place else "" for index in range(3)), ""
@@ -274,7 +270,7 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
     begun.then(None, js="() => window.showAnswer('design-result')", show_progress="hidden")
     outputs = [start_problem, goal_problem, rules_problem, result]
     done = _on(begun.then, answer, [start, *goal, *rules], outputs, long=True, show_progress="hidden")
-    done.then(lambda: gr.update(interactive=False), None, stop_button, **quiet)
+    done.then(searches.offer_stop, None, stop_button, **quiet)
     stop_button.click(searches.stop, **quiet)
 
 

@@ -1,9 +1,11 @@
 import time
 from threading import Event, Thread
+from types import SimpleNamespace
 
 import pytest
 
 from modeling_macaron.analysis.design import design
+from space.app import Searches
 from space.reading import BadInput, Limits
 from space.searching import DesignedPromoters, DesignProgress, DesignRequest, _SearchProgress, search_designs
 
@@ -74,6 +76,20 @@ def test_a_target_that_nobody_measured_is_warned_of(answers):
             or f"{target:g} is outside of all that was measured for training (-1.4 to 1.7)".replace("-", "\u2212")
             in last.warnings[0]
         )
+
+
+def test_the_searches_of_a_session_are_stopped_one_by_one():
+    searches, one, other = Searches(), SimpleNamespace(session_hash="one"), SimpleNamespace(session_hash="other")
+    searches.begin(one)
+    first = searches.of(one)
+    searches.begin(other)
+    searches.begin(one)
+    second = searches.of(one)
+    assert first.is_set() and not second.is_set()
+    searches.end(one, first)
+    assert searches.offer_stop(one)["interactive"] and searches.of(one) is second
+    searches.end(one, second)
+    assert not searches.offer_stop(one)["interactive"] and searches.offer_stop(other)["interactive"]
 
 
 def test_a_search_that_is_left_alone_ends(answers):
