@@ -143,7 +143,7 @@ def predict_upload(
         shown = _read_output(output, table.columns.sequence, tokenizer)
         done = output.read_bytes()
     name = f"{Path(name).stem}_predicted.{output_format}"
-    yield PredictedFile(name, done, *counts, *shown, tuple(table.malformed[:SHOWN_LINES]))
+    yield PredictedFile(name, done, *counts[:3], *shown, tuple(table.malformed[:SHOWN_LINES]))
 
 
 def _count_parts(output: Path) -> int:
