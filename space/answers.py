@@ -10,6 +10,7 @@ import numpy as np
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, saturation_mutagenesis
 from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron.analysis.variant_plots import Difference, where_they_differ
 from modeling_macaron.analysis.variants import apply_variant, check_different
 from tokenization import KmerTokenizer, reverse_complement
 
@@ -56,10 +57,11 @@ class Substitution(NamedTuple):
 
 
 class MutatedPromoter(NamedTuple):
-    """All substitutions of a promoter, and those that do most, strongest first."""
+    """All substitutions of a promoter by position, and those of known bases that do most, strongest first."""
 
     promoter: Promoter
     result: Mutagenesis
+    substitutions: tuple[Substitution, ...]
     strongest: tuple[Substitution, ...]
 
 
@@ -72,12 +74,18 @@ class ComparedAlleles(NamedTuple):
         The two sequences.
     forward, reversed : tuple of (float, float)
         Predictions of the reference and the alternative as they are, and of their reverse complements in their place.
+    difference : Difference
+        Where they differ.
+    num_cut : int
+        Nucleotides that were cut off the alternative's 5' end.
     """
 
     reference: Promoter
     alternative: Promoter
     forward: tuple[float, float]
     reversed: tuple[float, float]
+    difference: Difference
+    num_cut: int = 0
 
 
 class Answers:
@@ -160,16 +168,17 @@ class Answers:
         """
         promoter = read_one(self.tokenizer, text, self.limits)
         (result,) = saturation_mutagenesis(self.model, [promoter.sequence], tokenizer=self._variable)
-        order = np.argsort(-np.abs(result.deltas), axis=None, kind="stable")
-        places = (divmod(int(place), len(BASES)) for place in order)
-        strongest = [
-            Substitution(row + 1, result.sequence[row], BASES[column], float(result.deltas[row, column]))
-            for row, column in places
-            if result.sequence[row] != BASES[column]
+        substitutions = [
+            Substitution(position, letter, base, float(delta))
+            for position, (letter, deltas) in enumerate(zip(result.sequence, result.deltas, strict=True), start=1)
+            for base, delta in zip(BASES, deltas, strict=True)
+            if base != letter
         ]
-        return MutatedPromoter(promoter, result, tuple(strongest[:NUM_STRONGEST]))
+        known = [one for one in substitutions if one.reference in BASES]
+        strongest = sorted(known, key=lambda one: -abs(one.delta))[:NUM_STRONGEST]
+        return MutatedPromoter(promoter, result, tuple(substitutions), tuple(strongest))
 
-    def compare(self, reference: str | None, alternative: str | None) -> ComparedAlleles:
+    def compare(self, reference: str | None, alternative: str | None, cut: bool = False) -> ComparedAlleles:
         """Predict a promoter with and without a variant.
 
         Parameters
@@ -177,7 +186,9 @@ class Answers:
         reference : str or None
             One sequence.
         alternative : str or None
-            The other, or a change such as `A12G`, counted from 1 in `reference` without flanks.
+            The other, or a change that `read_change` reads, counted from 1 in `reference` without flanks.
+        cut : bool
+            Cut what a change makes too long at its 5' end instead of refusing it.
 
         Returns
         -------
@@ -189,29 +200,76 @@ class Answers:
             If one of them is no promoter, or nothing differs; its field is `"reference"` or `"alternative"`.
         """
         first = read_one(self.tokenizer, reference, self.limits, "reference")
-        change = read_change(alternative or "")
-        if change is not None:
-            alternative = _change(first.sequence, *change)
-        second = read_one(self.tokenizer, alternative, self.limits, "alternative")
+        if not (alternative or "").strip():
+            told = f"Write a change, such as {change_of(first.sequence)}, or paste the other sequence."
+            raise BadInput(told, "alternative")
+        change, num_cut = read_change(alternative), 0
+        if change is None:
+            second = read_one(self.tokenizer, alternative, self.limits, "alternative")
+            difference = where_they_differ(first.sequence, second.sequence)
+        else:
+            changed, difference = _change(first.sequence, *change)
+            num_cut = self._count_too_many(changed, change, cut)
+            second = read_one(self._variable, changed[num_cut:], self.limits, "alternative")
         if first.sequence == second.sequence:
             raise BadInput(
-                "This is the same as the reference. Change a letter, or write a change as A12G.", "alternative"
+                "With its 5' end cut off, this is the same as the reference."
+                if num_cut
+                else f"This is the same as the reference. Write a change, such as {change_of(first.sequence)}.",
+                "alternative",
             )
         pair = [one.sequence for one in (first, second)]
         turned = [_turn_around(sequence) for sequence in pair]
         forward, reverse = predict(self.model, pair + turned, tokenizer=self._variable).reshape(2, 2).tolist()
-        return ComparedAlleles(first, second, tuple(forward), tuple(reverse))
+        return ComparedAlleles(first, second, tuple(forward), tuple(reverse), difference, num_cut)
+
+    def _count_too_many(self, changed: str, change: tuple[str, int, str], cut: bool) -> int:
+        """Count the nucleotides to cut off, or refuse them."""
+        too_many = max(len(changed) - self.tokenizer.strand_length, 0)
+        if too_many and not cut:
+            raise BadInput(
+                f"{_spell(*change)} makes it {len(changed)} nt long, {too_many} more than the model reads. Allow "
+                "to cut the 5' end off, or shorten the reference.",
+                "alternative",
+            )
+        return too_many
 
 
-def _change(sequence: str, before: str, position: int, after: str) -> str:
-    """Put a change, at a position from 1, into a variable part."""
+def change_of(sequence: str, position: int = 12) -> str:
+    """Write a substitution that can be made in a sequence, as an example; at `position` (from 1) if there is a base."""
+    known = [place for place, letter in enumerate(sequence, start=1) if letter in BASES]
+    position = known[0] if known and position not in known else position
+    letter = sequence[position - 1] if known else "A"
+    return f"{letter}{position}{'G' if letter != 'G' else 'A'}"
+
+
+def _spell(before: str, position: int, after: str) -> str:
+    """Write a change."""
+    return f"{before}{position}{after or 'del'}"
+
+
+def _change(sequence: str, before: str, position: int, after: str) -> tuple[str, Difference]:
+    """Put a change, at a position from 1, into a variable part; tell what differs, and where it was written."""
+    last, written = position + len(before) - 1, _spell(before, position, after)
+    if position < 1 or last > len(sequence):
+        raise BadInput(
+            f"{written} lies outside the reference, which has positions 1 to {len(sequence)} (without flanks).",
+            "alternative",
+        )
     try:
         check_different(before, after)
-        return apply_variant(sequence, position - 1, before, after)
+        changed = apply_variant(sequence, position - 1, before, after)
     except ValueError as error:
-        stands = sequence[max(position - 1, 0) :][: len(before)] or "nothing"
-        where = f"position {position} (counted from 1, without flanks) holds {stands}"
-        raise BadInput(f"{before}{position}{after} cannot be made: {error}; {where}.", "alternative") from error
+        there = sequence[position - 1 : last]
+        if there == before:
+            raise BadInput(f"{written} cannot be made: {error}.", "alternative") from error
+        raise BadInput(
+            f"{written} does not fit the reference: it has {there}, not {before}, at position {position} (counted from "
+            "1, without flanks).",
+            "alternative",
+        ) from error
+    within = where_they_differ(before, after)
+    return changed, within._replace(position=position - 1 + within.position)
 
 
 def _turn_around(sequence: str) -> str:

@@ -15,14 +15,15 @@ from pathlib import Path
 from threading import Event
 
 import gradio as gr
+from gradio.events import Dependency
 from starlette.middleware import Middleware
 
 from . import figures
-from .answers import Answers
+from .answers import Answers, change_of
 from .guard import Guard
-from .reading import BadInput, Limits
+from .reading import BadInput, Limits, doubt_lines
 from .searching import DesignProgress, DesignRequest, search_designs
-from .uploads import predict_upload
+from .uploads import FileProgress, predict_upload
 
 HERE = Path(__file__).parent
 MAX_WAITING = 100  # requests in the queue
@@ -32,10 +33,16 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 INTRODUCTION = """
 # Macaron promoter
 
-Expression of yeast promoters, predicted from their DNA by a Macaron Transformer that was trained on {num_promoters:,}
-measured promoters of the Random Promoter DREAM Challenge 2022. It reads the {length} nt between the constant flanks of
-the challenge's construct (with or without the flanks). Values are in the assay's units, about {low:.1f} to {high:.1f},
-for *S. cerevisiae* in one medium: not for other organisms, and not for the clinic.
+Predicts how strongly promoters of *S. cerevisiae* are expressed from {length} nt of their DNA, in the assay's units
+(about {low} to {high}). Not for other organisms, and not for the clinic.
+
+<details><summary>What the model is</summary>
+
+A Macaron Transformer, trained on {num_promoters:,} measured promoters of the Random Promoter DREAM Challenge 2022, in
+one medium. It reads the {length} nt between the constant flanks of the challenge's construct; sequences may be given
+with the flanks or without.
+
+</details>
 """
 # Beside which fields a sentence about a design stands: the start, the goal, the rules.
 DESIGN_FIELDS = (("start",), ("value", "max_edits", "num_designs"), ("gc", "sites", "positions"))
@@ -48,15 +55,19 @@ class Searches:
     def __init__(self):
         self._stops: dict[str, Event] = {}
 
-    def begin(self, request: gr.Request) -> str:
+    def begin(self, request: gr.Request) -> tuple[dict, str]:
         """Note a search of a session; one that goes on is stopped. Give what the page shows until its turn comes."""
         self.stop(request)
         self._stops[str(request.session_hash)] = Event()
-        return figures.ended("Waiting for its turn.")
+        return gr.update(interactive=True), figures.waiting()
 
     def stop(self, request: gr.Request) -> None:
         """Stop the search of a session, if there is one."""
         self.of(request).set()
+
+    def offer_stop(self, request: gr.Request) -> dict:
+        """Keep the button that stops a search usable while the session has another one."""
+        return gr.update(interactive=str(request.session_hash) in self._stops)
 
     def leave(self, request: gr.Request) -> None:
         """Stop the search of a session that has gone, and forget it."""
@@ -88,10 +99,10 @@ def build_page(answers: Answers) -> gr.Blocks:
     reference, searches = answers.reference, Searches()
     introduction = INTRODUCTION.format(
         num_promoters=reference.num_promoters, length=answers.tokenizer.strand_length,
-        low=reference.percentiles[0], high=reference.percentiles[-1],
+        low=figures.number(reference.percentiles[0], 1), high=figures.number(reference.percentiles[-1], 1),
     )  # fmt: skip
     with gr.Blocks(title="Macaron promoter", analytics_enabled=False) as page:
-        gr.Markdown(introduction)
+        gr.Markdown(introduction, elem_id="introduction")
         with gr.Tabs():
             with gr.Tab("Predict"):
                 _predict_tab(answers)
@@ -120,12 +131,20 @@ def _problem_place(name: str) -> gr.HTML:
     return gr.HTML(elem_id=f"{name}-problem", elem_classes="problem-place", padding=False)
 
 
-def _on(event: Callable, function: Callable, inputs: list, outputs: list, long: bool = False, **options) -> None:
-    """Call a function on an event; long requests wait for each other, not for the short ones."""
-    event(
+def _middle_box(answers: Answers, name: str) -> gr.Checkbox:
+    """Make the choice to cut what is too long."""
+    label = f"Cut what is longer than {answers.tokenizer.strand_length} nt to its middle"
+    return gr.Checkbox(label=label, elem_id=name)
+
+
+def _on(event: Callable, function: Callable, inputs: list, outputs: list, long: bool = False, **options) -> Dependency:
+    """Call a function on an event and show its answer; long requests wait for each other, not for the short ones."""
+    done = event(
         function, inputs, outputs, api_visibility="private", concurrency_limit=2,
         concurrency_id="long" if long else "short", **options,
     )  # fmt: skip
+    done.then(None, js=f"() => window.showAnswer('{outputs[-1].elem_id}')", show_progress="hidden")
+    return done
 
 
 def _predict_tab(answers: Answers) -> None:
@@ -136,7 +155,8 @@ def _predict_tab(answers: Answers) -> None:
             return figures.problem(str(error)), ""
         if len(found) == 1:
             return "", figures.predicted_one(found[0], answers.reference)
-        return "", figures.predicted_many(found, answers.reference)
+        doubt = doubt_lines(text, answers.limits, answers.tokenizer)
+        return "", figures.predicted_many(found, answers.reference, doubt)
 
     with gr.Row():
         with gr.Column():
@@ -144,7 +164,7 @@ def _predict_tab(answers: Answers) -> None:
                 "Promoter", "One sequence, several lines (each one a promoter), or FASTA.",
                 answers.reference.examples[0].sequence, "predict-sequence", lines=5,
             )  # fmt: skip
-            keep = gr.Checkbox(label=f"Longer than {answers.tokenizer.strand_length} nt: keep the middle")
+            keep = _middle_box(answers, "predict-middle")
             button = gr.Button("Predict", variant="primary", elem_id="predict-run")
             gr.Markdown("Or one that was measured and kept out of training (the first three were designed):")
             with gr.Row():
@@ -172,7 +192,7 @@ def _mutagenesis_tab(answers: Answers) -> None:
             return figures.problem(str(error)), ""
 
     field, problem = _sequence_field(
-        "Promoter", "One sequence: every base of it is put in the place of every other.",
+        "Promoter", "One sequence: each of its bases is replaced by each of the other three.",
         answers.reference.examples[3].sequence, "mutagenesis-sequence", lines=2,
     )  # fmt: skip
     button = gr.Button("Mutate", variant="primary", elem_id="mutagenesis-run")
@@ -181,26 +201,38 @@ def _mutagenesis_tab(answers: Answers) -> None:
 
 
 def _variant_tab(answers: Answers) -> None:
-    def answer(reference: str, alternative: str) -> tuple[str, str, str]:
+    def answer(reference: str, alternative: str, cut: bool) -> tuple[str, str, str]:
         try:
-            return "", "", figures.compared(answers.compare(reference, alternative))
+            return "", "", figures.compared(answers.compare(reference, alternative, cut))
         except BadInput as error:
             told = figures.problem(str(error))
             return (told, "", "") if error.field == "reference" else ("", told, "")
 
+    sequence = answers.reference.examples[3].sequence
+    substitution, deletion, insertion = (
+        change_of(sequence, 66),
+        f"{sequence[3:5]}4{sequence[3]}",
+        f"{sequence[3]}4{sequence[3]}C",
+    )
     with gr.Row():
         with gr.Column():
             reference, reference_problem = _sequence_field(
-                "Reference", "One sequence.", answers.reference.examples[3].sequence, "variant-reference", lines=2
+                "Reference", "One sequence.", sequence, "variant-reference", lines=2
             )
         with gr.Column():
             alternative, alternative_problem = _sequence_field(
-                "Alternative", "The other sequence, or a change as A12G or CG4C, counted from 1 without flanks.",
-                "", "variant-alternative", lines=2,
+                "Alternative",
+                f"A change, counted from 1 without flanks: {substitution} replaces, {deletion} deletes and {insertion} "
+                "inserts. Or the other sequence.",
+                substitution, "variant-alternative", lines=2,
             )  # fmt: skip
+            cut = gr.Checkbox(
+                label=f"Cut the 5' end off where an insertion makes more than {answers.tokenizer.strand_length} nt",
+                elem_id="variant-cut",
+            )
     button = gr.Button("Compare", variant="primary", elem_id="variant-run")
     result = gr.HTML(elem_id="variant-result", padding=False)
-    _on(button.click, answer, [reference, alternative], [reference_problem, alternative_problem, result])
+    _on(button.click, answer, [reference, alternative, cut], [reference_problem, alternative_problem, result])
 
 
 def _design_tab(answers: Answers, searches: Searches) -> None:
@@ -209,8 +241,11 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         stop = searches.of(request)
         try:
             for found in search_designs(answers, wanted, stop):
-                is_end = not isinstance(found, DesignProgress)
-                yield "", "", "", figures.designed(found) if is_end else figures.progressing(*found)
+                if isinstance(found, DesignProgress):
+                    told = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
+                    yield "", "", "", figures.progressing(found.num_predictions, told, found.most_predictions)
+                else:
+                    yield "", "", "", figures.designed(found)
         except BadInput as error:
             place = next(index for index, fields in enumerate(DESIGN_FIELDS) if error.field in fields)
             yield *(figures.problem(str(error)) if index == place else "" for index in range(3)), ""
@@ -228,12 +263,15 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
             rules, rules_problem = _rule_fields()
     with gr.Row():
         button = gr.Button("Design", variant="primary", elem_id="design-run")
-        stop_button = gr.Button("Stop", variant="stop", elem_id="design-stop")
+        stop_button = gr.Button("Stop", interactive=False, elem_id="design-stop")
     result = gr.HTML(elem_id="design-result", padding=False)
-    begun = button.click(searches.begin, None, result, queue=False, api_visibility="private", show_progress="hidden")
+    quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    begun = button.click(searches.begin, None, [stop_button, result], **quiet)
+    begun.then(None, js="() => window.showAnswer('design-result')", show_progress="hidden")
     outputs = [start_problem, goal_problem, rules_problem, result]
-    _on(begun.then, answer, [start, *goal, *rules], outputs, long=True, show_progress="hidden")
-    stop_button.click(searches.stop, queue=False, api_visibility="private", show_progress="hidden")
+    done = _on(begun.then, answer, [start, *goal, *rules], outputs, long=True, show_progress="hidden")
+    done.then(searches.offer_stop, None, stop_button, **quiet)
+    stop_button.click(searches.stop, **quiet)
 
 
 def _goal_fields(limits: Limits) -> tuple[list, gr.HTML]:
@@ -246,10 +284,12 @@ def _goal_fields(limits: Limits) -> tuple[list, gr.HTML]:
         label="Wanted expression (assay units)", value=0.5, step=0.1, visible=False, elem_id="design-value"
     )
     with gr.Row():
-        edits = gr.Slider(1, limits.edits, value=5, step=1, label="Edits at most", elem_id="design-edits")
-        num = gr.Slider(1, limits.designs, value=1, step=1, label="Designs", elem_id="design-num")
+        edits = gr.Slider(
+            1, limits.edits, value=5, step=1, label="Edits at most", elem_id="design-edits", min_width=250
+        )
+        num = gr.Slider(1, limits.designs, value=1, step=1, label="Designs", elem_id="design-num", min_width=250)
     problem = _problem_place("design-goal")
-    quick = gr.Checkbox(label="Quick: try only what a gradient proposes", elem_id="design-quick")
+    quick = gr.Checkbox(label="Quick: try only the most promising edits, by the gradient", elem_id="design-quick")
     target.change(
         lambda kind: gr.update(visible=kind == "value"), target, value, queue=False, api_visibility="private",
         show_progress="hidden",
@@ -263,7 +303,7 @@ def _rule_fields() -> tuple[list, gr.HTML]:
         low = gr.Number(label="GC % at least", value=0, elem_id="design-gc-low")
         high = gr.Number(label="GC % at most", value=100, elem_id="design-gc-high")
     sites = gr.Textbox(
-        label="Sites that must not be there", info="On neither strand, for example GAATTC, GGTCTC.",
+        label="Forbidden sites", info="On either strand, for example GAATTC, GGTCTC.",
         elem_id="design-sites", elem_classes="sequence-field",
     )  # fmt: skip
     positions = gr.Textbox(
@@ -274,12 +314,17 @@ def _rule_fields() -> tuple[list, gr.HTML]:
 
 
 def _file_tab(answers: Answers) -> None:
-    def answer(upload: str | None, column: str, output_format: str) -> tuple[str, str]:
+    def answer(upload: str | None, column: str, output_format: str, keep: bool) -> Iterator[tuple[str, str]]:
         try:
             name, content = _read_upload(upload)
-            return "", figures.predicted_file(predict_upload(answers, name, content, column, output_format))
+            for found in predict_upload(answers, name, content, column, output_format, keep):
+                if isinstance(found, FileProgress):
+                    told = f"{found.num_done:,} of {found.num_rows:,} rows"
+                    yield "", figures.progressing(found.num_done, told, found.num_rows)
+                else:
+                    yield "", figures.predicted_file(found, answers.reference)
         except BadInput as error:
-            return figures.problem(str(error)), ""
+            yield figures.problem(str(error)), ""
 
     limits = answers.limits
     upload = gr.HTML(
@@ -301,9 +346,14 @@ def _file_tab(answers: Answers) -> None:
         column = gr.Textbox(label="Column of the DNA", info="Empty: found by itself.", elem_id="file-column")
         output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Get back as",
                                  elem_id="file-format")  # fmt: skip
+    keep = _middle_box(answers, "file-middle")
     button = gr.Button("Predict the file", variant="primary", elem_id="file-run")
     result = gr.HTML(elem_id="file-result", padding=False)
-    _on(button.click, answer, [upload, column, output_format], [problem, result], long=True)
+    begun = button.click(
+        lambda: ("", figures.waiting()), None, [problem, result], queue=False, api_visibility="private",
+        show_progress="hidden",
+    )  # fmt: skip
+    _on(begun.then, answer, [upload, column, output_format, keep], [problem, result], long=True, show_progress="hidden")
 
 
 def _read_upload(upload: str | None) -> tuple[str, bytes]:
@@ -325,6 +375,7 @@ def _theme() -> gr.themes.Base:
     faint |= {f"{name}_dark": "*neutral_300" for name in faint}
     button = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
     button |= {f"{name}_dark": value for name, value in button.items()}
+    faint |= {"checkbox_border_color": "*neutral_500", "checkbox_border_color_dark": "*neutral_400"}
     return gr.themes.Default(primary_hue="teal", font=FONTS, font_mono=MONO).set(**faint, **button)
 
 
@@ -349,10 +400,11 @@ def launch_page(answers: Answers, **options) -> tuple:
         css_paths=HERE / "page.css",
         head=f"<script>{(HERE / 'page.js').read_text()}</script>",
         theme=_theme(),
-        footer_links=["settings"],
+        footer_links=[],
         app_kwargs={"middleware": [Middleware(Guard, max_bytes=max_bytes, closed=("/upload",))]},
         ssr_mode=False,
         share=False,
+        quiet=True,
         **options,
     )
 
@@ -363,7 +415,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="checkpoints/macaron-promoter-library", help="(%(default)s)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     options = parser.parse_args(argv)
-    launch_page(Answers(options.checkpoint), server_port=options.port)
+    app, address, _ = launch_page(Answers(options.checkpoint), server_port=options.port, prevent_thread_lock=True)
+    print(f"The page is at {address} (Ctrl+C ends it)", flush=True)
+    app.blocks.block_thread()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from modeling_macaron.analysis.design import Design
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, base_importance
 from modeling_macaron.analysis.mutants import BASES
-from modeling_macaron.analysis.variant_plots import where_they_differ
+from modeling_macaron.analysis.variant_plots import Difference
 
 from .answers import ComparedAlleles, MutatedPromoter, PredictedPromoter, Substitution
 from .reading import plural
@@ -40,15 +40,20 @@ _GLYPHS = {
 }
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 2) -> str:
     """Write a difference with its sign."""
-    text = f"{abs(value):.2f}"
+    text = f"{abs(value):.{digits}f}"
     return text if float(text) == 0 else ("+" if value > 0 else "−") + text  # noqa: RUF001
 
 
-def number(value: float) -> str:
-    """Write a value with two places and a minus sign."""
-    return f"{value:.2f}".replace("-", "−")  # noqa: RUF001
+def number(value: float, digits: int = 2) -> str:
+    """Write a value with a minus sign."""
+    return f"{value:.{digits}f}".replace("-", "−")  # noqa: RUF001
+
+
+def change(before: float, after: float, digits: int = 2) -> str:
+    """Write the difference of two values as it follows from what is written of them."""
+    return signed(round(after, digits) - round(before, digits), digits)
 
 
 def problem(text: str) -> str:
@@ -83,6 +88,11 @@ def notes(lines: Sequence[str]) -> str:
     return f'<ul class="notes">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
 
 
+def warnings(lines: Sequence[str]) -> str:
+    """Sentences on why an answer is not to be trusted."""
+    return "".join(f'<p class="warning">{escape(line)}</p>' for line in lines if line)
+
+
 def blocks_of(length: int) -> list[range]:
     """Positions of each block."""
     return [range(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
@@ -96,35 +106,55 @@ def in_blocks(sequence: str) -> str:
 # Predict
 
 
+_MOST_MARKS = 100  # more values are drawn as a distribution
+
+
 def histogram(reference: Reference, values: Sequence[float]) -> str:
-    """Distribution of the training data with a mark at each value."""
-    width, height, base = 480, 130, 100
+    """Distribution of the training data with a mark at each value, or with the distribution of many values."""
+    width, height, base = 480, 120, 100
     low, high = float(reference.edges[0]), float(reference.edges[-1])
 
     def place(value: float) -> float:
         return 10 + (width - 20) * (min(max(value, low), high) - low) / (high - low)
 
-    top = reference.counts.max()
-    bars = "".join(
-        f'<rect class="bar" x="{place(left):.1f}" y="{base - 84 * count / top:.1f}" '
-        f'width="{place(right) - place(left) - 0.8:.1f}" height="{84 * count / top:.1f}"/>'
-        for left, right, count in zip(reference.edges[:-1], reference.edges[1:], reference.counts, strict=True)
-    )
-    marks = "".join(
-        f'<path class="mark" d="M{place(value):.1f} {base}V10m-4 0h8l-4 7z"><title>{number(value)}</title></path>'
-        for value in values
-    )
+    bars = _bars(reference.counts, reference.edges, place, base)
+    if len(values) > _MOST_MARKS:
+        marks = _outline(np.histogram(np.clip(values, low, high), reference.edges)[0], reference.edges, place, base)
+        told = f"line: distribution of the {len(values):,} predictions"
+    else:
+        marks = "".join(
+            f'<path class="mark" d="M{place(value):.1f} {base}V10m-4 0h8l-4 7z"><title>{number(value)}</title></path>'
+            for value in values
+        )
+        told = f"marked: {', '.join(number(value) for value in values)}"
     ticks = "".join(
-        f'<text class="tick" x="{place(tick):.1f}" y="{base + 13}" text-anchor="middle">{number(tick)[:-1]}</text>'
+        f'<text class="tick" x="{place(tick):.1f}" y="{base + 16}" text-anchor="middle">{number(tick, 1)}</text>'
         for tick in np.arange(np.ceil(low * 2) / 2, high, 0.5)
     )
     label = f"Measured expression of {reference.num_promoters:,} training promoters (assay units)"
-    told = f"{label}; marked: {', '.join(number(value) for value in values)}"
+    caption = f"{label}; {told}" if len(values) > _MOST_MARKS else label
     return (
-        f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}">{bars}'
-        f'<path class="axis" d="M10 {base}H{width - 10}"/>{ticks}{marks}'
-        f'<text class="tick" x="{width / 2}" y="{base + 27}" text-anchor="middle">{escape(label)}</text></svg>'
+        f'<figure class="histogram"><svg viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(f"{label}; {told}")}">{bars}<path class="axis" d="M10 {base}H{width - 10}"/>'
+        f"{ticks}{marks}</svg><figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def _bars(counts: np.ndarray, edges: np.ndarray, place: Callable[[float], float], base: float) -> str:
+    return "".join(
+        f'<rect class="bar" x="{place(left):.1f}" y="{base - 84 * count / counts.max():.1f}" '
+        f'width="{place(right) - place(left) - 0.8:.1f}" height="{84 * count / counts.max():.1f}"/>'
+        for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True)
+    )
+
+
+def _outline(counts: np.ndarray, edges: np.ndarray, place: Callable[[float], float], base: float) -> str:
+    """Line over the bins of a histogram."""
+    steps = "".join(
+        f"V{base - 84 * count / counts.max():.1f}H{place(right):.1f}"
+        for right, count in zip(edges[1:], counts, strict=True)
+    )
+    return f'<path class="outline" d="M{place(edges[0]):.1f} {base}{steps}V{base}"/>'
 
 
 def predicted_one(answer: PredictedPromoter, reference: Reference) -> str:
@@ -132,20 +162,22 @@ def predicted_one(answer: PredictedPromoter, reference: Reference) -> str:
     where = f"higher than {answer.percentile:.0f} % of the training promoters"
     if answer.percentile <= 0 or answer.percentile >= 100:
         where = f"{'below' if answer.percentile <= 0 else 'above'} all training promoters: an extrapolation"
+    where = "" if answer.promoter.warnings else f", {where}"
     measured = ""
     if answer.measured is not None:
         measured = f'<p class="measured">Measured: <strong>{number(answer.measured)}</strong></p>'
     name = f"<h3>{escape(answer.name)}</h3>" if answer.name else ""
     return (
         f'<div class="card" aria-live="polite">{name}<p class="value"><output>{number(answer.expression)}</output>'
-        f"<span>assay units, {where}</span></p>{measured}{histogram(reference, [answer.expression])}"
+        f"<span>assay units{where}</span></p>{warnings(answer.promoter.warnings)}{measured}"
+        f"{histogram(reference, [answer.expression])}"
         f'<p class="sequence" title="what the model read">{in_blocks(answer.promoter.sequence)}</p>'
         f"{notes(answer.promoter.notes)}</div>"
     )
 
 
-def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference) -> str:
-    """Answer to several sequences."""
+def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference, doubt: str = "") -> str:
+    """Answer to several sequences; `doubt` is a warning about how they were read."""
     fine = [answer for answer in answers if answer.promoter is not None]
     rows, details = [], []
     for count, answer in enumerate(answers, start=1):
@@ -155,7 +187,8 @@ def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference) -
             details.append(f'<span class="problem">{escape(answer.problem)}</span>')
         else:
             rows.append((name, f"<output>{number(answer.expression)}</output>", f"{answer.percentile:.0f} %"))
-            details.append(escape(" ".join(answer.promoter.notes)))
+            warned = "".join(f'<span class="problem">{escape(one)}</span> ' for one in answer.promoter.warnings)
+            details.append(warned + escape(" ".join(answer.promoter.notes)))
     failed = len(answers) - len(fine)
     summary = f"{len(fine)} of {len(answers)} promoters predicted" + (f", {failed} not" if failed else "")
     lines = [("name", "sequence", "predicted_expression", "problem")] + [
@@ -163,7 +196,7 @@ def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference) -
         for count, one in enumerate(answers, start=1)
     ]
     return (
-        f'<div class="card" aria-live="polite"><p>{summary}, in assay units.</p>'
+        f'<div class="card" aria-live="polite"><p>{summary}, in assay units.</p>{warnings([doubt])}'
         f"{histogram(reference, [answer.expression for answer in fine])}"
         f"{table(('Promoter', 'Predicted', 'Percentile'), rows, 'Predictions', details)}"
         f"{download('Download CSV', 'predictions.csv', to_csv(lines), 'text/csv')}</div>"
@@ -200,7 +233,7 @@ def mutation_map(result: Mutagenesis) -> str:
         f'arrow keys"><div class="stretches">{drawn}</div></div>'
         '<p class="readout" aria-live="polite">Point at a cell, tap it, or move with the arrow keys.</p>'
         f'<p class="legend"><span>{signed(-limit)}</span><i></i><span>{signed(limit)}</span> '
-        "change of the prediction, in assay units</p>"
+        "change of the prediction, in assay units; a dot marks the promoter's own base</p>"
     )
 
 
@@ -232,7 +265,8 @@ def _map_cell(result: Mutagenesis, position: int, row: int, x: float, y: float, 
     place = f'x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" data-row="{row}" data-column="{position}"'
     if base == letter:
         told = f"{letter} at position {position + 1}: no change, prediction {number(result.reference)}"
-        return f'<rect class="cell same" {place} data-told="{told}"><title>{told}</title></rect>'
+        dot = f'<circle class="own" cx="{x + (_CELL - 1) / 2}" cy="{y + (_CELL - 1) / 2}" r="2"/>'
+        return f'<rect class="cell same" {place} data-told="{told}"><title>{told}</title></rect>{dot}'
     told = f"{letter} to {base} at position {position + 1}: {signed(delta)}"
     strength = round(100 * abs(delta) / limit)
     kind = "up" if delta > 0 else "down"
@@ -265,14 +299,15 @@ def mutated(answer: MutatedPromoter) -> str:
     """Answer of the tab Mutagenesis."""
     rows = [_substitution_cells(one) for one in answer.strongest]
     lines = [("position", "reference", "alternative", "delta")]
-    lines += [(one.position, one.reference, one.alternative, f"{one.delta:.6g}") for one in answer.strongest]
+    lines += [(one.position, one.reference, one.alternative, f"{one.delta:.6g}") for one in answer.substitutions]
     return (
         f'<div class="card"><p>Prediction <output>{number(answer.result.reference)}</output> in assay units. '
         "Letters: how much each base adds (above the line) or takes away (below). Cells: what a substitution changes."
         "</p>"
-        f"{notes(answer.promoter.notes)}{mutation_map(answer.result)}"
-        f"{table(('Position', 'From', 'To', 'Change'), rows, 'The strongest ten')}"
-        f"{download('Download CSV', 'strongest_substitutions.csv', to_csv(lines), 'text/csv')}</div>"
+        f"{warnings(answer.promoter.warnings)}{notes(answer.promoter.notes)}{mutation_map(answer.result)}"
+        f"{table(('Position', 'From', 'To', 'Change'), rows, 'The strongest')}"
+        f"{download('Download CSV', 'substitutions.csv', to_csv(lines), 'text/csv')} "
+        f'<span class="hint">all {len(answer.substitutions)} substitutions</span></div>'
     )
 
 
@@ -283,26 +318,29 @@ def _substitution_cells(one: Substitution) -> tuple[str, ...]:
 # Variant
 
 
-def alignment(reference: str, alternative: str) -> str:
-    """Both sequences below each other, with what differs marked."""
-    start, before, after = where_they_differ(reference, alternative)
+def alignment(reference: str, difference: Difference, num_cut: int = 0) -> str:
+    """Both sequences below each other, with what differs marked; positions are those of the reference."""
+    start, before, after = difference
     width = max(len(before), len(after))
     tail = reference[start + len(before) :]
     first = reference[:start] + before.ljust(width, "-") + tail
-    second = alternative[:start] + after.ljust(width, "-") + tail
+    second = reference[:start] + after.ljust(width, "-") + tail
+    kept = [column for column, letter in enumerate(second) if letter != "-"][num_cut:]
+    second = "-" * kept[0] + second[kept[0] :] if num_cut else second
     drawn = []
-    for positions in blocks_of(len(first)):
+    for columns in blocks_of(len(first)):
         parts = [
             f'<text class="row" x="{_MARGIN - 5}" y="{12 + row * 20}" text-anchor="end">{name}</text>'
             for row, name in enumerate(("ref", "alt"))
         ]
-        for column, position in enumerate(positions):
-            x, pair = _MARGIN + column * _CELL, (first[position], second[position])
+        for place, column in enumerate(columns):
+            x, pair = _MARGIN + place * _CELL, (first[column], second[column])
             kind = "" if pair[0] == pair[1] else "changed"
             if kind:
                 parts.append(f'<rect class="changed" x="{x}" y="0" width="{_CELL}" height="36" rx="3"/>')
             parts += [_letter(letter, x, 12 + row * 20, kind) for row, letter in enumerate(pair)]
-            if position == positions.start or (position + 1) % 10 == 0:
+            position = column - first[:column].count("-")
+            if pair[0] != "-" and (place == 0 or (position + 1) % 10 == 0):
                 parts.append(_tick(position, x, 48))
         drawn.append(_block(parts, 52))
     told = f"From position {start + 1}: {before or 'nothing'} in the reference, {after or 'nothing'} in the alternative"
@@ -315,13 +353,16 @@ def compared(answer: ComparedAlleles) -> str:
     pairs = {"as pasted": answer.forward, "reverse complement": answer.reversed}
     pairs["mean of both"] = tuple(np.mean([answer.forward, answer.reversed], axis=0).tolist())
     for name, (before, after) in pairs.items():
-        rows.append((name, number(before), number(after), f"<output>{signed(after - before)}</output>"))
-    told = [f"Reference: {note}" for note in answer.reference.notes]
-    told += [f"Alternative: {note}" for note in answer.alternative.notes]
-    delta = answer.forward[1] - answer.forward[0]
+        rows.append((name, number(before, 3), number(after, 3), f"<output>{change(before, after, 3)}</output>"))
+    names = {"Reference": answer.reference, "Alternative": answer.alternative}
+    told = [f"{name}: {note}" for name, promoter in names.items() for note in promoter.notes]
+    warned = [f"{name}: {warning}" for name, promoter in names.items() for warning in promoter.warnings]
+    if answer.num_cut:
+        told.append(f"Alternative: {answer.num_cut} nt were cut off at the 5' end, to keep what the model can read.")
     return (
-        f'<div class="card"><p class="value"><output>{signed(delta)}</output><span>assay units: the alternative less '
-        f"the reference</span></p>{alignment(answer.reference.sequence, answer.alternative.sequence)}"
+        f'<div class="card"><p class="value"><output>{change(*answer.forward, 3)}</output><span>assay units: '
+        f"alternative minus reference</span></p>{warnings(warned)}"
+        f"{alignment(answer.reference.sequence, answer.difference, answer.num_cut)}"
         f"{table(('Orientation', 'Reference', 'Alternative', 'Change'), rows, 'Predictions in both orientations')}"
         f"{notes(told)}</div>"
     )
@@ -330,12 +371,14 @@ def compared(answer: ComparedAlleles) -> str:
 # Design
 
 
-def progressing(done: int, most: int) -> str:
-    """How far a search is."""
-    return (
-        f'<p class="progress"><progress max="{most}" value="{done}"></progress> '
-        f"{done:,} of at most {most:,} predictions</p>"
-    )
+def waiting() -> str:
+    """Give what stands in the place of an answer until its turn comes."""
+    return '<p class="progress" role="status">Waiting for its turn.</p>'
+
+
+def progressing(done: int, told: str, most: int) -> str:
+    """How far something is that takes long; `told` says in words what `done` of `most` counts."""
+    return f'<p class="progress"><progress max="{most}" value="{done}"></progress> {escape(told)}</p>'
 
 
 def ended(reason: str) -> str:
@@ -345,10 +388,11 @@ def ended(reason: str) -> str:
 
 def designed(answer: DesignedPromoters) -> str:
     """Answer of the tab Design."""
-    if answer.reason:
-        return ended(answer.reason)
     if not answer.designs:
-        return ended("Nothing was found that keeps to the rules and is nearer to the target.")
+        return ended(answer.reason or "Nothing was found that keeps to the rules and is nearer to the target.")
+    told = f"{answer.reason} Below is the best of what was tried until then." if answer.reason else ""
+    if not any(one.edits for one in answer.designs):
+        told = f"{answer.reason} No edit that was tried keeps to the rules and brings the start nearer to the target."
     rows = [_design_cells(rank, one) for rank, one in enumerate(answer.designs, start=1)]
     details = [_marked(one) for one in answer.designs]
     first = answer.designs[0]
@@ -357,8 +401,10 @@ def designed(answer: DesignedPromoters) -> str:
         for rank, one in enumerate(answer.designs, start=1)
     ]
     origin = "The start" if answer.start else "A random start"
+    status = f'<p role="status"><strong>{escape(told.strip())}</strong></p>' if told else ""
     return (
-        f'<div class="card"><p>{origin} is predicted at <output>{number(first.start_expression)}</output>:</p>'
+        f'<div class="card">{status}{warnings(answer.warnings)}'
+        f"<p>{origin} is predicted at <output>{number(first.start_expression)}</output>:</p>"
         f'<p class="sequence">{in_blocks(first.start)}</p>{notes(answer.start.notes if answer.start else ())}'
         f"{table(('', 'Predicted', 'Change', 'Edits'), rows, 'Designs, best first', details)}"
         f"{download('Download FASTA', 'designs.fasta', ''.join(records).encode(), 'text/plain')}"
@@ -383,8 +429,8 @@ def _marked(one: Design) -> str:
 
 def _design_cells(rank: int, one: Design) -> tuple[str, ...]:
     far = ' <span class="problem">far outside the training data</span>' if one.out_of_range else ""
-    change = signed(one.expression - one.start_expression)
-    return str(rank), f"<output>{number(one.expression)}</output>{far}", change, _edits(one)
+    difference = change(one.start_expression, one.expression)
+    return str(rank), f"<output>{number(one.expression)}</output>{far}", difference, _edits(one)
 
 
 # File
@@ -392,17 +438,35 @@ def _design_cells(rank: int, one: Design) -> tuple[str, ...]:
 _KINDS = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 
 
-def predicted_file(answer: PredictedFile) -> str:
+def predicted_file(answer: PredictedFile, reference: Reference) -> str:
     """Answer of the tab File."""
     fine = answer.num_rows - answer.num_problems
     parts = [f"<p><strong>{fine:,}</strong> of {plural(answer.num_rows, 'row')} predicted.</p>"]
     if answer.num_malformed:
+        first, reason = answer.malformed[0]
+        more = "".join(f", {other:,}" for other, _ in answer.malformed[1:])
+        more += ", …" if answer.num_malformed > len(answer.malformed) else ""
+        left_out = "was left out: it is no row" if answer.num_malformed == 1 else "were left out: they are no rows"
         parts.append(
-            f"<p>{plural(answer.num_malformed, 'line')} of the file could not be read as a row and left out.</p>"
+            f'<p class="warning">{plural(answer.num_malformed, "line")} of the file {left_out}. '
+            f"Line {first:,}: {escape(reason)}{f' (and lines {more[2:]})' if more else ''}.</p>"
         )
-    parts.append(
-        download(f"Download {answer.name}", answer.name, answer.content, _KINDS[answer.name.rsplit(".", 1)[1]])
-    )
+    if answer.num_cut:
+        parts.append(notes([f"{plural(answer.num_cut, 'row')} too long: only the middle was read."]))
+    if answer.num_unknown:
+        told = "of whose promoter less than half is known: do not trust these predictions."
+        parts.append(warnings([f"{plural(answer.num_unknown, 'row')} {told}"]))
+    if answer.num_flanked:
+        told = "with one of the constant flanks alone, which was read as promoter: cut it off, or give both."
+        parts.append(warnings([f"{plural(answer.num_flanked, 'row')} {told}"]))
+    kind = _KINDS[answer.name.rsplit(".", 1)[1]]
+    parts.append(download(f"Download {answer.name}", answer.name, answer.content, kind))
+    if fine:
+        rows = [(f"{row:,}", escape(label), number(value)) for row, label, value in answer.preview]
+        parts += [
+            histogram(reference, answer.values),
+            table(("Row", answer.label, "Predicted"), rows, "The first rows"),
+        ]
     if answer.problems:
         rows = [(f"{row:,}", escape(reason)) for row, reason in answer.problems]
         caption = f"Rows without a prediction ({answer.num_problems:,})"

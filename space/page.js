@@ -1,3 +1,13 @@
+// An answer, or the sentence about an input, that came outside of what is seen, as on a phone, is brought into sight.
+window.showAnswer = (name) =>
+  setTimeout(() => {
+    const result = document.getElementById(name);
+    const problem = result.closest("[role=tabpanel]")?.querySelector(".problem-place .problem");
+    const { top, bottom } = (problem ?? result).getBoundingClientRect();
+    if (top > window.innerHeight - 120 || bottom < 0)
+      (problem ?? result).scrollIntoView({ block: problem ? "center" : "start" });
+  }, 100);
+
 // The read-out below a heat map: by mouse, by touch and by the arrow keys.
 (() => {
   const show = (map, cell) => {
@@ -13,6 +23,11 @@
       const cell = event.target.closest?.(".map .cell");
       if (cell) show(cell.closest(".map"), cell);
     });
+  document.addEventListener("pointermove", (event) => {
+    if (event.pointerType !== "touch" || !event.target.closest?.(".map")) return;
+    const cell = document.elementFromPoint(event.clientX, event.clientY)?.closest(".map .cell");
+    if (cell) show(cell.closest(".map"), cell);
+  });
   const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   document.addEventListener("keydown", (event) => {
     const map = event.target.closest?.(".map"), move = moves[event.key];

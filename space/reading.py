@@ -9,13 +9,24 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_macaron.tables import string_buffers
-from tokenization import PROBLEMS, KmerTokenizer
-from tokenization.tokenization_kmer import N_ID
+from tokenization import KmerTokenizer
+from tokenization.tokenization_kmer import N_ID, TOO_LONG, TOO_SHORT
 
 _AMBIGUOUS = "NRYSWKMBDHV"
 _LETTERS = frozenset("ACGTU" + _AMBIGUOUS + ("ACGTU" + _AMBIGUOUS).lower())
 _PRIME5, _PRIME3 = re.compile(r"^5['′’]?-+|^5['′’]"), re.compile(r"-+3['′’]?$|3['′’]$")  # noqa: RUF001
-_CHANGE = re.compile(r"^([ACGTU]+)(\d+)([ACGTU]+)$", re.IGNORECASE)
+_CHANGES = tuple(
+    re.compile(kind, re.IGNORECASE)
+    for kind in (
+        r"(?P<before>[ACGTU]+)(?P<position>\d+)>?(?P<after>[ACGTU]+)",
+        r"(?P<position>\d+)(?P<before>[ACGTU]+)>(?P<after>[ACGTU]+)",
+        r"(?P<before>[ACGTU]+)(?P<position>\d+)del(?P<after>)",
+        r"(?P<position>\d+)del(?P<before>[ACGTU]+)(?P<after>)",
+    )
+)
+_LONGEST_CHANGE = 40  # characters of what may have been meant as one
+_AMINO_ACIDS = frozenset("ACDEFGHIKLMNPQRSTVWY")
+_LEAST_DNA = 0.7  # share of A, C, G, T, U and N in what is taken for DNA with a wrong letter
 
 
 class Limits(NamedTuple):
@@ -65,11 +76,14 @@ class Promoter(NamedTuple):
         Variable part: upper case, U as T, ambiguity letters as N, without flanks.
     notes : tuple of str
         What was trimmed, padded or read as something else.
+    warnings : tuple of str
+        Why its prediction is not to be trusted.
     """
 
     name: str
     sequence: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def plural(number: int, noun: str) -> str:
@@ -139,7 +153,7 @@ def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
             records[-1][1].append(line)
     for name, pieces, number in records:
         if not pieces:
-            raise BadInput(f"The record “{_short(name)}” (line {number}) has a name and no sequence.")
+            raise BadInput(f"The record “{shorten(name)}” (line {number}) has a name and no sequence.")
     return [Pasted(name, _strip("".join(pieces)), number) for name, pieces, number in records]
 
 
@@ -149,7 +163,7 @@ def _strip(text: str) -> str:
     return _PRIME3.sub("", _PRIME5.sub("", text))
 
 
-def _short(text: str, length: int = 40) -> str:
+def shorten(text: str, length: int = 40) -> str:
     """Cut a long text."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -173,14 +187,73 @@ def read_promoters(
     list of Promoter or BadInput
         (promoters,), the error in the place of what cannot be read. Nothing is raised.
     """
-    column = pa.array([one.sequence for one in pasted], pa.large_string())
+    cut = [cut_lone_flank(one.sequence, tokenizer) for one in pasted]
+    column = pa.array([sequence for sequence, _ in cut], pa.large_string())
     strands = tokenizer.encode_strands(*string_buffers(column), truncation=keep_middle)
+    rows = zip(pasted, cut, strands.ids, strands.lengths, strands.problem, strict=True)
     return [
         BadInput(_explain(one.sequence, int(problem), int(length), tokenizer))
         if problem or "[MASK]" in one.sequence
-        else _to_promoter(one, ids, int(length), tokenizer)
-        for one, ids, length, problem in zip(pasted, strands.ids, strands.lengths, strands.problem, strict=True)
+        else _to_promoter(one._replace(sequence=sequence), note, ids, int(length), tokenizer)
+        for one, (sequence, note), ids, length, problem in rows
     ]
+
+
+def cut_lone_flank(sequence: str, tokenizer: KmerTokenizer) -> tuple[str, str]:
+    """Cut a constant flank that stands without the other one; the tokenizer trims the two together alone.
+
+    Parameters
+    ----------
+    sequence : str
+        DNA.
+    tokenizer : KmerTokenizer
+        It knows the flanks.
+
+    Returns
+    -------
+    str
+        The sequence without that flank.
+    str
+        Sentence about it; empty where nothing was cut.
+    """
+    left, right = tokenizer.flank5, tokenizer.flank3
+    spelt = sequence.upper().replace("U", "T")
+    begins, ends = bool(left) and spelt.startswith(left), bool(right) and spelt.endswith(right)
+    if tokenizer.trimming != "auto" or begins == ends:
+        return sequence, ""
+    told = "The constant {} flank was trimmed ({} nt); the {} flank is not there."
+    if begins:
+        return sequence[len(left) :], told.format("5'", len(left), "3'")
+    return sequence[: -len(right)], told.format("3'", len(right), "5'")
+
+
+def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> str:
+    """Warn where lines that were read as promoters may be one sequence that goes over several lines.
+
+    Parameters
+    ----------
+    text : str or None
+        What stands in the field; `read_pasted` takes it.
+    limits : Limits
+        Most characters and promoters.
+    tokenizer : KmerTokenizer
+        The model's.
+
+    Returns
+    -------
+    str
+        The warning; empty where there is one line, where the lines have names, or where they are too long for one.
+    """
+    pasted = read_pasted(text, limits)
+    if len(pasted) < 2 or (text or "").lstrip().startswith(">"):
+        return ""
+    (whole,) = read_promoters(tokenizer, [Pasted("", _strip("".join(one.sequence for one in pasted)), 1)])
+    if isinstance(whole, BadInput):
+        return ""
+    return (
+        f"Each of the {len(pasted)} lines was read as a promoter of its own. If they are one sequence, put a line with "
+        "> and a name before them."
+    )
 
 
 def read_one(tokenizer: KmerTokenizer, text: str | None, limits: Limits, field: str = "") -> Promoter:
@@ -223,19 +296,48 @@ def read_one(tokenizer: KmerTokenizer, text: str | None, limits: Limits, field: 
 
 
 def read_change(text: str) -> tuple[str, int, str] | None:
-    """Read a change such as `A12G` as reference allele, position from 1 and alternative allele; None if it is none."""
-    match = _CHANGE.match("".join(text.split()))
-    return (match[1].upper(), int(match[2]), match[3].upper()) if match else None
+    """Read a change of a promoter.
+
+    Parameters
+    ----------
+    text : str
+        Such as `A12G`, `CG4C` or `C4CG`; also `12A>G`, `A12>G`, `A12del` and `12delA`.
+
+    Returns
+    -------
+    tuple of (str, int, str) or None
+        Reference allele, position from 1 and alternative allele, which is empty for `del`; None if it is no change,
+        but may be a sequence.
+
+    Raises
+    ------
+    BadInput
+        If it was meant as a change, and is none.
+    """
+    text = "".join(text.split())
+    for kind in _CHANGES:
+        match = kind.fullmatch(text)
+        if match:
+            before, after = (match[name].upper().replace("U", "T") for name in ("before", "after"))
+            return before, int(match["position"]), after
+    stripped = _strip(text)
+    if any(letter.isdigit() for letter in stripped) and len(text) <= _LONGEST_CHANGE and not text.startswith(">"):
+        raise BadInput(
+            f"“{text}” is no change that is understood here. Write one change, with the bases before and after it: "
+            "A12G, C4CG or CG4C (or 12A>G, A12del), counted from 1 without flanks. Or paste the other sequence.",
+            "alternative",
+        )
+    return None
 
 
-def _to_promoter(pasted: Pasted, ids: np.ndarray, length: int, tokenizer: KmerTokenizer) -> Promoter:
+def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokenizer: KmerTokenizer) -> Promoter:
     """Say what the model reads of a sequence, and what became of the rest; `length` is that before it is cut."""
     kept = min(length, tokenizer.strand_length)
     left = (tokenizer.strand_length - kept) // 2
     letters = "".join("ACGTN"[letter] for letter in ids[left : left + kept])
     trimmed = len(pasted.sequence) - length
     raw = pasted.sequence[len(tokenizer.flank5) :][:length] if trimmed else pasted.sequence
-    notes = []
+    notes = [note] if note else []
     if trimmed:
         notes.append(
             f"The constant flanks were trimmed: {len(tokenizer.flank5)} nt at the 5' end, {len(tokenizer.flank3)} nt "
@@ -248,7 +350,20 @@ def _to_promoter(pasted: Pasted, ids: np.ndarray, length: int, tokenizer: KmerTo
         right = tokenizer.strand_length - kept - left
         notes.append(f"{kept} nt long: padded to {tokenizer.strand_length} with N, {left} before and {right} after it.")
     notes += _note_letters(raw, int((ids[left : left + kept] == N_ID).sum()), length > kept)
-    return Promoter(pasted.name, letters, tuple(notes))
+    return Promoter(pasted.name, letters, tuple(notes), _warn_of_unknown(letters, tokenizer.strand_length))
+
+
+def is_mostly_unknown(num_known: int | np.ndarray, length: int) -> bool | np.ndarray:
+    """Whether most of what the model reads, `length` nt, is not known; for one promoter, or an array of them."""
+    return 2 * num_known < length
+
+
+def _warn_of_unknown(letters: str, length: int) -> tuple[str, ...]:
+    """Warn of a promoter that is mostly unknown."""
+    known = len(letters) - letters.count("N")
+    if not is_mostly_unknown(known, length):
+        return ()
+    return (f"Only {known} of the {length} nt that the model reads are known: do not trust this prediction.",)
 
 
 def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
@@ -268,13 +383,13 @@ def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> 
     wrong = next((i for i, letter in enumerate(text) if letter not in _LETTERS), None)
     if wrong is not None:
         return _explain_letter(text, wrong)
-    if PROBLEMS[problem] == "longer than strand_length":
+    if problem == TOO_LONG:
         return (
             f"{length} nt are too many: the model reads the {tokenizer.strand_length} nt between the constant flanks "
             f"({len(tokenizer.flank5)} nt {tokenizer.flank5} and {len(tokenizer.flank3)} nt {tokenizer.flank3}, which "
             "may be there or not)."
         )
-    if PROBLEMS[problem] == "shorter than the flanks":
+    if problem == TOO_SHORT:
         return f"{length} nt are too few: the constant flanks alone have more."
     return "There is no DNA in it."
 
@@ -282,13 +397,26 @@ def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> 
 def _explain_letter(text: str, position: int) -> str:
     """Sentence on a letter (index from 0) that is not DNA."""
     letter, where = text[position], f"at position {position + 1}"
+    if len(text) > 3 and text.isalpha() and sum(one in "ACGTUN" for one in text.upper()) < _LEAST_DNA * len(text):
+        kind = (
+            "looks like a protein, and not like DNA" if set(text.upper()) <= _AMINO_ACIDS else "does not look like DNA"
+        )
+        return f"This {kind}: {_list_wrong(text)}."
     if letter in ",;|":
         return f"There is a “{letter}” {where}: paste the DNA alone, or a whole table in the tab File."
     if letter.isdigit():
         return f"There is a number {where}: paste the letters without position numbers."
     if letter in "-.*?":
         return f"There is a “{letter}” {where}: write N for an unknown nucleotide, and leave gaps out."
-    return f"The letter “{letter}” {where} is not DNA; A, C, G and T are, and N for an unknown nucleotide."
+    return (
+        f"The letter “{letter}” {where} is not DNA; A, C, G, T and U are, and N and IUPAC's others for what is unknown."
+    )
+
+
+def _list_wrong(text: str, most: int = 4) -> str:
+    """Name the letters that are not DNA."""
+    wrong = sorted({letter.upper() for letter in text if letter not in _LETTERS})
+    return f"it has {', '.join(wrong[:most])}{' and others' if len(wrong) > most else ''}"
 
 
 def read_sites(text: str | None) -> tuple[str, ...]:
@@ -320,9 +448,11 @@ def read_positions(text: str | None, length: int) -> tuple[int, ...]:
     for piece in re.split(r"[\s,;]+", re.sub(r"\s*[-–]\s*", "-", text or "")):  # noqa: RUF001
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", piece)
         if piece and not match:
-            raise BadInput(f"“{_short(piece)}” is no position: write 12, or 1-10, counted from 1.", "positions")
+            raise BadInput(f"“{shorten(piece)}” is no position: write 12, or 1-10, counted from 1.", "positions")
         if match:
             first, last = int(match[1]), int(match[2] or match[1])
+            if first > last:
+                raise BadInput(f"{piece} runs backwards: write {last}-{first}.", "positions")
             if not 1 <= first <= last <= length:
                 raise BadInput(f"{piece} does not lie within 1 to {length}.", "positions")
             found.update(range(first - 1, last))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -11,8 +12,11 @@ from queue import Empty, SimpleQueue
 from threading import Event
 from typing import NamedTuple
 
+import numpy as np
+
 from modeling_macaron.analysis.constraints import Constraints
 from modeling_macaron.analysis.design import Design, Designer, SearchOptions
+from modeling_macaron.analysis.design_oracle import SearchStopped
 from modeling_macaron.analysis.mutants import NUM_BASES
 
 from .answers import Answers
@@ -59,15 +63,12 @@ class DesignProgress(NamedTuple):
 
 
 class DesignedPromoters(NamedTuple):
-    """What a search found; `reason` says why it ended early, else it is empty."""
+    """What a search found, and warnings; `reason` says why it ended early, else it is empty."""
 
     start: Promoter | None
     designs: tuple[Design, ...]
     reason: str
-
-
-class _SearchEnded(Exception):
-    """A search that was stopped; the message says why."""
+    warnings: tuple[str, ...] = ()
 
 
 class _SearchProgress:
@@ -77,14 +78,17 @@ class _SearchProgress:
         self._stop, self._end, self._seconds = stop, time.monotonic() + seconds, seconds
         self._counts: SimpleQueue[int] = SimpleQueue()
         self._latest = 0
+        self.reason = ""
 
     def set_postfix(self, predictions: int) -> None:
         """Take the number of predictions so far, after each round."""
         self._counts.put(predictions)
         if self._stop.is_set():
-            raise _SearchEnded("Stopped.")
-        if time.monotonic() > self._end:
-            raise _SearchEnded(f"This took longer than {self._seconds:.0f} seconds: ask for fewer edits or designs.")
+            self.reason = "Stopped."
+        elif time.monotonic() > self._end:
+            self.reason = f"This took longer than {self._seconds:.0f} seconds: ask for fewer edits or designs."
+        if self.reason:
+            raise SearchStopped(self.reason)
 
     def update(self, number: int) -> None:
         """Take the number of designs that were looked for."""
@@ -125,24 +129,60 @@ def search_designs(
         start = read_one(tokenizer, request.start, answers.limits, "start")
     options = _search_options(request, answers.limits)
     constraints = _constraints(request, tokenizer.strand_length)
-    try:
-        designer = Designer(answers.model, tokenizer, options, constraints)
-        letters = designer.encode_all([start.sequence]) if start else designer.random_starts(1, None, None)
-    except ValueError as error:
-        raise BadInput(to_sentence(str(error).removeprefix("start 0: ")), "start") from error
-    most = _most_predictions(options, len(letters[0]) - len(constraints.fixed_positions))
+    designer, letters = _prepare(answers, options, constraints, start)
+    num_free = len(letters) - len(constraints.fixed_positions)
+    most = _most_predictions(options, num_free)
     progress = _SearchProgress(stop, answers.limits.design_seconds)
     with ThreadPoolExecutor(1) as executor:
-        search = executor.submit(designer.design, letters, 0, progress)
+        search = executor.submit(designer.design, [letters], 0, progress)
         try:
             while not search.done():
                 yield DesignProgress(min(progress.wait(0.2), most), most)
-            designs, reason = search.result(), ""
-        except _SearchEnded as ended:
-            designs, reason = [], str(ended)
+            designs = tuple(search.result())
         finally:
             stop.set()
-    yield DesignedPromoters(start, tuple(designs), reason)
+    yield DesignedPromoters(start, designs, progress.reason, _warn_of_target(options.target, answers))
+
+
+def _prepare(
+    answers: Answers, options: SearchOptions, constraints: Constraints, start: Promoter | None
+) -> tuple[Designer, np.ndarray]:
+    """Give what designs, and the letters (length,) of a start that keeps to the rules."""
+    try:
+        designer = Designer(answers.model, answers.tokenizer, options, constraints)
+        letters = None if start else designer.random_starts(1, None, None)[0]
+    except ValueError as error:
+        raise _broken_rule(str(error)) from error
+    if letters is None:
+        letters = np.array(["ACGTN".index(letter) for letter in start.sequence], np.uint8)
+        broken = designer.explain(letters).replace("breaks a constraint", "the start breaks a rule")
+        if broken:
+            raise _broken_rule(f"{broken}. Edit the start first" + (", or loosen the rule" if "rule" in broken else ""))
+    if not len(designer.rules.free_positions(len(letters))):
+        raise BadInput("All positions stay: leave at least one free to be edited.", "positions")
+    return designer, letters
+
+
+def _broken_rule(message: str) -> BadInput:
+    """Word a rule that a start breaks as the page's fields do, in percent."""
+
+    def in_percent(match: re.Match) -> str:
+        content, low, high = (f"{100 * float(fraction):.4g}" for fraction in match.groups())
+        return f"GC content {content} % is outside {low} to {high} %"
+
+    message, is_gc = re.subn(r"GC content ([\d.]+) is outside ([\d.]+) to ([\d.]+\d|\d)", in_percent, message)
+    return BadInput(to_sentence(message), "gc" if is_gc else "start")
+
+
+def _warn_of_target(target: str | float, answers: Answers) -> tuple[str, ...]:
+    """Warn of a wanted expression beyond what was measured."""
+    low, high = (float(value) for value in answers.reference.percentiles[[0, -1]])
+    if isinstance(target, str) or low <= target <= high:
+        return ()
+    return (
+        f"{target:g} is outside of all that was measured for training ({low:.1f} to {high:.1f}): the model cannot tell "
+        "what it takes, and a design may come nowhere near.".replace("-", "−"),  # noqa: RUF001
+    )
 
 
 def _search_options(request: DesignRequest, limits: Limits) -> SearchOptions:
@@ -170,7 +210,10 @@ def _constraints(request: DesignRequest, length: int) -> Constraints:
     """Read what designs keep to."""
     low, high = (given if empty is None else empty for empty, given in zip(request.gc_percent, (0, 100), strict=True))
     if not 0 <= low <= high <= 100:
-        raise BadInput(f"The GC content must go from a smaller to a larger percentage, not {low} to {high}.", "gc")
+        told = f"The GC content must go from a smaller to a larger percentage, not {low:g} to {high:g}."
+        if not (0 <= low <= 100 and 0 <= high <= 100):
+            told = f"The GC content is given in percent, 0 to 100, not {low:g} to {high:g}."
+        raise BadInput(told, "gc")
     gc_range = None if (low, high) == (0, 100) else (low / 100, high / 100)
     positions = read_positions(request.positions, length)
     try:

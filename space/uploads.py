@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from modeling_macaron.analysis.predict_file import PROBLEM, predict_file
-from modeling_macaron.tables import open_table
+from modeling_macaron.analysis.predict import TOKENIZER_SETTINGS
+from modeling_macaron.analysis.predict_file import PREDICTION, PROBLEM, predict_file
+from modeling_macaron.parts import parts_folder
+from modeling_macaron.tables import PromoterTable, open_table, string_buffers
+from tokenization import KmerTokenizer, StrandBatch
+from tokenization.tokenization_kmer import N_ID
 
 from .answers import Answers
-from .reading import BadInput, Limits, plural, to_sentence
+from .reading import BadInput, Limits, cut_lone_flank, is_mostly_unknown, plural, shorten, to_sentence
 
-SHOWN_PROBLEMS = 10
+SHOWN_PROBLEMS, SHOWN_ROWS, SHOWN_LINES = 10, 5, 3
+BATCH_SIZE = 32  # small, to tell often how far it is
 OUTPUT_FORMATS = ("csv", "parquet")
 
 
@@ -32,8 +39,22 @@ class PredictedFile(NamedTuple):
         CSV or Parquet.
     num_rows, num_problems, num_malformed : int
         Rows, rows among them without a prediction, and lines of the upload that are no rows.
+    num_cut : int
+        Rows of which only the middle was read.
+    num_unknown : int
+        Rows with a prediction of which most is not known.
+    num_flanked : int
+        Rows with a prediction that have one of the constant flanks alone.
+    values : numpy.ndarray
+        (rows with a prediction,) in assay units.
+    label : str
+        Name of the first column.
+    preview : tuple of (int, str, float)
+        The first rows (from 1) with a prediction: their number, first column and prediction.
     problems : tuple of (int, str)
         The first rows (from 1) without a prediction, and why.
+    malformed : tuple of (int, str)
+        The first lines (from 1) that are no rows, and why.
     """
 
     name: str
@@ -41,12 +62,39 @@ class PredictedFile(NamedTuple):
     num_rows: int
     num_problems: int
     num_malformed: int
+    num_cut: int
+    num_unknown: int
+    num_flanked: int
+    values: np.ndarray
+    label: str
+    preview: tuple[tuple[int, str, float], ...]
     problems: tuple[tuple[int, str], ...]
+    malformed: tuple[tuple[int, str], ...]
+
+
+class _MiddleTokenizer(KmerTokenizer):
+    """A tokenizer that always cuts what is too long to its middle."""
+
+    def encode_strands(self, letters: np.ndarray, offsets: np.ndarray, truncation: bool = True) -> StrandBatch:
+        """Encode strands; `truncation` is on."""
+        return super().encode_strands(letters, offsets, truncation=True)
+
+
+class FileProgress(NamedTuple):
+    """How far a file is: rows so far, and all of them."""
+
+    num_done: int
+    num_rows: int
 
 
 def predict_upload(
-    answers: Answers, name: str, content: bytes, column: str = "", output_format: str = "csv"
-) -> PredictedFile:
+    answers: Answers,
+    name: str,
+    content: bytes,
+    column: str = "",
+    output_format: str = "csv",
+    keep_middle: bool = False,
+) -> Iterator[FileProgress | PredictedFile]:
     """Predict every row of a table or FASTA.
 
     Parameters
@@ -61,10 +109,13 @@ def predict_upload(
         Name of the column with the DNA, or empty where it finds itself.
     output_format : str
         `"csv"` or `"parquet"`.
+    keep_middle : bool
+        Cut what is too long to its middle instead of leaving it without a prediction.
 
-    Returns
-    -------
-    PredictedFile
+    Yields
+    ------
+    FileProgress or PredictedFile
+        How far it is, again and again, and at the end the file.
 
     Raises
     ------
@@ -72,20 +123,32 @@ def predict_upload(
         If the file is too large or of another kind, or holds no sequences.
     """
     suffix = _check_file(name, content, output_format, answers.limits)
-    with tempfile.TemporaryDirectory() as folder:
+    column = column.strip() or None
+    kind = _MiddleTokenizer if keep_middle else KmerTokenizer
+    tokenizer = kind(**{setting: getattr(answers.tokenizer, setting) for setting in TOKENIZER_SETTINGS})
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as executor:
         source, output = Path(folder, f"upload{suffix}"), Path(folder, f"predictions.{output_format}")
         source.write_bytes(content)
         try:
-            _check_rows(source, column.strip() or None, answers.limits)
-            counts = predict_file(
-                answers.model, source, output, tokenizer=answers.tokenizer, sequence_column=column.strip() or None,
-                deduplicate=True,
+            table, num_rows = _check_rows(source, column, answers.limits)
+            work = executor.submit(
+                predict_file, answers.model, source, output, tokenizer=tokenizer, sequence_column=column,
+                batch_size=BATCH_SIZE, deduplicate=True,
             )  # fmt: skip
+            while not wait([work], timeout=0.3).done:
+                yield FileProgress(min(_count_parts(output) * 16 * BATCH_SIZE, num_rows), num_rows)
+            counts = work.result()
         except (ValueError, OSError) as error:
             raise BadInput(_explain(str(error), source)) from error
-        problems = _problems_of(output)
+        shown = _read_output(output, table.columns.sequence, tokenizer)
         done = output.read_bytes()
-    return PredictedFile(f"{Path(name).stem}_predicted.{output_format}", done, *counts[:3], problems)
+    name = f"{Path(name).stem}_predicted.{output_format}"
+    yield PredictedFile(name, done, *counts[:3], *shown, tuple(table.malformed[:SHOWN_LINES]))
+
+
+def _count_parts(output: Path) -> int:
+    """Count the parts of an output that are done, each of up to 16 batches of rows."""
+    return sum(1 for _ in parts_folder(output).glob("*.arrow"))
 
 
 def _explain(message: str, source: Path) -> str:
@@ -112,28 +175,57 @@ def _check_file(name: str, content: bytes, output_format: str, limits: Limits) -
         )
     if not content.strip():
         raise BadInput("The file is empty.")
+    if not _is_text(content):
+        raise BadInput("The file is not plain text in UTF-8. In a spreadsheet, save it as “CSV UTF-8”.")
     return suffix
 
 
-def _check_rows(source: Path, column: str | None, limits: Limits) -> None:
-    """Refuse a file with too many rows before any is predicted."""
-    num_rows = 0
-    for batch in open_table(source, sequence_column=column, batch_rows=1_000):
+def _is_text(content: bytes) -> bool:
+    """Whether a file is text in UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in content
+
+
+def _check_rows(source: Path, column: str | None, limits: Limits) -> tuple[PromoterTable, int]:
+    """Refuse a file with too many rows before any is predicted; give the table, read to its end, and their number."""
+    num_rows, table = 0, open_table(source, sequence_column=column, batch_rows=1_000)
+    for batch in table:
         num_rows += batch.table.num_rows
         if num_rows > limits.file_rows:
             raise ValueError(
                 f"the file has more than {plural(limits.file_rows, 'row')}. Split it, or install the package: "
                 "scripts/predict.py reads files of any size"
             )
+    return table, num_rows
 
 
-def _problems_of(output: Path) -> tuple[tuple[int, str], ...]:
-    """List the first rows, from 1, that have no prediction, and why."""
+def _read_output(output: Path, sequence_column: str, tokenizer: KmerTokenizer) -> tuple:
+    """Read what is shown of an output: from `num_cut` to `problems` of the answer."""
     if output.suffix == ".parquet":
-        column = pyarrow.parquet.read_table(output, columns=[PROBLEM]).column(PROBLEM)
+        table = pyarrow.parquet.read_table(output)
     else:
-        options = pa.csv.ConvertOptions(include_columns=[PROBLEM], column_types={PROBLEM: pa.string()})
-        column = pa.csv.read_csv(output, convert_options=options).column(PROBLEM)
-    column = pc.fill_null(column, "")
-    rows = pc.indices_nonzero(pc.not_equal(column, "")).to_pylist()[:SHOWN_PROBLEMS]
-    return tuple((row + 1, column[row].as_py()) for row in rows)
+        with pa.csv.open_csv(output) as reader:
+            names = reader.schema.names
+        types = {name: pa.string() for name in names if name != PREDICTION}
+        table = pa.csv.read_csv(output, convert_options=pa.csv.ConvertOptions(column_types=types))
+    sequences, values = table.column(sequence_column).to_pylist(), table.column(PREDICTION).to_pylist()
+    labels, problems = table.column(0).to_pylist(), table.column(PROBLEM).to_pylist()
+    fine = [row for row, value in enumerate(values) if value is not None]
+    strands = tokenizer.encode_strands(*string_buffers(table.column(sequence_column)))
+    num_cut = int((strands.lengths[fine] > tokenizer.strand_length).sum())
+    num_unknown = int(is_mostly_unknown((strands.ids[fine] != N_ID).sum(axis=1), tokenizer.strand_length).sum())
+    num_flanked = sum(bool(cut_lone_flank(sequences[row] or "", tokenizer)[1]) for row in fine)
+    preview = tuple((row + 1, shorten(str(labels[row])), values[row]) for row in fine[:SHOWN_ROWS])
+    wrong = tuple((row, problem) for row, problem in enumerate(problems, start=1) if problem)[:SHOWN_PROBLEMS]
+    return (
+        num_cut,
+        num_unknown,
+        num_flanked,
+        np.array([values[row] for row in fine]),
+        table.column_names[0],
+        preview,
+        wrong,
+    )

@@ -25,7 +25,7 @@ from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
 from .constraints import Constraints, Rules, random_promoters
-from .design_oracle import Oracle, run_searches
+from .design_oracle import Oracle, SearchStopped, run_searches
 from .design_search import (
     METHODS,
     Goal,
@@ -331,7 +331,8 @@ class Designer:
         first : int
             Index of the first of them among all starts.
         progress : tqdm
-            Counts the designs that were looked for.
+            Counts the designs that were looked for. Where its `set_postfix` raises `SearchStopped`, the answer is the
+            best of what was predicted until then.
 
         Returns
         -------
@@ -401,10 +402,16 @@ def _search_group(
             if len(found[index]) == rank
         }
         searches = {index: options.search(space, goal) for index, space in spaces.items()}
-        run_searches(searches, known, oracle, progress)
+        is_stopped = False
+        try:
+            run_searches(searches, known, oracle, progress)
+        except SearchStopped:
+            is_stopped = True
         for index, space in spaces.items():
             found[index] = np.concatenate([found[index], _pick(space, goal, known[index])])
         progress.update(len(starts))
+        if is_stopped:
+            break
     return found
 
 

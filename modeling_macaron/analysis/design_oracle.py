@@ -17,6 +17,10 @@ from .mutants import NUM_BASES, pad_centered
 from .predict import predict_strands
 
 
+class SearchStopped(Exception):
+    """Raised by the progress bar of a search to end it; what was predicted until then counts."""
+
+
 class Oracle:
     """A model that gives values and gradients of groups of sequences.
 

@@ -58,7 +58,9 @@ def test_strongest_substitutions(answers, tiny_folder):
     found = answers.mutate(FLANKED)
     (expected,) = saturation_mutagenesis(tiny_folder, [ONE])
     np.testing.assert_allclose(found.result.deltas, expected.deltas, atol=1e-6)
-    assert len(found.strongest) == 10
+    assert len(found.strongest) == 10 and len(found.substitutions) == 60
+    for one in found.substitutions:
+        assert one.delta == pytest.approx(expected.deltas[one.position - 1, "ACGT".index(one.alternative)], abs=1e-6)
     sizes = [abs(one.delta) for one in found.strongest]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] >= np.sort(np.abs(expected.deltas), axis=None)[-10] - 1e-6
@@ -67,12 +69,21 @@ def test_strongest_substitutions(answers, tiny_folder):
         assert one.delta == pytest.approx(expected.deltas[one.position - 1, "ACGT".index(one.alternative)], abs=1e-6)
 
 
+def test_the_strongest_substitutions_replace_known_bases(answers):
+    found = answers.mutate("NNNNNACGT" + "N" * 11)
+    assert {one.reference for one in found.strongest} == set("ACGT") and len(found.strongest) == 10
+    assert len(found.substitutions) == 16 * 4 + 4 * 3
+
+
 @pytest.mark.parametrize(
     ("alternative", "changed"),
     [
         ("ACGTTTATATAAGGCACGTC", "ACGTTTATATAAGGCACGTC"),
         ("A20C", "ACGTTTATATAAGGCACGTC"),
         ("TTT4C", "ACGCATATAAGGCACGTA"),
+        ("20A>C", "ACGTTTATATAAGGCACGTC"),
+        ("A20>c", "ACGTTTATATAAGGCACGTC"),
+        ("A20del", "ACGTTTATATAAGGCACGT"),
         ("ACGTTTATATAAGG", "ACGTTTATATAAGG"),
     ],
 )
@@ -91,13 +102,17 @@ def test_variants_are_the_librarys(answers, tiny_folder, alternative, changed):
     [
         ("", "A1C", "reference", "Paste a promoter first"),
         ("AXC", "A1C", "reference", "“X” at position 2"),
-        (ONE, "", "alternative", "Paste a promoter first"),
+        (ONE, " ", "alternative", "Write a change, such as A12G, or paste the other sequence"),
+        ("NN" + OTHER[:4], "", "alternative", "such as A3G"),
         (ONE, "acgtttatataaggcacgta", "alternative", "same as the reference"),
-        (ONE, "C1A", "alternative", "position 1 .counted from 1, without flanks. holds A"),
-        (ONE, "A21C", "alternative", "position 21 .* holds nothing"),
-        (ONE, "A0C", "alternative", "outside the sequence"),
-        (ONE, "A1A", "alternative", "the same"),
-        (ONE, "A1AC", "alternative", "21 nt are too many"),
+        (ONE, "C1A", "alternative", "C1A does not fit the reference: it has A, not C, at position 1 .counted"),
+        (ONE, "A21C", "alternative", "A21C lies outside the reference, which has positions 1 to 20"),
+        (ONE, "GTC18C", "alternative", "does not fit the reference: it has GTA, not GTC, at position 18"),
+        (ONE, "A20del,", "alternative", "is no change that is understood here"),
+        (ONE, "CGTAC17G", "alternative", "lies outside the reference"),
+        (ONE, "A0C", "alternative", "A0C lies outside the reference"),
+        (ONE, "A1A", "alternative", "A1A cannot be made: both alleles are the same"),
+        (ONE, "A1AC", "alternative", "A1AC makes it 21 nt long, 1 more than the model reads. Allow to cut the 5' end"),
         (ONE, "ACGZ", "alternative", "“Z” at position 4"),
     ],
 )
@@ -105,3 +120,26 @@ def test_variants_that_are_none(answers, reference, alternative, field, message)
     with pytest.raises(BadInput, match=message) as caught:
         answers.compare(reference, alternative)
     assert caught.value.field == field
+
+
+def test_a_change_that_makes_it_too_long_is_cut_where_that_is_allowed(answers, tiny_folder):
+    found = answers.compare(ONE, "T4TCC", cut=True)
+    changed = "GTCCTTATATAAGGCACGTA"
+    assert found.alternative.sequence == changed and found.num_cut == 2 and found.difference == (4, "", "CC")
+    expected = variant_effects(tiny_folder, [ONE], ["ACGTCCTTATATAAGGCACGTA"], overflow="trim")
+    np.testing.assert_allclose(found.forward, [expected.reference[0], expected.alternative[0]], rtol=1e-6)
+    with pytest.raises(BadInput, match="With its 5' end cut off, this is the same"):
+        answers.compare(ONE, "A1CA", cut=True)
+    assert answers.compare(ONE, "A1C", cut=True).num_cut == 0
+
+
+def test_a_change_stands_where_it_was_written(answers):
+    assert answers.compare(ONE, "TT4T").difference == (4, "T", "")
+    assert answers.compare(ONE, "GT3G").difference == (3, "T", "")
+    assert answers.compare(ONE, "ACGTTATATAAGGCACGTA").difference == (5, "T", "")
+
+
+def test_a_changed_sequence_is_not_trimmed_again(answers):
+    inner = "ACCC" + "TTTTTT" + "GGT"
+    found = answers.compare("ACCA" + inner + "GGT", "C4A")
+    assert found.alternative.sequence == "ACCATTTTTTGGT"

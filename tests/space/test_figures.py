@@ -7,8 +7,9 @@ import pytest
 
 from modeling_macaron.analysis.design import Design
 from modeling_macaron.analysis.mutagenesis import Mutagenesis
+from modeling_macaron.analysis.variant_plots import Difference, where_they_differ
 from space import figures
-from space.answers import ComparedAlleles, PredictedPromoter
+from space.answers import ComparedAlleles, MutatedPromoter, PredictedPromoter, Substitution
 from space.reading import Promoter
 from space.reference import load_reference
 from space.searching import DesignedPromoters
@@ -40,10 +41,13 @@ def test_nothing_that_was_entered_is_markup():
     promoter = Promoter(EVIL, "ACGT", (EVIL,))
     fine = PredictedPromoter(EVIL, promoter, 0.5, 60.0, None, "")
     bad = PredictedPromoter(EVIL, None, None, None, None, EVIL)
-    file = PredictedFile(f"{EVIL}.csv", b"a", 1, 1, 0, ((1, EVIL),))
+    file = PredictedFile(
+        f"{EVIL}.csv", b"a", 2, 1, 1, 1, 2, 1, np.array([0.5]), EVIL, ((1, EVIL, 0.5),), ((2, EVIL),), ((3, EVIL),)
+    )
     for html in (
-        figures.predicted_one(fine, reference), figures.predicted_many([fine, bad], reference), figures.problem(EVIL),
-        figures.predicted_file(file), figures.ended(EVIL),
+        figures.predicted_one(fine, reference), figures.predicted_many([fine, bad], reference, EVIL),
+        figures.problem(EVIL), figures.predicted_file(file, reference), figures.ended(EVIL),
+        figures.progressing(1, EVIL, 2), figures.warnings([EVIL]),
     ):  # fmt: skip
         assert "<img" not in html and "&lt;img" in html
         parsed(html)
@@ -110,7 +114,7 @@ def test_each_cell_tells_its_substitution(length):
     ],
 )  # fmt: skip
 def test_alignments(reference, alternative, lines, told):
-    html = figures.alignment(reference, alternative)
+    html = figures.alignment(reference, where_they_differ(reference, alternative))
     letters = re.findall(r'y="(12|32)\.0" text-anchor="middle">(.)<', html)
     assert "".join(letter for y, letter in letters if y == "12") == lines[0]
     assert "".join(letter for y, letter in letters if y == "32") == lines[1]
@@ -118,11 +122,71 @@ def test_alignments(reference, alternative, lines, told):
     assert html.count("<rect") == sum(a != b for a, b in zip(*lines, strict=True))
 
 
+def test_an_alignment_counts_positions_of_the_reference_and_shows_what_is_cut():
+    html = figures.alignment("ACGTACGTACGTACG", Difference(4, "", "TT"), num_cut=3)
+    letters = re.findall(r'y="(12|32)\.0" text-anchor="middle">(.)<', html)
+    assert "".join(letter for y, letter in letters if y == "12") == "ACGT--ACGTACGTACG"
+    assert "".join(letter for y, letter in letters if y == "32") == "---TTTACGTACGTACG"
+    ticks = re.findall(r'class="tick" x="([\d.]+)" y="48" text-anchor="middle">(\d+)<', html)
+    assert [(float(x), told) for x, told in ticks] == [(26.0, "1"), (18 + 11 * 16 + 8, "10")]
+
+
 def test_both_orientations_are_shown():
-    pair = [Promoter("", "ACGT", ("note",)), Promoter("", "AGGT", ())]
-    html = figures.compared(ComparedAlleles(*pair, (1.0, 1.5), (1.0, 0.9)))
-    assert re.findall(r"<output>(.*?)</output>", html) == ["+0.50", "+0.50", "\u22120.10", "+0.20"]
-    assert "Reference: note" in html
+    pair = [Promoter("", "ACGT", ("note",)), Promoter("", "AGGT", (), ("doubt",))]
+    difference = Difference(1, "C", "G")
+    html = figures.compared(ComparedAlleles(*pair, (1.0, 1.5), (1.0, 0.9), difference, num_cut=2))
+    assert re.findall(r"<output>(.*?)</output>", html) == ["+0.500", "+0.500", "\u22120.100", "+0.200"]
+    assert "Reference: note" in html and "Alternative: 2 nt were cut off" in html
+    assert '<p class="warning">Alternative: doubt</p>' in html
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"), [(1.3249, 1.2751, "\u22120.04"), (1.0, 1.004, "0.00"), (-0.004, 0.006, "+0.01")]
+)
+def test_a_change_follows_from_the_values_that_are_shown(before, after, told):
+    assert figures.change(before, after) == told
+
+
+def test_all_substitutions_can_be_saved():
+    all_of_them = [Substitution(1, "A", "C", 0.25), Substitution(1, "A", "G", -0.5)]
+    result = Mutagenesis("A", 0.5, np.array([[0, 0.25, -0.5, 0.0]]))
+    html = figures.mutated(MutatedPromoter(Promoter("", "A", (), ("doubt",)), result, all_of_them, all_of_them[1:]))
+    assert downloaded(html) == ("substitutions.csv", "position,reference,alternative,delta\n1,A,C,0.25\n1,A,G,-0.5\n")
+    assert "all 2 substitutions" in html and html.count("<td>") == 4 and '<p class="warning">doubt</p>' in html
+    assert html.count('class="own"') == 1
+
+
+def test_doubts_stand_beside_the_predictions():
+    promoter = Promoter("", "A", (), ("doubt",))
+    one = PredictedPromoter("", promoter, 0.5, 60.0, None, "")
+    html = figures.predicted_one(one, load_reference())
+    assert '<p class="warning">doubt</p>' in html and "higher than" not in html
+    many = figures.predicted_many([one, one], load_reference(), "lines")
+    assert many.count(">doubt<") == 2 and '<p class="warning">lines</p>' in many
+
+
+def test_many_values_are_drawn_as_a_distribution():
+    reference = load_reference()
+    html = figures.histogram(reference, np.linspace(-3, 3, 101))
+    assert html.count('class="outline"') == 1 and 'class="mark"' not in html and "of the 101 predictions" in html
+    assert figures.histogram(reference, np.linspace(-3, 3, 100)).count('class="mark"') == 100
+
+
+def test_a_file_names_the_lines_that_are_no_rows():
+    malformed = ((4, "3 columns instead of 2: 'a'"), (7, "b"), (9, "c"))
+    file = PredictedFile("a.csv", b"a", 2, 0, 5, 3, 4, 1, np.array([0.5, 1]), "id", ((1, "x", 0.5),), (), malformed)
+    text = "".join(parsed(figures.predicted_file(file, load_reference())).itertext())
+    assert "5 lines of the file were left out: they are no rows. Line 4: 3 columns instead of 2" in text
+    assert (
+        "(and lines 7, 9, \u2026)" in text
+        and "3 rows too long" in text
+        and "4 rows of whose promoter less than half is known" in text
+        and "1 row with one of the constant flanks alone" in text
+    )
+    assert "1x0.50" in text.replace(" ", "")
+    assert "(and" not in figures.predicted_file(
+        file._replace(num_malformed=1, malformed=malformed[:1]), load_reference()
+    )
 
 
 def test_designs_can_be_saved_and_their_edits_are_marked():
@@ -134,3 +198,8 @@ def test_designs_can_be_saved_and_their_edits_are_marked():
         ">start predicted=0.5000\nACGT\n>design_1 predicted=1.2500 edits=A1T,T4A\nTCGA\n",
     )
     assert "Nothing was found" in figures.designed(DesignedPromoters(None, (), ""))
+    html = figures.designed(DesignedPromoters(None, (design,), "Stopped.", ("far away",)))
+    assert "Stopped. Below is the best" in html and '<p class="warning">far away</p>' in html
+    unchanged = design._replace(sequence="ACGT", expression=0.5, edits=())
+    html = figures.designed(DesignedPromoters(None, (unchanged,), ""))
+    assert "No edit that was tried keeps to the rules and brings the start nearer" in html

@@ -7,6 +7,7 @@ from space.reading import (
     Limits,
     Pasted,
     Promoter,
+    doubt_lines,
     read_change,
     read_one,
     read_pasted,
@@ -62,7 +63,48 @@ def test_what_cannot_be_taken_apart(text, message):
     ],
 )  # fmt: skip
 def test_what_the_model_reads_is_told(tiny_tokenizer, text, sequence, notes):
-    assert read_one(tiny_tokenizer, text, LIMITS) == Promoter("", sequence, notes)
+    found = read_one(tiny_tokenizer, text, LIMITS)
+    assert found == Promoter("", sequence, notes, found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "sequence", "note"),
+    [
+        ("accaUU" + "T" * 16, "T" * 18, "The constant 5' flank was trimmed (4 nt); the 3' flank is not"),
+        ("C" * 20 + "GGT", "C" * 20, "The constant 3' flank was trimmed (3 nt); the 5' flank is not there."),
+        ("CACCATTTTGGTC", "CACCATTTTGGTC", ""),
+    ],
+)
+def test_one_flank_alone_is_trimmed_and_told(tiny_tokenizer, text, sequence, note):
+    found = read_one(tiny_tokenizer, text, LIMITS)
+    assert found.sequence == sequence
+    assert any("flank" in one for one in found.notes) == bool(note) and (not note or found.notes[0].startswith(note))
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [("N" * 20, 0), ("A", 1), ("ACGTACGTA", 9), ("ACGTACGTAC", None), ("ACGTACGTAC" + "N" * 10, None)],
+)
+def test_what_is_mostly_unknown_is_warned_of(tiny_tokenizer, text, known):
+    told = read_one(tiny_tokenizer, text, LIMITS).warnings
+    expected = f"Only {known} of the 20 nt that the model reads are known: do not trust this prediction."
+    assert told == (() if known is None else (expected,))
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("ACGTACGTAC\nACGTACGTAC", True),
+        ("ACCAACGTACGTAC\nACGTACGTAC\nGGT", True),
+        ("ACGTACGTACGT\nACGTACGTACGT", False),
+        (">one\nACGT\n>two\nACGT", False),
+        ("ACGT", False),
+        ("ACGT\nAXGT", False),
+    ],
+)
+def test_a_sequence_over_several_lines_is_warned_of(tiny_tokenizer, text, warned):
+    told = doubt_lines(text, LIMITS, tiny_tokenizer)
+    assert told.startswith(f"Each of the {text.count(chr(10)) + 1} lines") if warned else told == ""
 
 
 def test_too_long_is_refused_or_cut(tiny_tokenizer):
@@ -82,6 +124,9 @@ def test_too_long_is_refused_or_cut(tiny_tokenizer):
         ("1 acgt", "a number at position 1"),
         ("AC--GT", "“-” at position 3: write N"),
         ("AC[MASK]T", "letter “\\[” at position 3"),
+        ("hello", "This does not look like DNA: it has E, L, O."),
+        ("MKVLAAG", "This looks like a protein, and not like DNA: it has L."),
+        ("ACUX", "A, C, G, T and U are, and N and IUPAC's others"),
         ("ACſT", "letter “ſ” at position 3"),  # noqa: RUF001  its capital is S, which is a letter of IUPAC
         ("ACGT\nACGT", "One promoter, please: here are 2"),
         ("3'", "There is no DNA in it"),
@@ -109,14 +154,25 @@ def test_any_text_is_read_or_refused_with_a_sentence(tiny_tokenizer, text):
     [
         ("A12G", ("A", 12, "G")),
         (" cg4c ", ("CG", 4, "C")),
+        ("12T>G", ("T", 12, "G")),
+        ("T12>g", ("T", 12, "G")),
+        ("T12del", ("T", 12, "")),
+        ("12delTA", ("TA", 12, "")),
+        ("5'-ACGT-3'", None),
+        (">a1\nACGT", None),
+        ("1 " + "ACGT" * 20, None),
         ("ACGT", None),
-        ("12", None),
-        ("A12", None),
-        ("X1A", None),
     ],
 )
 def test_changes(text, expected):
     assert read_change(text) == expected
+
+
+@pytest.mark.parametrize("text", ["12", "A12", "X1A", "T12G, T13A", "g.12T>G", "12T", "12insA", "p.Gly12Asp"])
+def test_changes_that_are_none(text):
+    with pytest.raises(BadInput, match="is no change that is understood here") as caught:
+        read_change(text)
+    assert caught.value.field == "alternative"
 
 
 def test_sites_and_positions():
@@ -125,8 +181,15 @@ def test_sites_and_positions():
     assert read_positions("1 - 3, 80;2", 80) == (0, 1, 2, 79)
 
 
-@pytest.mark.parametrize("text", ["0", "81", "3-2", "a", "1-", "-5", "1-2-3", "99999999999999999999"])
-def test_positions_that_are_none(text):
-    with pytest.raises(BadInput) as caught:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0", "within 1 to 80"), ("81", "within 1 to 80"), ("70-81", "within 1 to 80"), ("a", "is no position"),
+        ("3-2", "3-2 runs backwards: write 2-3"), ("1-", "is no position"), ("-5", "is no position"),
+        ("1-2-3", "is no position"), ("99999999999999999999", "is no position"),
+    ],
+)  # fmt: skip
+def test_positions_that_are_none(text, message):
+    with pytest.raises(BadInput, match=message) as caught:
         read_positions(text, 80)
     assert caught.value.field == "positions"

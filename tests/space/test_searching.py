@@ -1,11 +1,13 @@
 import time
 from threading import Event, Thread
+from types import SimpleNamespace
 
 import pytest
 
 from modeling_macaron.analysis.design import design
+from space.app import Searches
 from space.reading import BadInput, Limits
-from space.searching import DesignedPromoters, DesignProgress, DesignRequest, search_designs
+from space.searching import DesignedPromoters, DesignProgress, DesignRequest, _SearchProgress, search_designs
 
 START = "ACGTTTATATAAGGCACGTA"
 
@@ -46,7 +48,48 @@ def test_a_search_can_be_stopped(answers):
     stop = Event()
     stop.set()
     *_, last = search_designs(answers, DesignRequest(START, max_edits=10, num_designs=3), stop)
-    assert last == (last.start, (), "Stopped.")
+    assert last.reason == "Stopped." and [one.sequence for one in last.designs] == [START]
+
+
+def test_a_search_that_is_stopped_gives_the_best_until_then(answers, tiny_folder, monkeypatch):
+    stop, rounds, note = Event(), [], _SearchProgress.set_postfix
+
+    def note_and_stop(progress, predictions):
+        rounds.append(predictions)
+        if len(rounds) == 3:
+            stop.set()
+        note(progress, predictions)
+
+    monkeypatch.setattr(_SearchProgress, "set_postfix", note_and_stop)
+    *_, last = search_designs(answers, DesignRequest(START, max_edits=10, num_designs=3), stop)
+    expected = design(tiny_folder, [START], max_edits=2)  # the start, and two rounds
+    assert last.reason == "Stopped." and rounds[-1] > 100
+    assert [one.sequence for one in last.designs] == [one.sequence for one in expected]
+
+
+def test_a_target_that_nobody_measured_is_warned_of(answers):
+    for target, warned in ((100.0, True), (-1.5, True), (0.5, False), (1.6, False)):
+        *_, last = search_designs(answers, DesignRequest(START, "value", target, max_edits=1, quick=True), Event())
+        assert bool(last.warnings) == warned
+        assert (
+            not warned
+            or f"{target:g} is outside of all that was measured for training (-1.4 to 1.7)".replace("-", "\u2212")
+            in last.warnings[0]
+        )
+
+
+def test_the_searches_of_a_session_are_stopped_one_by_one():
+    searches, one, other = Searches(), SimpleNamespace(session_hash="one"), SimpleNamespace(session_hash="other")
+    searches.begin(one)
+    first = searches.of(one)
+    searches.begin(other)
+    searches.begin(one)
+    second = searches.of(one)
+    assert first.is_set() and not second.is_set()
+    searches.end(one, first)
+    assert searches.offer_stop(one)["interactive"] and searches.of(one) is second
+    searches.end(one, second)
+    assert not searches.offer_stop(one)["interactive"] and searches.offer_stop(other)["interactive"]
 
 
 def test_a_search_that_is_left_alone_ends(answers):
@@ -71,8 +114,14 @@ def test_a_search_that_takes_too_long_ends(answers, monkeypatch):
     [
         ({"start": "ACGX"}, "start", "“X” at position 4"),
         ({"start": "ACGN"}, "start", "Position 4 .counted from 1. is none of A, C, G and T"),
-        ({"sites": "TATA"}, "start", "Breaks a constraint: it has the forbidden site TATA at position 6"),
-        ({"gc_percent": (80, 90)}, "start", "GC content"),
+        (
+            {"sites": "TATA"},
+            "start",
+            "The start breaks a rule: it has the forbidden site TATA at position 6 .*Edit the start first, or loosen",
+        ),
+        ({"gc_percent": (80, 90)}, "gc", "The start .* GC content 35 % is outside 80 to 90 %. Edit the start"),
+        ({"gc_percent": (22, 24), "start": ""}, "gc", "None of 1000 .* GC content 25 % is outside 22 to 24 %"),
+        ({"positions": "1-20"}, "positions", "All positions stay: leave at least one free"),
         ({"positions": "20", "start": "ACGT"}, "start", "position 20"),
         ({"target": "value", "value": None}, "value", "Give the expression"),
         ({"target": "value", "value": float("nan")}, "value", "Target must be"),
@@ -81,7 +130,8 @@ def test_a_search_that_takes_too_long_ends(answers, monkeypatch):
         ({"max_edits": 11}, "max_edits", "Between 1 and 10 edits"),
         ({"num_designs": 4}, "num_designs", "Between 1 and 3 designs"),
         ({"gc_percent": (60, 40)}, "gc", "from a smaller to a larger percentage, not 60 to 40"),
-        ({"gc_percent": (0, 101)}, "gc", "percentage"),
+        ({"gc_percent": (0, 101)}, "gc", "in percent, 0 to 100, not 0 to 101"),
+        ({"gc_percent": (-5, 200)}, "gc", "in percent, 0 to 100, not -5 to 200"),
         ({"sites": "GAAXTC"}, "sites", "'GAAXTC' is no DNA"),
         ({"sites": "NNN"}, "sites", "is everywhere"),
         ({"positions": "0"}, "positions", "0 does not lie within 1 to 20"),

@@ -5,8 +5,17 @@ import pandas as pd
 import pytest
 
 from modeling_macaron.analysis.predict import predict
-from space.reading import BadInput
-from space.uploads import predict_upload
+from space import uploads
+from space.reading import BadInput, Limits
+from space.uploads import FileProgress, predict_upload
+
+
+def upload(*arguments):
+    """The file that comes at the end."""
+    *progress, last = predict_upload(*arguments)
+    assert all(0 <= one.num_done <= one.num_rows for one in progress)
+    return last
+
 
 TABLE = "name\tdna\tnote\none\tACGTACGT\tx\ntwo\tACXT\ty\nthree\tTTTATATAAGGC\t\n"
 
@@ -14,25 +23,58 @@ TABLE = "name\tdna\tnote\none\tACGTACGT\tx\ntwo\tACXT\ty\nthree\tTTTATATAAGGC\t\
 @pytest.mark.parametrize("output_format", ["csv", "parquet"])
 def test_rows_keep_their_place_and_columns(answers, tiny_folder, output_format, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    found = predict_upload(answers, "my table.TSV", TABLE.encode(), "dna", output_format)
+    found = upload(answers, "my table.TSV", TABLE.encode(), "dna", output_format)
     assert found.name == f"my table_predicted.{output_format}"
     assert (found.num_rows, found.num_problems, found.num_malformed) == (3, 1, 0)
-    assert found.problems == ((2, "letter 'X' at position 3 (counted from 1) is not DNA"),)
+    ((row, problem),) = found.problems
+    assert row == 2 and "not DNA" in problem
     read = pd.read_csv if output_format == "csv" else pd.read_parquet
     table = read(io.BytesIO(found.content))
     assert list(table.columns) == ["name", "dna", "note", "predicted_expression", "problem"]
     assert table["dna"].tolist() == ["ACGTACGT", "ACXT", "TTTATATAAGGC"]
     expected = predict(tiny_folder, ["ACGTACGT", "TTTATATAAGGC"])
     assert table["predicted_expression"].dropna().tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.values.tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.label == "name" and [one[:2] for one in found.preview] == [(1, "one"), (3, "three")]
     assert list(tmp_path.iterdir()) == []
 
 
+def test_progress_is_told(answers, monkeypatch):
+    monkeypatch.setattr(uploads, "BATCH_SIZE", 1)
+    monkeypatch.setattr(answers, "limits", Limits())
+    content = "sequence\n" + "".join(f"{row:08b}\n".replace("0", "A").replace("1", "T") for row in range(600))
+    *progress, last = predict_upload(answers, "many.csv", content.encode())
+    assert progress and all(isinstance(one, FileProgress) and one.num_rows == 600 for one in progress)
+    done = [one.num_done for one in progress]
+    assert done == sorted(done) and last.num_rows == 600 and len(last.values) == 600 and len(last.preview) == 5
+
+
+def test_what_is_mostly_unknown_is_counted(answers):
+    content = b"sequence\nNNNNNNNNNNNNNNNNNNNN\nA\nACGTACGTAC\nACGTACGTACNNNNNNNNNN\nAX\n"
+    assert upload(answers, "a.csv", content).num_unknown == 2
+
+
+def test_one_flank_alone_is_counted(answers):
+    found = upload(answers, "a.csv", b"sequence\nACCATTTT\nTTTTGGT\nACCATTTTGGT\nTTTT\nACCAX\n")
+    assert (found.num_rows, found.num_problems, found.num_flanked) == (5, 1, 2)
+
+
+def test_what_is_too_long_is_cut_where_that_is_wanted(answers, tiny_folder):
+    content = b"sequence\nGACGTTTATATAAGGCACGTAC\nACGT\nACCA" + b"T" * 22 + b"GGT\n"
+    found = upload(answers, "a.csv", content)
+    assert (found.num_problems, found.num_cut) == (2, 0)
+    found = upload(answers, "a.csv", content, "", "csv", True)
+    assert (found.num_problems, found.num_cut) == (0, 2)
+    assert found.values.tolist() == pytest.approx(predict(tiny_folder, ["ACGTTTATATAAGGCACGTA", "ACGT", "T" * 20]))
+
+
 def test_fasta_and_lines_that_are_no_rows(answers):
-    found = predict_upload(answers, "promoters.fa", b">a\nACGT\nAC\n>b\nTTTT\n")
+    found = upload(answers, "promoters.fa", b">a\nACGT\nAC\n>b\nTTTT\n")
     assert (found.num_rows, found.num_problems) == (2, 0)
-    found = predict_upload(answers, "promoters.csv", b"sequence,value\nACGT,1\nACGT,1,2\nACXT,3\n")
+    found = upload(answers, "promoters.csv", b"sequence,value\nACGT,1\nACGT,1,2\nACXT,3\n")
     assert (found.num_rows, found.num_malformed) == (2, 1)
-    assert found.problems == ((2, "letter 'X' at position 3 (counted from 1) is not DNA"),)
+    assert [row for row, _ in found.problems] == [2]
+    assert found.malformed == ((3, "3 columns instead of 2: 'ACGT,1,2'"),)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +92,16 @@ def test_fasta_and_lines_that_are_no_rows(answers):
         ("a.csv", b"name,value\none,1\n", "", "columns are 'name', 'value'. Write its name into “Column of the DNA”"),
         ("a.csv", b"name,sequence\none,ACGT\n", "dna", "dna"),
         ("a.fa", b"ACGT\n", "", "."),
-        ("a.csv", bytes(range(256)), "", "."),
+        ("a.csv", bytes(range(256)), "", "not plain text in UTF-8. In a spreadsheet, save it as “CSV UTF-8”"),
+        ("a.csv", "sequence\nACGT\n".encode("utf-16"), "", "not plain text in UTF-8"),
+        ("a.csv", "sequence\nACGT\n".encode("utf-16-le"), "", "not plain text in UTF-8"),
+        ("a.csv", b"sequence,name\nACGT,caf\xe9\n", "", "not plain text in UTF-8"),
     ],
 )
 def test_files_that_are_none(answers, name, content, column, message, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(BadInput, match=message) as caught:
-        predict_upload(answers, name, content, column)
+        upload(answers, name, content, column)
     told = str(caught.value)
     assert str(tmp_path) not in told and "upload." not in told and told[0].isupper() and told.endswith(".")
     assert list(tmp_path.iterdir()) == []
@@ -64,4 +109,4 @@ def test_files_that_are_none(answers, name, content, column, message, tmp_path, 
 
 def test_an_output_of_another_kind(answers):
     with pytest.raises(BadInput, match="CSV or Parquet"):
-        predict_upload(answers, "a.tsv", TABLE.encode(), "dna", "xlsx")
+        upload(answers, "a.tsv", TABLE.encode(), "dna", "xlsx")
