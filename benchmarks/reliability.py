@@ -60,23 +60,17 @@ def source(report: dict, command: str) -> str:
 
 def _same_bytes(row: dict) -> str:
     """Say whether outputs were equal; results of earlier versions do not tell."""
-    return {True: "the same bytes", False: "OTHER BYTES", None: "bytes: not recorded"}[row.get("same_bytes")]
+    return "the same bytes" if row["same_bytes"] else "OTHER BYTES"
 
 
 def _where_training_was_killed(row: dict) -> str:
-    told = f"{row['in_a_checkpoint']} in a checkpoint's writing"
-    if "before_any" not in row:  # of a version that did not reach the workers of a launcher
-        alone = "; the launcher alone was killed" if row["processes"] > 1 else ""
-        return f"{told}; else not recorded{alone}"
     return (
-        f"{told} ({row['in_a_half_one']} of them where a half one stood), {row['in_the_result']} in the result's, "
-        f"{row['before_any']} before the run's first checkpoint"
+        f"{row['in_a_checkpoint']} in a checkpoint's writing ({row['in_a_half_one']} of them where a half one stood), "
+        f"{row['in_the_result']} in the result's, {row['before_any']} before the run's first checkpoint"
     )
 
 
 def _where_killed(row: dict) -> str:
-    if "at_work" not in row:
-        return "not recorded"
     joining = f", {row['in_the_joining']} of them in the joining of parts" if "in_the_joining" in row else ""
     return f"{row['at_work']} after work began{joining}"
 
