@@ -350,9 +350,10 @@ def _attribute(inputs: Inputs, path: _Path, gradient_correction: bool, batch_siz
     check_batch_size(batch_size)
     way, steps = inputs.one_hot - path.baseline, len(path.nodes)
     gradients = np.zeros(way.shape)
-    with progress_bar("gradients", len(way) * steps, verbose=verbose) as progress:
-        for start in range(0, progress.total, batch_size):
-            row, step = np.divmod(np.arange(start, min(start + batch_size, progress.total)), steps)
+    total = len(way) * steps
+    with progress_bar("gradients", total, verbose=verbose) as progress:
+        for start in range(0, total, batch_size):
+            row, step = np.divmod(np.arange(start, min(start + batch_size, total)), steps)
             points = path.baseline[row] + path.nodes[step, None, None] * way[row]
             np.add.at(gradients, row, path.weights[step, None, None] * _gradients(inputs.module, points))
             progress.update(len(row))

@@ -347,7 +347,7 @@ class TestBoth:
         ("sequences", "message"),
         [
             ("ACGT", "got one str"),
-            (["ACGT", "A" * 21], "sequence 1 of the batch: the variable part has 21 nt"),
+            (["ACGT", "A" * 21], "sequence 1 of the batch: 21 nt are more than the 20"),
             (["ACGT", "ACX"], r"sequence 1 of the batch: letter 'X' at position 3"),
             (["ACGT", ""], "sequence 1 of the batch: empty sequence"),
             (["ACGT", "AC[MASK]T"], "sequence 1 of the batch: a masked letter"),
