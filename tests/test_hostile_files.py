@@ -16,6 +16,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
+from transformers.models.auto import auto_factory
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, modeling_macaron
 from modeling_macaron.analysis.predict import load_model, predict
@@ -142,6 +143,36 @@ def test_an_adapter_is_not_read_with_the_weights(tiny_folder, tmp_path, monkeypa
     monkeypatch.setattr(modeling_macaron, "is_peft_available", lambda: True)
     with pytest.raises(ValueError, match="adapter"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("own_config", [False, True])
+def test_an_adapter_is_not_read_through_an_auto_class(tiny_folder, tmp_path, monkeypatch, own_config):
+    """An adapter names its model; where it stands for one, transformers loads that from its own place."""
+    adapter = tmp_path / "adapter"
+    if own_config:
+        copy_of(tiny_folder, adapter)
+    else:
+        adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_folder)}))
+    monkeypatch.setattr(auto_factory, "is_peft_available", lambda: True)
+    with pytest.raises(ValueError, match=f"{adapter} holds an adapter: load the model without it"):
+        load_remote_code(adapter)
+
+
+@pytest.mark.parametrize("loader", [*LOADERS[1:]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", "[]", "null", "7", "{", "\0", "[" * 100_000, '{"metadata": {}, "weight_map": {}}', '{"weight_map": []}',
+        '{"weight_map": {"a": "model.safetensors"}}', '{"metadata": [], "weight_map": {"a": "model.safetensors"}}',
+    ],
+)  # fmt: skip
+def test_a_broken_index_is_told(tiny_folder, tmp_path, loader, content):
+    folder = copy_of(tiny_folder, tmp_path / "sharded")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"index\.json is no index of weights"):
+        loader(folder)
 
 
 def test_pickles_cannot_be_asked_for(tiny_folder):
