@@ -393,7 +393,7 @@ FINE = "chr1\t25\t.\tA\tC\t.\t.\t.\n"
         ("p.bed", "# a\nchr1\t10\t20\tp\t0\n", "p.bed, line 2: 5 columns"),
         ("p.bed", "chr1 10 20 p 0 +\n", "p.bed, line 1: 1 column, separated by tabs; six are needed"),
         ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\t0\t.\n", "strand (+ or -), got 'chr1 10 20 p 0 .'"),
-        ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\n", "strand (+ or -), got 'chr1 10 20 p"),
+        ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\n", "p.bed, line 2: 4 columns"),
         ("p.bed", "chr1\tx\t20\tp\t0\t+\n", "got 'chr1 x 20 p 0 +'"),
         ("p.bed", "chr1\t-3\t20\tp\t0\t+\n", "got 'chr1 -3 20 p 0 +'"),
         ("p.bed", "chr1\t20\t20\tp\t0\t+\n", "got 'chr1 20 20 p 0 +'"),
