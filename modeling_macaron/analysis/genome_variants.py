@@ -118,7 +118,7 @@ def vcf_file(
         See `load_model`.
     vcf : str or Path
         VCF, plain or compressed by bgzip, or BCF. Of one with an index (`.tbi`, `.csi`) that is not older than it, only
-        the promoters' regions are read.
+        the promoters' regions are read; any other is read to its end for the sizes of its lines first.
     genome : str or Path
         FASTA, plain or compressed by bgzip. Its index (`.fai`) is written beside it where there is none, as
         `samtools faidx` does.
