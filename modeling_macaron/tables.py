@@ -14,14 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from modeling_macaron.delimited import (
-    find_layout,
-    is_number,
-    looks_like_dna,
-    read_delimited,
-    read_head,
-    refuse_binary,
-)
+from modeling_macaron.delimited import find_layout, is_number, looks_like_dna, read_delimited, read_head, refuse_binary
 
 SEQUENCE_NAMES = ("sequence", "seq", "promoter", "promoter_sequence", "dna", "dna_sequence", "nucleotide_sequence")
 VALUE_NAMES = (
@@ -415,13 +408,9 @@ def _open_parquet(path: Path, given: Columns, batch_rows: int, require_value: bo
 
     def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
         with pyarrow.parquet.ParquetFile(path) as file:
-            yield from number_batches(map(_to_table, file.iter_batches(batch_rows)))
+            yield from number_batches(pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_rows))
 
     return PromoterTable(str(path), columns, found_by, "row", read_batches, num_rows)
-
-
-def _to_table(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch])
 
 
 def number_batches(tables: Iterator[pa.Table]) -> Iterator[TableBatch]:

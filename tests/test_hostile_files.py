@@ -8,14 +8,17 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
+import pysam
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
+from transformers.models.auto import auto_factory
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, modeling_macaron
 from modeling_macaron.analysis.predict import load_model, predict
@@ -23,6 +26,7 @@ from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
 GIGABYTE = 1 << 30
+ROOT = Path(__file__).parents[1]
 
 
 class Bomb:
@@ -144,6 +148,68 @@ def test_an_adapter_is_not_read_with_the_weights(tiny_folder, tmp_path, monkeypa
         load_model(folder)
 
 
+@pytest.mark.parametrize("own_config", [False, True])
+def test_an_adapter_is_not_read_through_an_auto_class(tiny_folder, tmp_path, monkeypatch, own_config):
+    """An adapter names its model; where it stands for one, transformers loads that from its own place."""
+    adapter = tmp_path / "adapter"
+    if own_config:
+        copy_of(tiny_folder, adapter)
+    else:
+        adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_folder)}))
+    monkeypatch.setattr(auto_factory, "is_peft_available", lambda: True)
+    with pytest.raises(ValueError, match=f"{adapter} holds an adapter: load the model without it"):
+        load_remote_code(adapter)
+
+
+@pytest.mark.parametrize("loader", [*LOADERS[1:]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", "[]", "null", "7", "{", "\0", "[" * 100_000, '{"metadata": {}, "weight_map": {}}', '{"weight_map": []}',
+        '{"weight_map": {"a": "model.safetensors"}}', '{"metadata": [], "weight_map": {"a": "model.safetensors"}}',
+    ],
+)  # fmt: skip
+def test_a_broken_index_is_told(tiny_folder, tmp_path, loader, content):
+    folder = copy_of(tiny_folder, tmp_path / "sharded")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"index\.json is no index of weights"):
+        loader(folder)
+
+
+def looked_at(folder):
+    """Give what each grep of SECURITY.md prints about a folder."""
+    lines = [line for line in (ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("grep ")]
+    commands = [line.partition(" # ")[0].replace("to-read", str(folder)) for line in lines]
+    return [subprocess.run(["bash", "-c", command], capture_output=True, text=True).stdout for command in commands]
+
+
+@pytest.mark.parametrize("name", ["tiny", "library"])
+def test_saved_configs_name_the_six_files_only(tiny_folder, name):
+    other, named = looked_at(tiny_folder if name == "tiny" else ROOT / "checkpoints" / "macaron-promoter-library")
+    assert other == ""
+    modules = {line.strip('"').split(".")[0] for line in named.splitlines()}
+    assert modules == {"configuration_macaron", "modeling_macaron", "pipeline_macaron", "tokenization_kmer"}
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("value", ["evil/code--x.C", "evil/code\\u002d\\u002dx.C", "evil/code-\\u002Dx\\u002eC"])
+def test_code_of_another_repository_is_seen(tiny_folder, tmp_path, file, value):
+    folder = copy_of(tiny_folder, tmp_path / "changed")
+    settings = (folder / file).read_text()
+    (folder / file).write_text(
+        settings.replace("tokenization_kmer.KmerTokenizer", value).replace("configuration_macaron.MacaronConfig", value)
+    )
+    assert value in looked_at(folder)[0]
+
+
+def test_another_file_of_the_folder_is_seen(tiny_folder, tmp_path):
+    folder = copy_of(tiny_folder, tmp_path / "changed")
+    (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "evil.C", "AutoModel": "sub/evil.C"}}))
+    assert {'"evil.C"', '"sub/evil.C"'} <= set(looked_at(folder)[1].splitlines())
+
+
 def test_pickles_cannot_be_asked_for(tiny_folder):
     with pytest.raises(ValueError, match="safetensors only"):
         MacaronForExpressionPrediction.from_pretrained(tiny_folder, use_safetensors=False)
@@ -222,13 +288,13 @@ print(rows)
 """
 
 
-def read_within(path, memory):
-    """Read a table in a process that may take so much memory; give what it says."""
+def read_within(path, memory, read=READ):
+    """Read a file in a process that may take so much memory; give what it says."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))  # noqa: E731
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     done = subprocess.run(
-        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, preexec_fn=limit, env=environment,
+        [sys.executable, "-c", read, str(path)], capture_output=True, text=True, preexec_fn=limit, env=environment,
         timeout=300,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
@@ -263,6 +329,57 @@ def test_large_files_stream_in_bounded_memory(tmp_path, name, head, piece):
     path, num_rows = squeeze(tmp_path / name, head, piece, megabytes=2_000)
     code, told = read_within(path, 3 * GIGABYTE // 2)
     assert (code, told.strip()) == (0, str(num_rows))
+
+
+READ_GENOME_FILE = """
+import sys
+from modeling_macaron.analysis.genome_variants import vcf_file
+vcf, bed = sys.argv[1].replace(".bed", ".vcf"), sys.argv[1].replace(".vcf", ".bed")
+try:
+    vcf_file("no model", vcf, sys.argv[1].partition(".")[0] + ".fa", bed, "out.csv")
+except ValueError as error:
+    sys.exit(f"refused: {error}")
+"""
+VCF_HEADER = "##fileformat=VCFv4.2\n##contig=<ID=chr1>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+BCF = b"BCF\2\2" + (len(VCF_HEADER) + 1).to_bytes(4, "little") + VCF_HEADER.encode() + b"\0"
+
+
+def bgzip(path, content):
+    """Compress by bgzip, without the end of a file."""
+    with pysam.BGZFile(str(path), "wb") as file:
+        file.write(content)
+    return path.read_bytes()[:-28]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "piece", "message"),
+    [
+        ("line.bed.gz", b"chr1\t1\t9\tp\t0\t+\nchr1\t", b"1", "line 2: more than 4,194,304 letters"),
+        ("comment.bed.gz", b"#", b"A", "line 1: more than 4,194,304 letters"),
+        pytest.param("many.bed.gz", b"", b"chr1\t1\t9\tp\t0\t+\n", "than 4,194,304 promoters", marks=pytest.mark.slow),
+        ("wide.bed.gz", b"", b"chr1\t1\t9\t" + b"p" * 10_000 + b"\t0\t+\n", "more than 268,435,456 letters"),
+        ("line.vcf.gz", VCF_HEADER.encode() + b"chr1\t1\t.\t", b"A", "a line of more than 67,108,864 bytes"),
+        ("first.vcf.gz", b"##fileformat=VCFv4.2\n##", b"A", "a header of more than 67,108,864 bytes"),
+        ("header.vcf.gz", b"##fileformat=VCFv4.2\n", b"##a=b\n", "a header of more than 67,108,864 bytes"),
+        ("text.vcf.gz", b"BCF\2\2" + b"\xff\xff\xff\x7f##", b"A", "a header of more than 67,108,864 bytes"),
+        ("long.vcf.gz", BCF + b"\xff\xff\xff\x7f\0\0\0\0", b"A", "a line of more than 67,108,864 bytes"),
+        ("gzip.vcf.gz", b"##fileformat=VCFv4.2\n##", b"A", "a header of more than 67,108,864 bytes"),
+    ],
+)  # fmt: skip
+def test_endless_lines_of_genome_files_are_refused_in_bounded_memory(tmp_path, name, head, piece, message):
+    path = tmp_path / name
+    (tmp_path / f"{name.partition('.')[0]}.fa").write_text(">chr1\nACGT\n")
+    if ".vcf" in name:
+        (tmp_path / name.replace(".vcf", ".bed")).write_bytes(gzip.compress(b"chr1\t1\t9\tp\t0\t+\n"))
+    if name == "gzip.vcf.gz" or ".bed" in name:
+        squeeze(path, head, piece, megabytes=1_900)
+    else:
+        blocks = [bgzip(tmp_path / "block", content) for content in (head, piece * (1_000_000 // len(piece)))]
+        path.write_bytes(blocks[0] + blocks[1] * 1_900)
+    assert path.stat().st_size < 13_000_000
+    code, told = read_within(path, 3 * GIGABYTE, READ_GENOME_FILE)
+    assert code == 1 and told.startswith(f"refused: {path}") and len(told.splitlines()) == 1
+    assert message in told
 
 
 def test_records_of_any_length_up_to_the_limit_are_read(tmp_path):

@@ -1,4 +1,4 @@
-"""Macaron block: gated feed-forward layers, separable convolution, attention."""
+"""Embeddings, and the Macaron block: gated feed-forward layers, separable convolution, attention."""
 
 import torch
 import torch.nn.functional as F
@@ -7,6 +7,50 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_macaron import ATTENTION_CLASSES
 from .configuration_macaron import MacaronConfig
+
+
+class MacaronEmbeddings(nn.Module):
+    """Letters (batch, length) to k-mer, position and strand embeddings behind the expression positions."""
+
+    def __init__(self, config: MacaronConfig):
+        super().__init__()
+        self.vocab_size = config.vocab_size
+        self.kmer_size = config.kmer_size
+        self.strand_length = config.strand_length
+        self.num_pooled_positions = config.num_pooled_positions
+        self.kmer_projection = nn.Linear(config.kmer_size * config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.sequence_length, config.hidden_size)
+        self.strand_embeddings = nn.Embedding(2, config.hidden_size)
+        if self.num_pooled_positions:
+            self.expression_projection = nn.Linear(1, config.hidden_size)
+
+    def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed letters (batch, length), or take their k-mers embedded (batch, length, hidden).
+
+        Gives (batch, expression positions + length, hidden).
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_one_hot(F.one_hot(input_ids.long(), self.vocab_size))
+        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+        hidden_states = (
+            inputs_embeds
+            + self.position_embeddings(positions)
+            + self.strand_embeddings(positions // self.strand_length)
+        )
+        if not self.num_pooled_positions:
+            return hidden_states
+        pseudo_expression = inputs_embeds.new_zeros(inputs_embeds.shape[0], self.num_pooled_positions, 1)
+        return torch.cat([self.expression_projection(pseudo_expression), hidden_states], dim=1)
+
+    def embed_one_hot(self, one_hot: torch.Tensor) -> torch.Tensor:
+        """Embed the k-mers of letters or weights of letters: (batch, length, letters) to (batch, length, hidden)."""
+        return self.kmer_projection(self.sliding_kmers(one_hot.to(self.kmer_projection.weight.dtype)))
+
+    def sliding_kmers(self, one_hot: torch.Tensor) -> torch.Tensor:
+        """Flatten the k-mer around each position: (batch, length, letters) to (batch, length, k * letters)."""
+        left = (self.kmer_size - 1) // 2
+        padded = F.pad(one_hot, (0, 0, left, self.kmer_size - 1 - left))
+        return padded.unfold(1, self.kmer_size, 1).transpose(2, 3).flatten(2)
 
 
 class MacaronFeedForward(nn.Module):

@@ -21,7 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_macaron import MacaronAttentionBase, cost_of_merging, merge_projections
 from .configuration_macaron import MacaronConfig
-from .layers_macaron import MacaronLayer
+from .layers_macaron import MacaronEmbeddings, MacaronLayer
 from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
 
 logger = logging.get_logger(__name__)
@@ -55,50 +55,6 @@ class MacaronOutput(ModelOutput):
     reconstruction_loss: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class MacaronEmbeddings(nn.Module):
-    """Letters (batch, length) to k-mer, position and strand embeddings behind the expression positions."""
-
-    def __init__(self, config: MacaronConfig):
-        super().__init__()
-        self.vocab_size = config.vocab_size
-        self.kmer_size = config.kmer_size
-        self.strand_length = config.strand_length
-        self.num_pooled_positions = config.num_pooled_positions
-        self.kmer_projection = nn.Linear(config.kmer_size * config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.sequence_length, config.hidden_size)
-        self.strand_embeddings = nn.Embedding(2, config.hidden_size)
-        if self.num_pooled_positions:
-            self.expression_projection = nn.Linear(1, config.hidden_size)
-
-    def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed letters (batch, length), or take their k-mers embedded (batch, length, hidden).
-
-        Gives (batch, expression positions + length, hidden).
-        """
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_one_hot(F.one_hot(input_ids.long(), self.vocab_size))
-        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
-        hidden_states = (
-            inputs_embeds
-            + self.position_embeddings(positions)
-            + self.strand_embeddings(positions // self.strand_length)
-        )
-        if not self.num_pooled_positions:
-            return hidden_states
-        pseudo_expression = inputs_embeds.new_zeros(inputs_embeds.shape[0], self.num_pooled_positions, 1)
-        return torch.cat([self.expression_projection(pseudo_expression), hidden_states], dim=1)
-
-    def embed_one_hot(self, one_hot: torch.Tensor) -> torch.Tensor:
-        """Embed the k-mers of letters or weights of letters: (batch, length, letters) to (batch, length, hidden)."""
-        return self.kmer_projection(self.sliding_kmers(one_hot.to(self.kmer_projection.weight.dtype)))
-
-    def sliding_kmers(self, one_hot: torch.Tensor) -> torch.Tensor:
-        """Flatten the k-mer around each position: (batch, length, letters) to (batch, length, k * letters)."""
-        left = (self.kmer_size - 1) // 2
-        padded = F.pad(one_hot, (0, 0, left, self.kmer_size - 1 - left))
-        return padded.unfold(1, self.kmer_size, 1).transpose(2, 3).flatten(2)
 
 
 class MacaronPreTrainedModel(PreTrainedModel):
@@ -142,8 +98,8 @@ class MacaronPreTrainedModel(PreTrainedModel):
         Raises
         ------
         ValueError
-            If `use_safetensors=False` asks for a pickle, or an index of weights names anything but safetensors files
-            beside it, or there is an adapter that peft would load.
+            If `use_safetensors=False` asks for a pickle, or an index of weights is broken or names anything but
+            safetensors files beside it, or there is an adapter that peft would load.
         OSError
             If there are no weights in safetensors.
         """
@@ -215,15 +171,27 @@ def _check_weight_files(name: str | os.PathLike | None, asked: dict) -> None:
     options = {option: asked[option] for option in places if option in asked} | {"subfolder": subfolder}
     for kind in ("missing_entries", "connection_errors", "gated_repo"):
         options[f"_raise_exceptions_for_{kind}"] = False  # loading tells of them
-    if is_peft_available() and cached_file(name, "adapter_config.json", **options):
-        raise ValueError(f"{name} holds an adapter: load the model without it, and the adapter with peft")
+    # An auto class that found an adapter has put the model which that names in its place.
+    adapter = (asked.get("adapter_kwargs") or {}).get("_adapter_model_path")
+    if adapter or (is_peft_available() and cached_file(name, "adapter_config.json", **options)):
+        raise ValueError(f"{adapter or name} holds an adapter: load the model without it, and the adapter with peft")
     variant = f".{asked['variant']}" if asked.get("variant") else ""
     index = cached_file(name, f"model.safetensors.index{variant}.json", **options)
-    if index is None:
-        return
-    with open(index, encoding="utf-8") as file:
-        shards = json.load(file)["weight_map"].values()
-    for shard in shards:
+    if index is not None:
+        _check_index(index)
+
+
+def _check_index(index: str) -> None:
+    """Refuse an index of weights that is broken or names other files than safetensors beside it."""
+    try:
+        with open(index, encoding="utf-8") as file:
+            content = json.load(file)
+    except (ValueError, RecursionError):
+        content = None
+    parts = [content.get(part) for part in ("metadata", "weight_map")] if isinstance(content, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or not content["weight_map"]:
+        raise ValueError(f"{index} is no index of weights: save the model again")
+    for shard in content["weight_map"].values():
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
             raise ValueError(f"{shard!r} in {index}: weights are read from safetensors files beside it only")
 

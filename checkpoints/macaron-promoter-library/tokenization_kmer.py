@@ -213,7 +213,7 @@ class KmerTokenizer(PreTrainedTokenizer):
         Parameters
         ----------
         text : str
-            The sequence.
+            The sequence, letter by letter as `encode_strands` read it: `[MASK]` stands for nothing there.
         problem, length : int
             What `encode_strands` gives for it.
 
@@ -223,9 +223,8 @@ class KmerTokenizer(PreTrainedTokenizer):
             With the letter and its position (counted from 1), or the lengths in nucleotides; empty without a problem.
         """
         if problem == BAD_LETTER:
-            rest = text.replace("[MASK]", "N" * len("[MASK]"))
-            bad = (i for i, letter in enumerate(rest) if ord(letter) > 127 or _LETTER_IDS[ord(letter)] > MASK_ID)
-            position = next(bad, text.find("["))  # a mask is no letter where bytes are read
+            letters = enumerate(text)
+            position = next(i for i, letter in letters if ord(letter) > 127 or _LETTER_IDS[ord(letter)] == _INVALID)
             return f"letter {text[position]!r} at position {position + 1} (counted from 1) is not DNA"
         if problem == TOO_SHORT:
             flanks = f"{len(self.flank5)} + {len(self.flank3)} nt"
@@ -328,8 +327,9 @@ class KmerTokenizer(PreTrainedTokenizer):
             index = int(np.flatnonzero(batch.problem)[0])
             where = "" if is_single else f"sequence {index} of the batch: "
             problem = int(batch.problem[index])
-            remedy = _REMEDIES.get(problem, "")
-            raise ValueError(where + self.explain(texts[index], problem, int(batch.lengths[index])) + remedy)
+            text = texts[index].replace("[MASK]", "N" * len("[MASK]"))  # a mask is fine here, and keeps its place
+            told = self.explain(text, problem, int(batch.lengths[index]))
+            raise ValueError(where + told + _REMEDIES.get(problem, ""))
         return batch.ids
 
     @staticmethod

@@ -192,7 +192,7 @@ def _read_batches(designer: Designer, table: PromoterTable, name_column: str | N
                 letters.append(part)
         if strict:
             table.refuse_problems(batch.numbers, problems)
-        texts = ["" if text is None else str(text) for text in column.to_pylist()]
+        texts = [text or "" for text in column.cast(pa.large_string()).to_pylist()]
         yield _Starts(names_of(table, batch, name_column), texts, letters, problems)
     if strict:
         table.refuse_malformed()

@@ -64,10 +64,11 @@ def explain_rows(tokenizer: KmerTokenizer, column: pa.ChunkedArray | pa.Array, s
         (batch,), empty where a row has no problem.
     """
     problems = [""] * len(strands.problem)
-    for row in np.flatnonzero(strands.problem).tolist():
-        text = column[row].as_py()
-        text = "" if text is None else str(text)
-        problems[row] = tokenizer.explain(text, int(strands.problem[row]), int(strands.lengths[row]))
+    rows = np.flatnonzero(strands.problem).tolist()
+    for row, text in zip(
+        rows, column.take(pa.array(rows, pa.int64())).cast(pa.large_string()).to_pylist(), strict=True
+    ):
+        problems[row] = tokenizer.explain(text or "", int(strands.problem[row]), int(strands.lengths[row]))
     return problems
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import re
+import struct
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-import pandas as pd
 import pyarrow as pa
 import pysam
 import torch
@@ -26,10 +25,15 @@ from modeling_macaron.analysis.variants import apply_variant, check_allele, chec
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
+from tokenization.tokenization_kmer import MOST_LETTERS
 
 _COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
 _NO_INTERVAL = re.compile(r"#|(track|browser)\b")
-_BED_COLUMNS = ["contig", "start", "end", "name", "score", "strand"]
+_BED_LINE_LETTERS = 4 << 20
+_BED_LETTERS = 256 << 20
+_BED_PROMOTERS = 4 << 20
+_VCF_BYTES = 64 << 20  # of a header, and of a line: one of 500,000 genotypes has about a third of it
+_PIECE_BYTES = 1 << 20
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
 _SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in _COLUMNS])
 
@@ -114,7 +118,7 @@ def vcf_file(
         See `load_model`.
     vcf : str or Path
         VCF, plain or compressed by bgzip, or BCF. Of one with an index (`.tbi`, `.csi`) that is not older than it, only
-        the promoters' regions are read.
+        the promoters' regions are read; any other is read to its end for the sizes of its lines first.
     genome : str or Path
         FASTA, plain or compressed by bgzip. Its index (`.fai`) is written beside it where there is none, as
         `samtools faidx` does.
@@ -209,47 +213,50 @@ def read_promoters(path: str | Path) -> list[Promoter]:
     FileNotFoundError
         If there is no such file.
     """
+    promoters = []
     try:
-        _check_width(path)
-        frame = pd.read_csv(
-            path, sep="\t", header=None, names=_BED_COLUMNS, usecols=range(6), index_col=False, dtype=str,
-            keep_default_na=False, quoting=csv.QUOTE_NONE,
-        )  # fmt: skip
+        for number, line in _bed_lines(path):
+            promoters.append(_to_promoter(line, f"{path}, line {number}"))
+            if len(promoters) > _BED_PROMOTERS:
+                raise ValueError(f"{path} has more than {_BED_PROMOTERS:,} promoters")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {path}") from error
-    except (zlib.error, UnicodeDecodeError, pd.errors.ParserError, OSError, EOFError) as error:
+    except (zlib.error, UnicodeDecodeError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as BED of six columns, tab-separated: {error}") from error
-    frame = frame[~frame["contig"].str.match(_NO_INTERVAL)]
-    wrong = ~(frame["start"].str.fullmatch(r"\d+") & frame["end"].str.fullmatch(r"\d+"))
-    wrong |= ~frame["strand"].isin(["+", "-"])
-    frame = frame.astype({"start": "int64", "end": "int64"}) if not wrong.any() else frame
-    wrong = wrong if wrong.any() else frame["start"] >= frame["end"]
-    if wrong.any():
-        line = " ".join(map(str, frame[wrong].iloc[0]))
-        raise ValueError(f"{path}: expected contig, start < end, name, score and strand (+ or -), got {line!r}")
-    if frame.empty:
+    if not promoters:
         raise ValueError(f"{path} has no promoters")
-    rows = frame.drop(columns="score").itertuples(index=False, name=None)
-    return [
-        Promoter(contig, start, end, name if name not in ("", ".") else f"{contig}:{start + 1}-{end}", strand)
-        for contig, start, end, name, strand in rows
-    ]
+    return promoters
 
 
-def _check_width(path: str | Path) -> None:
-    """Refuse a BED file whose first interval has fewer than six columns."""
-    opened = gzip.open if str(path).endswith(".gz") else open
-    with opened(path, "rt") as file:
-        for number, line in enumerate(file, start=1):
+def _bed_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Intervals of a BED file with the number of their line, as long as they fit into memory."""
+    opened, letters = gzip.open if str(path).endswith(".gz") else open, 0
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        for number, line in enumerate(iter(partial(file.readline, _BED_LINE_LETTERS + 1), ""), start=1):
+            if len(line) > _BED_LINE_LETTERS:
+                raise ValueError(f"{path}, line {number}: more than {_BED_LINE_LETTERS:,} letters; is it a BED file?")
             if line.strip() and not _NO_INTERVAL.match(line):
-                count = len(line.rstrip("\r\n").split("\t"))
-                if count < len(_BED_COLUMNS):
-                    raise ValueError(
-                        f"{path}, line {number}: {count} column{'s' * (count > 1)}, separated by tabs; six are needed "
-                        "(contig, start, end, name, score and strand)"
-                    )
-                return
-    raise ValueError(f"{path} has no promoters")
+                letters += len(line)
+                if letters > _BED_LETTERS:
+                    raise ValueError(f"{path} has intervals of more than {_BED_LETTERS:,} letters in all")
+                yield number, line.rstrip("\r\n")
+
+
+def _to_promoter(line: str, where: str) -> Promoter:
+    """Read a line of a BED file."""
+    fields = line.split("\t", 6)[:6]
+    if len(fields) < 6:
+        raise ValueError(
+            f"{where}: {len(fields)} column{'s' * (len(fields) > 1)}, separated by tabs; six are needed "
+            "(contig, start, end, name, score and strand)"
+        )
+    contig, start, end, name, _, strand = fields
+    whole = all(re.fullmatch("[0-9]{1,18}", number) for number in (start, end))
+    if not whole or int(start) >= int(end) or strand not in ("+", "-"):
+        told = " ".join(fields)[:100]
+        raise ValueError(f"{where}: expected contig, start < end, name, score and strand (+ or -), got {told!r}")
+    name = name if name not in ("", ".") else f"{contig}:{int(start) + 1}-{end}"
+    return Promoter(contig, int(start), int(end), name, strand)
 
 
 def _hint(first: str, second: str) -> str:
@@ -295,10 +302,54 @@ def _first_contig(vcf: str | Path) -> str:
     """Contig of the first record of a VCF file, which must have one."""
     if not Path(vcf).is_file():
         raise FileNotFoundError(f"there is no file {vcf}")
+    _check_sizes(Path(vcf))
     first = next(_records(Path(vcf), None), None)
     if first is None:
         raise ValueError(f"{vcf} has no variants")
     return first.contig
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse a VCF or BCF with a header or line that would fill the memory; of one with an index, see its beginning."""
+    with open(path, "rb") as file:
+        opened = gzip.open if file.read(2) == b"\x1f\x8b" else open
+    indexed = _has_new_index(path)
+    try:
+        with opened(path, "rb") as file:
+            for what, size in _bcf_sizes(file) if file.peek(3)[:3] == b"BCF" else _vcf_sizes(file):
+                if size > _VCF_BYTES:
+                    raise ValueError(f"{path} has a {what} of more than {_VCF_BYTES:,} bytes; is it VCF?")
+                if indexed and what == "line" and size < _PIECE_BYTES:
+                    return
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as VCF: {error}") from error
+
+
+def _vcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
+    """Bytes so far of the header, then, after each piece that was read, of the line that goes on."""
+    size, begins = 0, True
+    for piece in iter(partial(file.readline, _PIECE_BYTES), b""):
+        if begins and not piece.startswith(b"#"):
+            break
+        size, begins = size + len(piece), piece.endswith(b"\n")
+        yield "header", size
+    else:
+        return
+    size = 0
+    while piece:
+        size = len(piece) - 1 - piece.rfind(b"\n") if b"\n" in piece else size + len(piece)
+        yield "line", size
+        piece = file.read(_PIECE_BYTES)
+
+
+def _bcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
+    """Bytes of the header and of each record, as the file tells them beforehand."""
+    what, lengths = "header", file.read(9)[5:]
+    while len(lengths) in (4, 8):
+        size = sum(struct.unpack(f"<{len(lengths) // 4}I", lengths))
+        yield what, size
+        file.seek(size, 1)
+        what, lengths = "line", file.read(8)
 
 
 def _records(path: Path, contigs: dict[str, _Contig] | None) -> Iterator[pysam.VariantRecord]:
@@ -375,6 +426,8 @@ def _plus_strand(fasta: pysam.FastaFile, promoter: Promoter) -> str:
     if promoter.contig not in fasta:
         hint = _hint(promoter.contig, fasta.references[0])
         raise ValueError(f"the FASTA lacks the contig{hint}")
+    if promoter.end - promoter.start > MOST_LETTERS:
+        raise ValueError(f"{promoter.end - promoter.start} nt are more than the {MOST_LETTERS:,} that a model may read")
     if promoter.end > fasta.get_reference_length(promoter.contig):
         raise ValueError("the promoter reaches beyond the end of its contig")
     return fasta.fetch(promoter.contig, promoter.start, promoter.end)

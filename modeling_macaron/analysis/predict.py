@@ -74,7 +74,8 @@ def load_model(
         Default: the GPU where there is one for a checkpoint; where it is for a loaded model.
     merged : bool
         Merge the attention's projections: the same numbers for less arithmetic, see `to_merged`. Wide heads on a GPU
-        are then computed by batched products (`attn_implementation="eager"`).
+        are then computed by batched products (`attn_implementation="eager"`) instead of `"sdpa"`; any other attention
+        of a loaded model stays.
     dtype : str or torch.dtype, optional
         Convert the weights, for example `"bfloat16"`. Default: what they are.
     compile_model : bool
@@ -106,7 +107,8 @@ def load_model(
         model = model.to_merged()
     changes = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
     model = model.to(**changes) if changes else model
-    if merged and _has_no_flash_kernel(model.config, model.device):
+    is_default = model.config._attn_implementation == "sdpa"
+    if merged and is_default and _has_no_flash_kernel(model.config, model.device):
         model.set_attn_implementation("eager")
     if compile_model:
         model.compile()
@@ -123,7 +125,7 @@ def _has_no_flash_kernel(config: MacaronConfig, device: torch.device) -> bool:
 
 
 def load_checkpoint(
-    name: str | Path, tokenizer: KmerTokenizer | None = None, **changes
+    name: str | Path, tokenizer: KmerTokenizer | None = None, dtype: str | torch.dtype = "auto", **changes
 ) -> tuple[MacaronForExpressionPrediction, KmerTokenizer]:
     """Load weights and tokenizer; no weight is made up, and none is left out.
 
@@ -133,8 +135,10 @@ def load_checkpoint(
         Checkpoint folder, or name on the Hub.
     tokenizer : KmerTokenizer, optional
         Default: the checkpoint's.
+    dtype : str or torch.dtype
+        Of the weights. Default: what they are.
     **changes
-        Fields of the config in place of the checkpoint's, and the `dtype`.
+        Fields of the config in place of the checkpoint's.
 
     Returns
     -------
@@ -146,21 +150,23 @@ def load_checkpoint(
     OSError
         If there is no such checkpoint.
     ValueError
-        If it is damaged: its weights must be finite numbers, and just those of its config's model.
+        If it is damaged (its weights must be finite numbers, and just those of its config's model), or a change is not
+        possible.
     """
     check_checkpoint_name(name)
-    try:
+    with _explain_damage(name):
         kind = MacaronConfig.get_config_dict(name)[0].get("model_type")
         if kind == MacaronConfig.model_type:
+            config = MacaronConfig.from_pretrained(name)
             tokenizer = KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
-            model, report = MacaronForExpressionPrediction.from_pretrained(
-                name, output_loading_info=True, ignore_mismatched_sizes=True, **changes
-            )
-    except _OF_DAMAGED_FILES as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {told[:300]}") from error
     if kind != MacaronConfig.model_type:
         raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
+    config.update(changes)
+    config.validate_architecture()
+    with _explain_damage(name):
+        model, report = MacaronForExpressionPrediction.from_pretrained(
+            name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     if others := sorted(report["mismatched_keys"]):
         raise ValueError(f"the checkpoint {name} has weights of other shapes than its config: {others[0][0]}")
     if missing := sorted(report["missing_keys"]):
@@ -173,6 +179,16 @@ def load_checkpoint(
         if not values.isfinite().all():
             raise ValueError(f"the checkpoint {name} has weights that are not finite: {weight}")
     return model, tokenizer
+
+
+@contextmanager
+def _explain_damage(name: str | Path) -> Iterator[None]:
+    """Tell in one line what a damaged checkpoint makes of loading."""
+    try:
+        yield
+    except _OF_DAMAGED_FILES as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {told[:300]}") from error
 
 
 def _check_device(device: str | torch.device | None) -> None:

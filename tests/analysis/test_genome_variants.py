@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_macaron.analysis import genome_variants
 from modeling_macaron.analysis.genome_variants import (
     Promoter,
     _by_contig,
+    _check_sizes,
     _merged,
     _overlapping,
     _records,
@@ -393,7 +395,7 @@ FINE = "chr1\t25\t.\tA\tC\t.\t.\t.\n"
         ("p.bed", "# a\nchr1\t10\t20\tp\t0\n", "p.bed, line 2: 5 columns"),
         ("p.bed", "chr1 10 20 p 0 +\n", "p.bed, line 1: 1 column, separated by tabs; six are needed"),
         ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\t0\t.\n", "strand (+ or -), got 'chr1 10 20 p 0 .'"),
-        ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\n", "strand (+ or -), got 'chr1 10 20 p"),
+        ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\n", "p.bed, line 2: 4 columns"),
         ("p.bed", "chr1\tx\t20\tp\t0\t+\n", "got 'chr1 x 20 p 0 +'"),
         ("p.bed", "chr1\t-3\t20\tp\t0\t+\n", "got 'chr1 -3 20 p 0 +'"),
         ("p.bed", "chr1\t20\t20\tp\t0\t+\n", "got 'chr1 20 20 p 0 +'"),
@@ -425,6 +427,33 @@ def test_bad_files_are_told_in_one_line_and_leave_nothing(
     assert "\n" not in stop.value.code
     assert "[E::" not in capfd.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} - before <= {"g.fa.fai"}, "the index alone, beside its FASTA"
+
+
+@pytest.mark.parametrize("kind", ["vcf", "vcf.gz", "vcf.gz+index", "bcf"])
+@pytest.mark.parametrize(("megabytes", "told"), [(2, ""), (4, "a line of more than 3,000,000 bytes")])
+def test_sizes_of_lines_are_not_added_up(tmp_path, monkeypatch, kind, megabytes, told):
+    monkeypatch.setattr(genome_variants, "_VCF_BYTES", 3_000_000)
+    lines = [("chr1", start, ".", "A", "C", ".") for start in range(0, 100_000)]
+    write_vcf(tmp_path / "v.vcf", [*lines, ("chr1", 100_000, ".", "A" * megabytes * 1_000_000, "C", ".")])
+    text = (tmp_path / "v.vcf").read_text().replace("=VCFv4.2\n", "=VCFv4.2\n##note=" + "x" * 2_000_000 + "\n")
+    (tmp_path / "v.vcf").write_text(text)
+    vcf = convert_vcf(tmp_path / "v.vcf", kind)
+    if told and "index" not in kind:
+        with pytest.raises(ValueError, match=told):
+            _check_sizes(vcf)
+    else:
+        _check_sizes(vcf)
+        assert sum(1 for _ in _records(vcf, None)) == 100_001
+
+
+def test_an_interval_that_no_model_reads_is_not_fetched(tiny_folder, tmp_path):
+    write_genome(tmp_path / "g.fa", {"chr1": "ACGT" * 2_501})
+    write_bed(tmp_path / "p.bed", [Promoter("chr1", 0, 10_001, "p", "+"), Promoter("chr1", 0, 10_000, "q", "+")])
+    write_vcf(tmp_path / "v.vcf", [("chr1", 0, ".", "A", "C", ".")])
+    vcf_file(tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
+    wide, long = sorted(read(tmp_path / "out.csv")["problem"])
+    assert wide == "10001 nt are more than the 10,000 that a model may read"
+    assert long == "reference sequence: 10000 nt are more than the 20 that the model reads"
 
 
 def test_contigs_of_other_names_are_told(tiny_folder, tmp_path):

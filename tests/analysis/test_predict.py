@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.analysis.predict import _has_no_flash_kernel, load_model, predict
+from modeling_macaron.analysis.predict import _has_no_flash_kernel, load_checkpoint, load_model, predict
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG"]
@@ -56,6 +58,26 @@ def test_attention_of_merged_wide_heads_on_a_gpu(tiny_folder, monkeypatch):
     monkeypatch.setattr("modeling_macaron.analysis.predict._has_no_flash_kernel", lambda config, device: True)
     assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "eager"
     assert load_model(tiny_folder)[0].config._attn_implementation == "sdpa"
+
+
+def test_attention_that_the_caller_chose_is_kept(tiny_folder, monkeypatch):
+    monkeypatch.setattr("modeling_macaron.analysis.predict._has_no_flash_kernel", lambda config, device: True)
+    AttentionInterface.register("own", sdpa_attention_forward)
+    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder, attn_implementation="own")
+    assert load_model(model, merged=True)[0].config._attn_implementation == "own"
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_dropout", 1.5), ("reconstruction_weight", -1)])
+def test_a_change_that_is_not_possible_is_the_callers_fault(tiny_folder, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be in .*, got {value}") as caught:
+        load_checkpoint(tiny_folder, **{name: value})
+    assert str(tiny_folder) not in str(caught.value)
+
+
+def test_a_change_replaces_what_the_checkpoint_says(tiny_folder):
+    model, _ = load_checkpoint(tiny_folder, hidden_dropout=0.25, reconstruction_weight=0.5, dtype="float64")
+    assert (model.config.hidden_dropout, model.config.reconstruction_weight, model.dtype) == (0.25, 0.5, torch.float64)
+    assert model.dropout.p == 0.25 and model.name_or_path == str(tiny_folder)
 
 
 def test_bfloat16_predicts_nearly_the_same(tiny_folder):

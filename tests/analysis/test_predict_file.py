@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -50,7 +51,7 @@ def test_files_keep_their_order_and_columns(tiny_folder, tmp_path, source, outpu
 
 
 def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
-    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG", "AC[MASK]GT", "CAFÉ"]
+    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG", "AC[MASK]XT", "CAFÉ"]
     frame_of(sequences).to_parquet(tmp_path / "in.parquet")
     result = predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
     assert result == (7, 5, 0, ())
@@ -65,6 +66,19 @@ def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
     assert got["problem"].tolist() == ["", letters[0], too_long, "empty sequence", "", *letters[1:]]
     expected = predict(tiny_folder, ["ACGT", "GGGG"])
     np.testing.assert_allclose(got["predicted_expression"].dropna(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["binary", "fixed", "text", "dictionary"])
+def test_problems_of_sequences_of_every_type(tiny_folder, tmp_path, kind):
+    sequences, text = [b"ACGT", b"ACXT", None], pa.array(["ACGT", "ACXT", None])
+    column = {
+        "binary": pa.array(sequences, pa.binary()), "fixed": pa.array(sequences, pa.binary(4)),
+        "text": text, "dictionary": text.dictionary_encode(),
+    }[kind]  # fmt: skip
+    pq.write_table(pa.table({"sequence": column}), tmp_path / "in.parquet")
+    predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    problems = pd.read_parquet(tmp_path / "out.parquet")["problem"].tolist()
+    assert problems == ["", "letter 'X' at position 3 (counted from 1) is not DNA", "empty sequence"]
 
 
 def test_equal_sequences_are_computed_once(tiny_folder, tmp_path):
