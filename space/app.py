@@ -345,7 +345,23 @@ def _file_tab(answers: Answers) -> None:
         except BadInput as error:
             yield figures.problem(str(error)), ""
 
-    limits = answers.limits
+    upload, problem = _upload_field(answers.limits)
+    with gr.Row():
+        column = gr.Textbox(label="Column of the DNA", info="Empty: found by itself.", elem_id="file-column")
+        output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Get back as",
+                                 elem_id="file-format")  # fmt: skip
+    keep = _middle_box(answers, "file-middle")
+    button = gr.Button("Predict the file", variant="primary", elem_id="file-run")
+    result = gr.HTML(elem_id="file-result", padding=False)
+    begun = button.click(
+        lambda: ("", figures.waiting()), None, [problem, result], queue=False, api_visibility="private",
+        show_progress="hidden",
+    )  # fmt: skip
+    _on(begun.then, answer, [upload, column, output_format, keep], [problem, result], long=True, show_progress="hidden")
+
+
+def _upload_field(limits: Limits) -> tuple[gr.HTML, gr.HTML]:
+    """Field for a file, and the place for a sentence about it."""
     upload = gr.HTML(
         html_template=(
             '<label for="upload-file">Table or FASTA</label>'
@@ -361,18 +377,7 @@ def _file_tab(answers: Answers) -> None:
         f"The other columns are kept. {PRIVACY}</p>",
         padding=False,
     )
-    with gr.Row():
-        column = gr.Textbox(label="Column of the DNA", info="Empty: found by itself.", elem_id="file-column")
-        output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Get back as",
-                                 elem_id="file-format")  # fmt: skip
-    keep = _middle_box(answers, "file-middle")
-    button = gr.Button("Predict the file", variant="primary", elem_id="file-run")
-    result = gr.HTML(elem_id="file-result", padding=False)
-    begun = button.click(
-        lambda: ("", figures.waiting()), None, [problem, result], queue=False, api_visibility="private",
-        show_progress="hidden",
-    )  # fmt: skip
-    _on(begun.then, answer, [upload, column, output_format, keep], [problem, result], long=True, show_progress="hidden")
+    return upload, problem
 
 
 def _read_upload(upload: str | None) -> tuple[str, bytes]:
