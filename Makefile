@@ -72,7 +72,8 @@ test-long: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.fuzz
 
-lock: $(VENV)/.dev-installed
+# Not what the tests need: the lock that is there may lack what constraints.txt has got.
+lock: | $(BIN)/python
 	$(PIP) install uv
 	$(BIN)/uv pip compile constraints.txt --quiet --no-deps --universal --python-version 3.11 --generate-hashes \
 		--no-emit-package torch --no-annotate --custom-compile-command "make lock" --output-file requirements-test.txt

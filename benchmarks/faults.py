@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.figures import RESULTS, Results, describe_machine
-from benchmarks.killing import PATIENCE, kill_when, run_to_the_end, start, time_undisturbed, written_since
+from benchmarks.killing import kill_when, outcome_of, run_to_the_end, time_undisturbed, written_since
 from benchmarks.memory import make_checkpoint, write_promoters
 
 OUTPUT = RESULTS / "reliability" / "faults.json"
@@ -81,11 +81,6 @@ def difference(first: Path, second: Path) -> float:
     if one.keys() != two.keys():
         return float("inf")
     return max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
-
-
-def half_checkpoints(run: Path) -> list[Path]:
-    """Checkpoints that are not finished; the Trainer's state is written last."""
-    return [path for path in run.glob("checkpoint-*") if not (path / "trainer_state.json").is_file()]
 
 
 def kill_training(results: Results, folder: Path, processes: int, kills: int, rng: random.Random) -> None:
@@ -336,13 +331,12 @@ def fill_disk(results: Results, folder: Path) -> None:
     }
     for name, command in commands.items():
         with small_disk(folder / f"disk-{name}", 1 << 20) as disk:
-            process = start([sys.executable, *(part.format(disk) for part in command)])
-            output, _ = process.communicate(timeout=PATIENCE)
+            exit_code, output = outcome_of([sys.executable, *(part.format(disk) for part in command)])
             told = output.strip().splitlines()[-1]
             left = [path.name for path in disk.iterdir() if path.name in ("out", "out.csv", "out.tsv")]
-        clear = process.returncode == 1 and "space" in told.lower() and "Traceback" not in output
+        clear = exit_code == 1 and "space" in told.lower() and "Traceback" not in output
         results.row(
-            "disk_full", program=name, exit_code=process.returncode, outputs=len(left),
+            "disk_full", program=name, exit_code=exit_code, outputs=len(left),
             told=told.replace(str(folder), "..."),
         )  # fmt: skip
         results.check(f"{name} on a full disk: a clear line and no output", float(not clear or bool(left)), 0.0)
@@ -358,8 +352,7 @@ def fill_disk_in_training(results: Results, folder: Path) -> None:
         See `fill_disk`.
     """
     with small_disk(folder / "disk-train", 600_000) as disk:
-        process = start(training_command(folder / "data", disk / "run", 1))
-        output, _ = process.communicate(timeout=PATIENCE)
+        exit_code, output = outcome_of(training_command(folder / "data", disk / "run", 1))
         told = next((line for line in output.splitlines() if line.startswith("error:")), "")
         checkpoints = sorted((disk / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         intact = 0
@@ -368,8 +361,8 @@ def fill_disk_in_training(results: Results, folder: Path) -> None:
                 load_file(path / "model.safetensors")
                 intact += 1
         final = (disk / "run/final").exists()
-        clear = process.returncode != 0 and "space" in told
-        results.row("disk_full", program="train", exit_code=process.returncode, outputs=int(final),
+        clear = exit_code != 0 and "space" in told
+        results.row("disk_full", program="train", exit_code=exit_code, outputs=int(final),
                     told=told.replace(str(folder), "..."))  # fmt: skip
         results.figure("train on a full disk: checkpoints that are intact", intact, "checkpoints")
         results.check("train on a full disk: a clear line, an earlier checkpoint, no result",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,27 +18,65 @@ from benchmarks.peak_memory import ROOT
 PATIENCE = 300.0  # seconds without an end
 
 
-def start(command: list[str]) -> subprocess.Popen:
-    """Start a program.
+class Program:
+    """A program that runs; left as a context, it is killed where it still goes on.
+
+    What it says goes to a temporary file: a pipe that nobody reads would stop it when it is full.
 
     Parameters
     ----------
     command : list of str
         Program and arguments.
-
-    Returns
-    -------
-    subprocess.Popen
-        Its output and its errors come as text through one pipe.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+
+    def __init__(self, command: list[str]):
+        self.command, self.began = command, time.monotonic()
+        self._output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT, env=environment
+        )
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *error) -> None:
+        kill(self.process)
+        self.process.wait()
+        self._output.close()
+
+    def wait(self, ready: Callable[[], bool] = lambda: False) -> int | None:
+        """Wait until it ends or something is ready.
+
+        Parameters
+        ----------
+        ready : callable
+            Whether the time has come.
+
+        Returns
+        -------
+        int or None
+            Its exit code; None if it goes on.
+
+        Raises
+        ------
+        TimeoutError
+            If it has gone on for `PATIENCE` seconds and the time has not come.
+        """
+        while self.process.poll() is None and not ready():
+            if time.monotonic() - self.began > PATIENCE:
+                raise TimeoutError(f"{' '.join(self.command)} goes on after {PATIENCE:.0f} seconds: {self.says()}")
+            time.sleep(0.001)
+        return self.process.returncode
+
+    def says(self, letters: int = 2000) -> str:
+        """Give the end of its output and its errors so far, at most so many letters."""
+        self._output.seek(0)
+        return self._output.read()[-letters:]
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Kill a program and all processes that it has started; a launcher's workers are in sessions of their own.
+    """Kill a program and all processes that it has started, and wait; a launcher's are in sessions of their own.
 
     Parameters
     ----------
@@ -53,10 +92,20 @@ def kill(process: subprocess.Popen) -> None:
     for one in family:
         with suppress(psutil.NoSuchProcess):
             one.kill()
+    while any(_goes_on(one) for one in family):
+        time.sleep(0.001)
 
 
-def run_to_the_end(command: list[str]) -> str:
-    """Run a program, which must end well.
+def _goes_on(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one that nobody has asked for its exit code has."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def outcome_of(command: list[str]) -> tuple[int, str]:
+    """Run a program to its end.
 
     Parameters
     ----------
@@ -65,19 +114,37 @@ def run_to_the_end(command: list[str]) -> str:
 
     Returns
     -------
-    str
-        What it says.
+    tuple of (int, str)
+        Exit code, and what it says.
+
+    Raises
+    ------
+    TimeoutError
+        If it goes on for `PATIENCE` seconds; it is killed.
+    """
+    with Program(command) as program:
+        exit_code = program.wait()
+        return exit_code, program.says(1_000_000)
+
+
+def run_to_the_end(command: list[str]) -> None:
+    """Run a program, which must end well.
+
+    Parameters
+    ----------
+    command : list of str
+        Program and arguments.
 
     Raises
     ------
     RuntimeError
         If it fails.
+    TimeoutError
+        See `outcome_of`.
     """
-    process = start(command)
-    output, _ = process.communicate(timeout=PATIENCE)
-    if process.returncode:
+    exit_code, output = outcome_of(command)
+    if exit_code:
         raise RuntimeError(f"{' '.join(command)} failed: {output[-2000:]}")
-    return output
 
 
 class Timeline(NamedTuple):
@@ -105,17 +172,15 @@ def time_undisturbed(command: list[str], works: Callable[[], bool]) -> Timeline:
     ------
     RuntimeError
         If it fails, or was not seen to work.
+    TimeoutError
+        See `outcome_of`.
     """
-    process, began, work = start(command), time.monotonic(), 0.0
-    while process.poll() is None:
-        if not work and works():
-            work = time.monotonic() - began
-        time.sleep(0.002)
-    end = time.monotonic() - began
-    output = process.stdout.read()
-    if process.returncode or not work:
-        raise RuntimeError(f"{' '.join(command)} failed, or did nothing: {output[-2000:]}")
-    return Timeline(work, end)
+    with Program(command) as program:
+        worked = program.wait(works) is None
+        work = time.monotonic() - program.began
+        if program.wait() or not worked:
+            raise RuntimeError(f"{' '.join(command)} failed, or did nothing: {program.says()}")
+        return Timeline(work, time.monotonic() - program.began)
 
 
 def kill_when(command: list[str], ready: Callable[[], bool], delay: float) -> bool:
@@ -140,23 +205,15 @@ def kill_when(command: list[str], ready: Callable[[], bool], delay: float) -> bo
     RuntimeError
         If it fails by itself.
     TimeoutError
-        If it goes on for `PATIENCE` seconds and the time does not come.
+        If it goes on for `PATIENCE` seconds and the time does not come; it is killed.
     """
-    process = start(command)
-    began = time.monotonic()
-    while process.poll() is None and not ready():
-        if time.monotonic() - began > PATIENCE:
-            kill(process)
-            raise TimeoutError(f"{' '.join(command)} did not come to where it was to be killed")
-        time.sleep(0.001)
-    time.sleep(delay)
-    killed = process.poll() is None
-    if killed:
-        kill(process)
-    output, _ = process.communicate()
-    if not killed and process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {output[-2000:]}")
-    return killed
+    with Program(command) as program:
+        program.wait(ready)
+        time.sleep(delay)
+        exit_code = program.process.poll()
+        if exit_code:
+            raise RuntimeError(f"{' '.join(command)} failed: {program.says()}")
+        return exit_code is None
 
 
 def written_since(paths: Iterable[Path], moment: float) -> bool:

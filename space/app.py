@@ -11,6 +11,7 @@ import binascii
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from threading import Event
 
@@ -50,37 +51,50 @@ PRIVACY = "What you enter is used for the answer and not stored."
 
 
 class Searches:
-    """Searches that wait or go on, by the browser session that asked, so that each can be stopped."""
+    """Stops of the searches that wait or go on: one, the last that was asked for, of each browser session.
+
+    A search is known by its number, which the page hands from the click to the search: several of one session may wait
+    in the queue.
+    """
 
     def __init__(self):
-        self._stops: dict[str, Event] = {}
+        self._numbers = count(1)
+        self._latest: dict[str, tuple[int, Event]] = {}
 
-    def begin(self, request: gr.Request) -> tuple[dict, str]:
-        """Note a search of a session; one that goes on is stopped. Give what the page shows until its turn comes."""
+    def begin(self, request: gr.Request) -> tuple[int, dict, str]:
+        """Note a search and stop the session's earlier one; give its number, and what the page shows till its turn."""
         self.stop(request)
-        self._stops[str(request.session_hash)] = Event()
-        return gr.update(interactive=True), figures.waiting()
+        number = next(self._numbers)
+        self._latest[str(request.session_hash)] = number, Event()
+        return number, gr.update(interactive=True), figures.waiting()
 
     def stop(self, request: gr.Request) -> None:
         """Stop the search of a session, if there is one."""
-        self.of(request).set()
+        _, stop = self._latest.get(str(request.session_hash), (0, Event()))
+        stop.set()
 
     def offer_stop(self, request: gr.Request) -> dict:
         """Keep the button that stops a search usable while the session has another one."""
-        return gr.update(interactive=str(request.session_hash) in self._stops)
+        return gr.update(interactive=str(request.session_hash) in self._latest)
 
     def leave(self, request: gr.Request) -> None:
         """Stop the search of a session that has gone, and forget it."""
-        self._stops.pop(str(request.session_hash), Event()).set()
+        self.stop(request)
+        self._latest.pop(str(request.session_hash), None)
 
-    def of(self, request: gr.Request) -> Event:
-        """Give the event that stops the search of a session."""
-        return self._stops.get(str(request.session_hash)) or Event()
+    def of(self, request: gr.Request, number: float) -> Event:
+        """Give the event that stops a search; it is set if the session has begun a later one, or has gone."""
+        latest, stop = self._latest.get(str(request.session_hash), (0, Event()))
+        if latest != number:
+            stop = Event()
+            stop.set()
+        return stop
 
-    def end(self, request: gr.Request, stop: Event) -> None:
+    def end(self, request: gr.Request, number: float) -> None:
         """Forget a search, unless the session has begun another."""
-        if self.of(request) is stop:
-            del self._stops[str(request.session_hash)]
+        latest, _ = self._latest.get(str(request.session_hash), (0, None))
+        if latest == number:
+            self._latest.pop(str(request.session_hash), None)
 
 
 def build_page(answers: Answers) -> gr.Blocks:
@@ -236,11 +250,10 @@ def _variant_tab(answers: Answers) -> None:
 
 
 def _design_tab(answers: Answers, searches: Searches) -> None:
-    def answer(start, target, value, edits, num, quick, low, high, sites, positions, request: gr.Request) -> Iterator:
+    def answer(number, start, target, value, edits, num, quick, low, high, sites, positions, request: gr.Request):
         wanted = DesignRequest(start, target, value, edits, num, quick, (low, high), sites, positions)
-        stop = searches.of(request)
         try:
-            for found in search_designs(answers, wanted, stop):
+            for found in search_designs(answers, wanted, searches.of(request, number)):
                 if isinstance(found, DesignProgress):
                     told = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
                     yield "", "", "", figures.progressing(found.num_predictions, told, found.most_predictions)
@@ -250,7 +263,7 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
             place = next(index for index, fields in enumerate(DESIGN_FIELDS) if error.field in fields)
             yield *(figures.problem(str(error)) if index == place else "" for index in range(3)), ""
         finally:
-            searches.end(request, stop)
+            searches.end(request, number)
 
     with gr.Row():
         with gr.Column():
@@ -265,11 +278,17 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         button = gr.Button("Design", variant="primary", elem_id="design-run")
         stop_button = gr.Button("Stop", interactive=False, elem_id="design-stop")
     result = gr.HTML(elem_id="design-result", padding=False)
+    number = gr.Number(visible=False)  # of the search, see `Searches`; a gr.State would be read when its turn comes
     quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    begun = button.click(searches.begin, None, [stop_button, result], **quiet)
+    begun = button.click(searches.begin, None, [number, stop_button, result], **quiet)
     begun.then(None, js="() => window.showAnswer('design-result')", show_progress="hidden")
     outputs = [start_problem, goal_problem, rules_problem, result]
-    done = _on(begun.then, answer, [start, *goal, *rules], outputs, long=True, show_progress="hidden")
+    options = {
+        "long": True,
+        "show_progress": "hidden",
+        "trigger_mode": "multiple",
+    }  # a search may follow one that waits
+    done = _on(begun.then, answer, [number, start, *goal, *rules], outputs, **options)
     done.then(searches.offer_stop, None, stop_button, **quiet)
     stop_button.click(searches.stop, **quiet)
 
@@ -326,7 +345,23 @@ def _file_tab(answers: Answers) -> None:
         except BadInput as error:
             yield figures.problem(str(error)), ""
 
-    limits = answers.limits
+    upload, problem = _upload_field(answers.limits)
+    with gr.Row():
+        column = gr.Textbox(label="Column of the DNA", info="Empty: found by itself.", elem_id="file-column")
+        output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Get back as",
+                                 elem_id="file-format")  # fmt: skip
+    keep = _middle_box(answers, "file-middle")
+    button = gr.Button("Predict the file", variant="primary", elem_id="file-run")
+    result = gr.HTML(elem_id="file-result", padding=False)
+    begun = button.click(
+        lambda: ("", figures.waiting()), None, [problem, result], queue=False, api_visibility="private",
+        show_progress="hidden",
+    )  # fmt: skip
+    _on(begun.then, answer, [upload, column, output_format, keep], [problem, result], long=True, show_progress="hidden")
+
+
+def _upload_field(limits: Limits) -> tuple[gr.HTML, gr.HTML]:
+    """Field for a file, and the place for a sentence about it."""
     upload = gr.HTML(
         html_template=(
             '<label for="upload-file">Table or FASTA</label>'
@@ -342,18 +377,7 @@ def _file_tab(answers: Answers) -> None:
         f"The other columns are kept. {PRIVACY}</p>",
         padding=False,
     )
-    with gr.Row():
-        column = gr.Textbox(label="Column of the DNA", info="Empty: found by itself.", elem_id="file-column")
-        output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Get back as",
-                                 elem_id="file-format")  # fmt: skip
-    keep = _middle_box(answers, "file-middle")
-    button = gr.Button("Predict the file", variant="primary", elem_id="file-run")
-    result = gr.HTML(elem_id="file-result", padding=False)
-    begun = button.click(
-        lambda: ("", figures.waiting()), None, [problem, result], queue=False, api_visibility="private",
-        show_progress="hidden",
-    )  # fmt: skip
-    _on(begun.then, answer, [upload, column, output_format, keep], [problem, result], long=True, show_progress="hidden")
+    return upload, problem
 
 
 def _read_upload(upload: str | None) -> tuple[str, bytes]:

@@ -14,13 +14,13 @@ from html import escape
 
 import numpy as np
 
+from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.design import Design
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, base_importance
 from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.variant_plots import Difference
 
 from .answers import ComparedAlleles, MutatedPromoter, PredictedPromoter, Substitution
-from .reading import plural
 from .reference import Reference
 from .searching import DesignedPromoters
 from .uploads import PredictedFile

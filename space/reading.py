@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.tables import string_buffers
 from tokenization import KmerTokenizer
 from tokenization.tokenization_kmer import N_ID, TOO_LONG, TOO_SHORT
@@ -84,11 +85,6 @@ class Promoter(NamedTuple):
     sequence: str
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-
-
-def plural(number: int, noun: str) -> str:
-    """Write a number with its noun: `1 promoter`, `2,000 promoters`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def to_sentence(text: str) -> str:

@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.constraints import Constraints
 from modeling_macaron.analysis.design import Design, Designer, SearchOptions
 from modeling_macaron.analysis.design_oracle import SearchStopped
 from modeling_macaron.analysis.mutants import NUM_BASES
 
 from .answers import Answers
-from .reading import BadInput, Limits, Promoter, plural, read_one, read_positions, read_sites, to_sentence
+from .reading import BadInput, Limits, Promoter, read_one, read_positions, read_sites, to_sentence
 
 
 class DesignRequest(NamedTuple):

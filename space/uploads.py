@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.predict import TOKENIZER_SETTINGS
 from modeling_macaron.analysis.predict_file import PREDICTION, PROBLEM, predict_file
 from modeling_macaron.parts import parts_folder
@@ -21,7 +22,7 @@ from tokenization import KmerTokenizer, StrandBatch
 from tokenization.tokenization_kmer import N_ID
 
 from .answers import Answers
-from .reading import BadInput, Limits, cut_lone_flank, is_mostly_unknown, plural, shorten, to_sentence
+from .reading import BadInput, Limits, cut_lone_flank, is_mostly_unknown, shorten, to_sentence
 
 SHOWN_PROBLEMS, SHOWN_ROWS, SHOWN_LINES = 10, 5, 3
 BATCH_SIZE = 32  # small, to tell often how far it is

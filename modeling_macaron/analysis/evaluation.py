@@ -299,6 +299,16 @@ def _add_intervals(result: dict, predicted: np.ndarray, measurements: Measuremen
         result["all"][name] |= figures
 
 
+def _check_request(output: str | Path, batch_size: int, intervals: int | None) -> None:
+    """Refuse, before any work, an output or numbers that are none."""
+    if Path(output).is_dir():
+        raise ValueError(f"{output} is a folder: give the name of the JSON file to write")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if intervals is not None and intervals < 2:
+        raise ValueError(f"intervals must be at least 2 resamples, got {intervals}")
+
+
 def evaluate_files(
     table: str | Path,
     output: str | Path,
@@ -352,12 +362,7 @@ def evaluate_files(
     """
     if (model is None) == (predictions is None):
         raise ValueError("give either a model or a file of predictions")
-    if Path(output).is_dir():
-        raise ValueError(f"{output} is a folder: give the name of the JSON file to write")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if intervals is not None and intervals < 2:
-        raise ValueError(f"intervals must be at least 2 resamples, got {intervals}")
+    _check_request(output, batch_size, intervals)
     measurements = load_measurements(
         table, pairs, split=split, sequence_column=sequence_column, value_column=value_column
     )

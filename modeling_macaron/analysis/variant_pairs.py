@@ -130,12 +130,8 @@ def write_effects(
                 model, fine, both_orientations=both_orientations, batch_size=batch_size, progress=progress
             )
             if plots is not None:
-                parts = [
-                    variable_parts(tokenizer, list(compress(column, ~bad)), (strands.lengths + more[~bad]).tolist())
-                    for column, strands, more in zip((rows.references, rows.alternatives), fine, excess, strict=True)
-                ]
-                names = [""] * len(bad) if name_column is None else rows.table.column(name_column).to_pylist()
-                plots.add(*parts, effects.delta, [str(name or "") for name in compress(names, ~bad)])
+                lengths = [strands.lengths + more[~bad] for strands, more in zip(fine, excess, strict=True)]
+                _add_to_plots(plots, tokenizer, rows, ~bad, lengths, effects, name_column)
             progress.update(int(bad.sum()))
             put(_with_effects(rows.table, effects, bad, problems))
             num_rows += len(bad)
@@ -145,6 +141,24 @@ def write_effects(
     if plots is not None:
         plots.draw()
     return num_rows, num_problems
+
+
+def _add_to_plots(
+    plots: VariantPlots,
+    tokenizer: KmerTokenizer,
+    rows: VariantRows,
+    fine: np.ndarray,
+    lengths: list[np.ndarray],
+    effects: VariantEffects,
+    name_column: str | None,
+) -> None:
+    """Give the variants with an effect, untrimmed, to the figures; `lengths` are those of both variable parts."""
+    parts = [
+        variable_parts(tokenizer, list(compress(column, fine)), some.tolist())
+        for column, some in zip((rows.references, rows.alternatives), lengths, strict=True)
+    ]
+    names = [""] * len(fine) if name_column is None else rows.table.column(name_column).to_pylist()
+    plots.add(*parts, effects.delta, [str(name or "") for name in compress(names, fine)])
 
 
 def check_overflow(overflow: str) -> None:

@@ -26,10 +26,6 @@ class NumProcesses(TrainerCallback, ExportableState):
         """Give what is written: always the processes of this run, not those of one that is resumed."""
         return {"args": {}, "attributes": {"num_processes": PartialState().num_processes}}
 
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Make a place in the state that a resumed run has read, where it was written without one."""
-        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-
 
 def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
     """Choose the checkpoint to resume from, as `--resume_from_checkpoint auto` or a path says.
@@ -108,7 +104,7 @@ def is_complete(checkpoint: Path, averaging: bool = False) -> bool:
         sharded = {"optimizer.bin", "pytorch_model_fsdp.bin"}  # FSDP's, from which it resumes
         needed = {"scheduler.pt", *(sharded if sharded <= names else ["optimizer.pt"]), *_random_states(state, names)}
         return "config.json" in names and all(zipfile.is_zipfile(checkpoint / name) for name in needed)
-    except (OSError, ValueError, SafetensorError):
+    except (OSError, ValueError, SafetensorError, RecursionError):
         return False
 
 
@@ -118,12 +114,15 @@ def _random_states(state: dict, names: set[str]) -> set[str]:
     Raises
     ------
     ValueError
-        If it has others.
+        If it has others, or the state is not what the Trainer writes.
     """
     there = {name for name in names if name.startswith("rng_state")}
-    told = state.get("stateful_callbacks", {}).get(NumProcesses.__name__)
-    processes = len(there) if told is None else told["attributes"]["num_processes"]
-    needed = {"rng_state.pth"} if processes == 1 else {f"rng_state_{rank}.pth" for rank in range(processes)}
-    if not there or there != needed:
+    try:
+        told = state.get("stateful_callbacks", {}).get(NumProcesses.__name__)
+        processes = len(there) if told is None else told["attributes"]["num_processes"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("trainer_state.json does not hold the Trainer's state") from error
+    needed = {"rng_state.pth"} if len(there) == 1 else {f"rng_state_{rank}.pth" for rank in range(len(there))}
+    if processes != len(there) or not there or there != needed:
         raise ValueError("random states of some processes are missing")
     return needed

@@ -203,6 +203,33 @@ def training_table(facts: dict) -> str:
     )
 
 
+def _card_data(name: str, facts: dict, metrics: dict[str, float]) -> ModelCardData:
+    """Give what the Hub reads of a card: kind of model, origin, and measures of the validation split."""
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Promoter expression",
+            dataset_type="promoter-table",
+            dataset_name=facts["table"],
+            dataset_split="validation",
+            metric_type=_MEASURES[key].lower().replace(" ", "_"),
+            metric_name=_MEASURES[key],
+            metric_value=metrics[key],
+        )
+        for key in ("eval_pearson_r", "eval_spearman_rho")
+    ]
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["biology", "genomics", "promoter", "gene-expression", "macaron"],
+        metrics=["pearsonr", "spearmanr"],
+        base_model=facts["started_from"] if "/" in (facts["started_from"] or "") else None,
+        model_name=name,
+        eval_results=results,
+    )
+
+
 def write_model_card(
     folder: Path, trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float], history: list[dict]
 ) -> None:
@@ -224,35 +251,10 @@ def write_model_card(
     facts = training_facts(trainer, data, metrics)
     has_curve = any("loss" in entry for entry in history)  # a run may end before its first logged step
     name = trainer.args.hub_model_id or Path(trainer.args.output_dir).name
-    dataset_name = facts["table"]
-    measures = {"Pearson r": "eval_pearson_r", "Spearman rho": "eval_spearman_rho"}
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            task_name="Promoter expression",
-            dataset_type="promoter-table",
-            dataset_name=dataset_name,
-            dataset_split="validation",
-            metric_type=measure.lower().replace(" ", "_"),
-            metric_name=measure,
-            metric_value=metrics[key],
-        )
-        for measure, key in measures.items()
-    ]
-    card_data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="text-classification",
-        tags=["biology", "genomics", "promoter", "gene-expression", "macaron"],
-        metrics=["pearsonr", "spearmanr"],
-        base_model=facts["started_from"] if "/" in (facts["started_from"] or "") else None,
-        model_name=name,
-        eval_results=results,
-    )
     tokenizer = trainer.processing_class
     flanks = ("", "") if tokenizer.trimming == "never" else (tokenizer.flank5, tokenizer.flank3)
     card = ModelCard.from_template(
-        card_data,
+        _card_data(name, facts, metrics),
         template_str=_TEMPLATE,
         name=name,
         parameters=f"{trainer.model.num_parameters():,}",

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import RandomSampler
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
@@ -280,9 +281,16 @@ class MacaronTrainer(Trainer):
         if self.args.should_save and folder.exists():
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
+        self._make_places_for_callbacks()
         num_bytes = sum(weights.numel() * weights.element_size() for weights in self.model.parameters())
         with whole_or_nothing(folder, 3 * num_bytes):  # weights and two moments of Adam
             super()._save_checkpoint(*args, **kwargs)
+
+    def _make_places_for_callbacks(self) -> None:
+        """Make a place for each callback in a state that was written without it: the Trainer fails where one lacks."""
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
 
     def _save_rng_state(self, output_dir):
         """Save this process's random state, and wait: what is written next vouches for those of all processes."""

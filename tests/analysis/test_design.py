@@ -8,40 +8,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modeling_macaron.analysis.constraints import Constraints, Rules, random_promoters
+from modeling_macaron.analysis.constraints import Constraints
 from modeling_macaron.analysis.design import design
 from modeling_macaron.analysis.design_search import METHODS, Goal, Space, search_beam, search_by_evolution
 from modeling_macaron.analysis.nearest import nearest_training_distance
-from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron.analysis.predict import predict
+from tests.analysis.test_constraints import rules_allow
 from tokenization import KmerTokenizer
 
 START = "GCTTTATATAAGGCGGGCAT"
 STARTS = [START, "ACGTACGTACGG", "TTGACCATGCATGGTA"]
 SMALL = {"population": 12, "generations": 4, "beam_width": 3, "num_candidates": 6}
 PATTERNS = {"GAAT": "GAAT|ATTC", "RCGY": "[AG]CG[CT]", "AAA": "AAA|TTT", "GGS": "GG[CG]|[CG]CC"}
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder):
-    """The tiny model in float64: what is equal is equal to many digits."""
-    return load_model(tiny_folder, dtype="float64")[0]
-
-
-@pytest.fixture(scope="module")
-def rules(tiny_tokenizer):
-    """Rules of the tiny construct, whose flanks are ACCA and GGT."""
-    return lambda **fields: Rules(Constraints(**fields), tiny_tokenizer)
-
-
-@pytest.fixture
-def forwards(model):
-    """Sizes of the batches that go through the model."""
-    sizes = []
-    hook = model.register_forward_hook(
-        lambda _, args, kwargs, __: sizes.append(len(args[0] if args else kwargs["inputs_embeds"])), with_kwargs=True
-    )
-    yield sizes
-    hook.remove()
 
 
 def single_mutants(sequence):
@@ -179,51 +157,6 @@ def test_the_rules_of_the_search_do_bind(model):
     assert site not in other.sequence and other.edits
 
 
-def rules_allow(sequence, site):
-    tokenizer = KmerTokenizer(kmer_size=5, strand_length=20, flank5="ACCA", flank3="GGT")
-    letters = np.array([["ACGT".index(base) for base in sequence]], np.uint8)
-    return Rules(Constraints(forbidden_sites=(site,)), tokenizer).allow(letters)[0]
-
-
-@given(text=st.text("ACGT", min_size=1, max_size=20), site=st.text("ACGTRYSWKMBDHVN", min_size=1, max_size=6))
-def test_sites_as_regular_expressions_find_them(text, site):
-    if set(site) == {"N"}:
-        return
-    codes = {"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC", "B": "CGT", "D": "AGT", "H": "ACT",
-             "V": "ACG", "N": "ACGT"}  # fmt: skip
-    pattern = re.compile("".join(f"[{codes.get(letter, letter)}]" for letter in site))
-    construct = "ACCA" + text + "GGT"
-    turned = construct[::-1].translate(str.maketrans("ACGT", "TGCA"))
-    width, found = len(site), False
-    for start in range(len(construct) - width + 1):
-        if start + width > 4 and start < 4 + len(text):  # more than a flank
-            stop = start + width
-            found |= bool(pattern.fullmatch(construct[start:stop]))
-            found |= bool(pattern.fullmatch(turned[len(construct) - stop : len(construct) - start]))
-    if text.startswith("ACCA") and text.endswith("GGT") and len(text) >= 7:
-        return
-    assert rules_allow(text, site) == (not found)
-
-
-def test_sites_across_the_flanks_and_in_them(rules):
-    letters = {"CAGG": [1, 0, 2, 2], "AAAA": [0] * 4}
-    site = rules(forbidden_sites=("CACA",))  # ACCA + CA..
-    assert site.explain(np.array(letters["CAGG"], np.uint8)) == (
-        "it has the forbidden site CACA across the 5' flank, forward strand"
-    )
-    assert rules(forbidden_sites=("ACCA",)).allow(np.array([letters["AAAA"]], np.uint8)).all()
-    whole = Rules(Constraints(forbidden_sites=("CACA",)), KmerTokenizer(trimming="never"))
-    assert whole.allow(np.array([letters["CAGG"]], np.uint8)).all()
-
-
-def test_a_design_does_not_look_like_a_construct(rules):
-    """It would be trimmed, and predicted as another sequence."""
-    for text, expected in (("ACCAGGT", False), ("ACCATGGT", False), ("ACCATGGA", True), ("TCCATGGT", True)):
-        letters = np.array([["ACGT".index(base) for base in text]], np.uint8)
-        assert rules().allow(letters).tolist() == [expected]
-        assert (rules().explain(letters[0]) is None) == expected
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_several_designs_are_far_from_each_other(model, method):
     options = {"max_edits": 4, "method": method, "num_designs": 4, "min_distance": 5, **SMALL}
@@ -294,19 +227,6 @@ def test_more_starts_than_run_at_once(model):
     assert [found.start_index for found in designs] == list(range(19))
     assert [found.start for found in designs] == sequences
     assert designs[-1] == design(model, sequences[-1:], max_edits=1)[0]._replace(start_index=18)
-
-
-def test_random_promoters_keep_to_content_and_rules(rules):
-    found = random_promoters(30, 20, 0.35, rules(forbidden_sites=("TTT",)), seed=1)
-    assert ((found == 1) | (found == 2)).sum(axis=1).tolist() == [7] * 30
-    texts = ["".join("ACGT"[letter] for letter in row) for row in found]
-    assert not any("TTT" in text or "AAA" in text for text in texts)
-    assert len(set(texts)) == 30
-    counts = np.bincount(random_promoters(300, 20, 0.5, rules(), seed=1).ravel(), minlength=4)
-    np.testing.assert_allclose(counts / 6000, 0.25, atol=0.03)
-    np.testing.assert_array_equal(random_promoters(5, 20, 0.35, rules(forbidden_sites=("TTT",)), seed=1), found[:5])
-    with pytest.raises(ValueError, match=r"none of 1000 random promoters of 20 nt will do; .* GC content 0\.500"):
-        random_promoters(1, 20, 0.5, rules(gc_range=(0.1, 0.2)), seed=1)
 
 
 def test_gradient_is_the_cheap_method(model, forwards):
@@ -468,24 +388,6 @@ def test_nearest_of_many(data):
 def test_mistakes_are_named(model, options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message.replace("[", r"\[")):
         design(model, **{"starts": ["ACGTACGT" if "TGGTA" not in message else "ACGTACCA"], "max_edits": 2, **options})
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"gc_range": (0.6, 0.3)}, "the smaller first"),
-        ({"gc_range": (30, 60)}, "two fractions"),
-        ({"gc_range": (0.3,)}, "two fractions"),
-        ({"forbidden_sites": "GAATTC"}, "got one str"),
-        ({"forbidden_sites": ("GAAXTC",)}, "'GAAXTC' is no DNA in IUPAC letters"),
-        ({"forbidden_sites": ("",)}, "no DNA"),
-        ({"forbidden_sites": ("NN",)}, "everywhere"),
-        ({"fixed_positions": (-1,)}, "counted from 0"),
-    ],
-)
-def test_constraints_that_are_none(fields, message):
-    with pytest.raises(ValueError, match=message):
-        Constraints(**fields)
 
 
 def test_no_start_gives_no_design(model):

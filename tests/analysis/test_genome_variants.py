@@ -9,18 +9,13 @@ import numpy as np
 import pandas as pd
 import pysam
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from modeling_macaron.analysis import genome_variants
 from modeling_macaron.analysis.genome_variants import (
     Promoter,
     _by_contig,
     _check_sizes,
-    _merged,
-    _overlapping,
     _records,
-    read_promoters,
     vcf_file,
 )
 from tests.analysis.variant_cases import (
@@ -252,25 +247,6 @@ def test_strict_names_the_variant(tiny_folder, tmp_path):
     assert not (tmp_path / "out.parquet").exists()
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), min_size=1, max_size=12),
-    st.integers(0, 40),
-    st.integers(1, 9),
-)
-def test_overlaps_and_regions_equal_slow_ones(intervals, start, length):
-    promoters = [Promoter("c", a, a + n, str(i), "+") for i, (a, n) in enumerate(intervals)]
-    contig = _by_contig(promoters)["c"]
-    inside = set(range(start, start + length))
-    slow = {p for p in promoters if inside & set(range(p.start, p.end))}
-    got = _overlapping(contig, start, start + length)
-    assert len(got) == len(slow)
-    assert set(got) == slow
-    regions = list(_merged(contig))
-    covered = {i for p in promoters for i in range(p.start, p.end)}
-    assert {i for a, b in regions for i in range(a, b)} == covered
-    assert all(regions[i][1] < regions[i + 1][0] for i in range(len(regions) - 1))
-
-
 def test_long_deletion_over_two_promoters_is_read_once(tiny_folder, tmp_path):
     write_genome(tmp_path / "g.fa")
     promoters = [Promoter("chr1", 20, 30, "a", "+"), Promoter("chr1", 40, 50, "b", "-")]
@@ -463,25 +439,6 @@ def test_contigs_of_other_names_are_told(tiny_folder, tmp_path):
     inputs = (tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
     with pytest.raises(ValueError, match=r"their first contigs are 'chr1' and '1'"):
         vcf_file(tiny_folder, *inputs)
-
-
-def test_promoters_of_twelve_columns(tmp_path):
-    more = "\t".join("123456")
-    (tmp_path / "p.bed").write_text(
-        f"track a\n# a b\nc\t0\t7\tp\t0\t-\nc\t1\t7\tq\t0\t+\t{more}\nc\t2\t7\tr\t0\t-\t1\n"
-    )
-    assert [promoter.name for promoter in read_promoters(tmp_path / "p.bed")] == ["p", "q", "r"]
-
-
-def test_promoters_of_a_bed_file(tmp_path):
-    lines = (
-        'browser position chr1\ntrack name=a\n#c\ttracks\nchrM\t0\t7\t.\t.\t-\textra\r\n\nNA\t3\t5\ttracks "x\t1\t+\n'
-    )
-    (tmp_path / "p.bed").write_text(lines)
-    expected = [Promoter("chrM", 0, 7, "chrM:1-7", "-"), Promoter("NA", 3, 5, 'tracks "x', "+")]
-    assert read_promoters(tmp_path / "p.bed") == expected
-    (tmp_path / "p.bed.gz").write_bytes(gzip.compress(lines.encode()))
-    assert read_promoters(tmp_path / "p.bed.gz") == expected
 
 
 def test_verbosity_of_htslib_is_left_as_it_was(tiny_folder, tmp_path):

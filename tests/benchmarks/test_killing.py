@@ -44,6 +44,36 @@ def test_time_of_an_undisturbed_run(tmp_path):
         killing.time_undisturbed([sys.executable, "-c", ""], lambda: False)
 
 
+LONG = "print('line of output ' * 20_000)"  # more than a pipe holds
+
+
+def test_programs_may_say_more_than_a_pipe_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(killing, "PATIENCE", 20.0)
+    path = tmp_path / "output"
+    program = f"import sys, time; open(sys.argv[1], 'w').close(); {LONG}; time.sleep(0.5)"
+    assert killing.time_undisturbed([sys.executable, "-c", program, str(path)], path.exists).end < 20
+    assert not killing.kill_when([sys.executable, "-c", LONG], lambda: False, 0.0)
+    with pytest.raises(RuntimeError, match="line of output"):
+        killing.run_to_the_end([sys.executable, "-c", f"{LONG}; raise SystemExit(3)"])
+    assert killing.outcome_of([sys.executable, "-c", LONG])[1].startswith("line of output")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        killing.run_to_the_end,
+        lambda command: killing.time_undisturbed(command, lambda: False),
+        lambda command: killing.kill_when(command, lambda: False, 0.0),
+    ],
+)
+def test_programs_without_an_end_are_killed(tmp_path, monkeypatch, way):
+    monkeypatch.setattr(killing, "PATIENCE", 1.0)
+    path, began = tmp_path / "worker", time.monotonic()
+    with pytest.raises(TimeoutError, match="goes on after 1 second"):
+        way([sys.executable, "-c", LAUNCHER, str(path)])
+    assert time.monotonic() - began < 20 and not is_running(int(path.read_text()))
+
+
 def test_what_was_written_since(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/old").write_text("")

@@ -336,6 +336,23 @@ def test_a_design_is_stopped_and_another_one_begun(visit):
     assert len(one.outputs("design")) == 2 and "Stopped." not in one.result("design")
 
 
+def test_a_design_that_waits_gives_way_to_the_next_one_of_its_person(visit):
+    others, one = [visit(), visit()], visit()
+    for someone in (*others, one):
+        someone.open_tab("Design")
+        someone.page.fill("#design-edits input[type=number]", "10")
+        someone.page.fill("#design-num input[type=number]", "3")
+        someone.click("design-run")
+        someone.page.wait_for_selector("#design-result .progress")
+    one.page.fill("#design-num input[type=number]", "1")
+    one.click("design-run")
+    one.page.wait_for_timeout(300)
+    for someone in others:
+        someone.click("design-stop")
+    one.page.wait_for_selector("#design-result .card:not(:has-text('Stopped.'))", timeout=120_000)
+    assert "Stopped." not in one.result("design") and len(one.outputs("design")) == 2, "of the second"
+
+
 def test_file(visit, server, model, tmp_path):
     one = visit()
     one.open_tab("File")

@@ -80,16 +80,29 @@ def test_a_target_that_nobody_measured_is_warned_of(answers):
 
 def test_the_searches_of_a_session_are_stopped_one_by_one():
     searches, one, other = Searches(), SimpleNamespace(session_hash="one"), SimpleNamespace(session_hash="other")
-    searches.begin(one)
-    first = searches.of(one)
-    searches.begin(other)
-    searches.begin(one)
-    second = searches.of(one)
-    assert first.is_set() and not second.is_set()
+    first = searches.begin(one)[0]
+    stop = searches.of(one, first)
+    others = searches.begin(other)[0]
+    second = searches.begin(one)[0]
+    assert stop.is_set() and not searches.of(one, second).is_set() and not searches.of(other, others).is_set()
     searches.end(one, first)
-    assert searches.offer_stop(one)["interactive"] and searches.of(one) is second
+    assert searches.offer_stop(one)["interactive"] and not searches.of(one, second).is_set()
     searches.end(one, second)
     assert not searches.offer_stop(one)["interactive"] and searches.offer_stop(other)["interactive"]
+    searches.leave(other)
+    assert searches.of(other, others).is_set() and searches.of(one, others).is_set()
+
+
+def test_a_search_that_waits_is_stopped_by_the_next_one():
+    """Both are begun before the first has its turn in the queue."""
+    searches, one = Searches(), SimpleNamespace(session_hash="one")
+    first, second = searches.begin(one)[0], searches.begin(one)[0]
+    assert searches.of(one, first).is_set()
+    stop = searches.of(one, second)
+    searches.end(one, first)
+    assert not stop.is_set() and searches.offer_stop(one)["interactive"]
+    searches.stop(one)
+    assert stop.is_set()
 
 
 def test_a_search_that_is_left_alone_ends(answers):

@@ -3,10 +3,12 @@
 import json
 import logging
 import shutil
+import tracemalloc
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import EarlyStoppingCallback
 
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.checkpoints import find_checkpoint, is_complete
@@ -35,16 +37,12 @@ def resume_auto(prepared, output_dir):
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
-@pytest.mark.parametrize("now", [1, 2, 3, 4, 8])
-def test_any_number_of_processes_may_go_on(tmp_path, monkeypatch, processes, now, told):
-    monkeypatch.setenv("WORLD_SIZE", str(now))
+def test_what_any_number_of_processes_wrote_is_complete(tmp_path, processes, told):
     assert is_complete(write_checkpoint(tmp_path / "checkpoint-2", processes, told))
 
 
-@pytest.mark.parametrize("now", [1, 2, 4])
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_random_state_of_every_process_that_wrote_it_is_needed(tmp_path, monkeypatch, processes, now):
-    monkeypatch.setenv("WORLD_SIZE", str(now))
+def test_random_state_of_every_process_that_wrote_it_is_needed(tmp_path, processes):
     for rank in range(processes):
         folder = write_checkpoint(tmp_path / f"checkpoint-{rank}", processes)
         (folder / ("rng_state.pth" if processes == 1 else f"rng_state_{rank}.pth")).unlink()
@@ -60,6 +58,38 @@ def test_old_checkpoint_that_tells_no_number_needs_all_up_to_the_last(tmp_path, 
     for rank in {0, 1, 2} - set(ranks):
         (folder / f"rng_state_{rank}.pth").unlink()
     assert not is_complete(folder)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "[]",
+        "7",
+        '{"stateful_callbacks": []}',
+        '{"stateful_callbacks": null}',
+        '{"stateful_callbacks": {"NumProcesses": {}}}',
+        '{"stateful_callbacks": {"NumProcesses": [{}]}}',
+        '{"stateful_callbacks": {"NumProcesses": {"attributes": {"num_processes": "2"}}}}',
+        '{"stateful_callbacks": {"NumProcesses": {"attributes": {"num_processes": 1e300}}}}',
+        pytest.param("[" * 200_000, id="nested"),
+    ],
+)
+def test_state_that_the_trainer_did_not_write_is_passed_over(tmp_path, state):
+    folder = write_checkpoint(tmp_path / "checkpoint-2", 2)
+    (folder / "trainer_state.json").write_text(state)
+    assert not is_complete(folder)
+
+
+def test_absurd_number_of_processes_costs_nothing(tmp_path):
+    folder = write_checkpoint(tmp_path / "checkpoint-2", 2)
+    told = {"NumProcesses": {"args": {}, "attributes": {"num_processes": 3_000_000}}}
+    (folder / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": told}))
+    tracemalloc.start()
+    try:
+        assert not is_complete(folder)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -130,6 +160,19 @@ def test_checkpoint_that_tells_no_number_is_resumed(prepared, tmp_path):
     make_trainer(prepared, tmp_path, max_steps=4, save_steps=2).train(str(tmp_path / "checkpoint-2"))
     for name, values in weights_of(tmp_path / "checkpoint-4").items():
         assert torch.equal(values, expected[name]), name
+
+
+def test_early_stopping_may_be_added_where_a_run_goes_on(prepared, tmp_path):
+    make_trainer(prepared, tmp_path, max_steps=2, save_steps=2).train()
+    trainer = make_trainer(
+        prepared, tmp_path, max_steps=4, save_steps=2, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True
+    )
+    trainer.add_callback(EarlyStoppingCallback(5))
+    trainer.train(str(tmp_path / "checkpoint-2"))
+    assert is_complete(tmp_path / "checkpoint-4")
+    told = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert told["EarlyStoppingCallback"]["args"]["early_stopping_patience"] == 5
+    assert told["NumProcesses"]["attributes"] == {"num_processes": 1} and "TrainerControl" in told
 
 
 @pytest.mark.parametrize("max_steps", [4, 3])
