@@ -4,8 +4,8 @@
     python -m benchmarks.fuzz --minutes 10
 
 Each target runs in a process of its own: tokenizer, promoter tables, VCF, config and checkpoint folders. An error that
-is not documented, an input that takes longer than ten seconds or more than 2 GB, or a wrong answer ends it, and the
-input is kept. Writes JSON into `results/reliability/`.
+is not documented, an input that takes longer than ten seconds or more than 2 GB at once, or a wrong answer ends it, and
+the input is kept. Writes JSON into `results/reliability/`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def known_rows(content: bytes, suffix: str) -> list[tuple[int, list[str]]] | Non
     plain = '"' not in content.decode() and rows and all(line.strip() for line in lines)
     if not plain or rows[0].count("sequence") != 1 or any(len(row) != len(rows[0]) for row in rows):
         return None
-    return list(enumerate(rows[1:], start=2))
+    return [(number, row) for number, row in enumerate(rows[1:], start=2) if any(row)]
 
 
 def target_tables(folder: Path) -> Callable[[bytes], None]:
@@ -393,8 +393,9 @@ def fuzz(results: Results, target: str, seconds: float, artifacts: Path) -> None
         write_seeds(target, Path(folder) / "seeds")
         artifacts.mkdir(parents=True, exist_ok=True)
         options = [
-            f"-max_total_time={seconds:.0f}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=4096",
-            "-print_final_stats=1", f"-artifact_prefix={artifacts}/{target}-", str(Path(folder) / "seeds"),
+            f"-max_total_time={seconds:.0f}", "-timeout=10", "-malloc_limit_mb=2048", "-rss_limit_mb=4096",
+            "-max_len=4096", "-print_final_stats=1", f"-artifact_prefix={artifacts}/{target}-",
+            str(Path(folder) / "seeds"),
         ]  # fmt: skip
         began = time.monotonic()
         process = subprocess.run(

@@ -445,7 +445,7 @@ def _fasta_tables(
     records: list[tuple[str, str, str]] = []
     letters = 0
     for header, sequence in _fasta_records(lines, path):
-        value = _header_value(header.replace("|", " ").split()[1:], keys, bare)
+        value = _header_value(header, keys, bare)
         parts = header.partition(" ")[0].split("|")
         name = "|".join(parts[:1] + [part for part in parts[1:] if part != value])
         records.append((name, sequence, value.rpartition("=")[2]))
@@ -483,10 +483,15 @@ def _fasta_records(lines: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, s
     yield header, "".join(pieces)
 
 
-def _header_value(fields: list[str], keys: Sequence[str], bare: bool) -> str:
-    """Field of a FASTA header that holds the value: behind one of the keys, else the only number; empty if unclear."""
-    lowered = [key.lower() for key in keys]
+def _header_value(header: str, keys: Sequence[str], bare: bool) -> str:
+    """Field of a FASTA header that holds the value: behind one of the keys, or a number alone; empty if unclear.
+
+    A number among other words is none: it may count anything.
+    """
+    lowered, fields = [key.lower() for key in keys], header.replace("|", " ").split()[1:]
     found = [text for text in fields if "=" in text and text.partition("=")[0].lower() in lowered]
     if not found and bare:
-        found = [text for text in fields if is_number(text)]
+        name, *words = header.split() or [""]
+        words = [text for text in words or name.split("|")[1:] if "=" not in text]
+        found = words if len(words) == 1 and is_number(words[0]) else []
     return found[0] if len(found) == 1 else ""

@@ -96,7 +96,7 @@ def test_two_gzip_members_are_one_file(tmp_path):
 def test_fasta_headers(tmp_path):
     text = (
         "\n>a expression=1\nAC\nGT\n\n>b|2.5\nAC\n>c 3\n>d note\nA\n>sp|P1|G 4\nT\n>two 5 6\nT\n"
-        ">e length=80 Activity=-1e2 note\nT"
+        ">e length=80 Activity=-1e2 note\nT\n>f upstream of gene 7\nT\n>g 1.5 strand=+\nT\n>h|chr1|100\nT\n"
     )
     table = open_table(write(tmp_path / "a.fa", text), batch_rows=2)
     assert table.unit == "record"
@@ -108,6 +108,9 @@ def test_fasta_headers(tmp_path):
         (5, "sp|P1|G", "T", "4"),
         (6, "two", "T", ""),
         (7, "e", "T", "-1e2"),
+        (8, "f", "T", ""),  # a number among words may count anything
+        (9, "g", "T", "1.5"),
+        (10, "h|chr1|100", "T", ""),
     ]
     keyed = open_table(write(tmp_path / "b.fa", ">a 5 tpm=7\nACGT\n>b 5\nACGT\n"), value_column="tpm")
     assert [row[-1] for row in read(keyed)] == ["7", ""]

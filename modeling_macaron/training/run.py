@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from contextlib import nullcontext
+from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -22,10 +25,12 @@ from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .dataset import PreparedData, PromoterDataset
 from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
+from .saving import alone_in
 from .streaming import StreamedPromoters
 from .trainer import MacaronTrainer
 
 _RUN_FILE = "run.json"
+_FREE_FIELDS = {"hidden_dropout", "reconstruction_weight"}  # of the config, which may change where weights go on
 
 
 def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | None) -> MacaronForExpressionPrediction:
@@ -57,13 +62,12 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
         fields = {"kmer_size": data.tokenizer.kmer_size, **arguments.given()}
         config = MacaronConfig(strand_length=strand_length, **fields, **statistics)
         return MacaronForExpressionPrediction(config)
-    free = {"hidden_dropout", "reconstruction_weight"}
-    changes = {name: value for name, value in arguments.given().items() if name in free}
+    changes = {name: value for name, value in arguments.given().items() if name in _FREE_FIELDS}
     model, _ = load_checkpoint(init_from, data.tokenizer, dtype="float32", **changes)
     if arguments.attention_projections == "merged":
         model = model.to_merged()
     for name, value in arguments.given().items():
-        if name not in free and getattr(model.config, name) != value:
+        if name not in _FREE_FIELDS and getattr(model.config, name) != value:
             raise ValueError(f"`{name}` is {getattr(model.config, name)} in {init_from}, the recipe says {value}")
     if model.config.strand_length != strand_length:
         raise ValueError(
@@ -91,6 +95,18 @@ def _check_final_is_ours(final: Path) -> None:
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
     if foreign:
         raise FileExistsError(f"{final} would be replaced, and holds {', '.join(sorted(foreign))}: move it first")
+
+
+def _check_same_architecture(checkpoint: str, config: MacaronConfig) -> None:
+    """Refuse to resume with another architecture."""
+    recorded = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    for name in (field.name for field in fields(ModelArguments) if field.name not in _FREE_FIELDS):
+        then, now = recorded.get(name, getattr(config, name)), getattr(config, name)
+        if then != now:
+            raise ValueError(
+                f"{checkpoint} was trained with {name} {then}, and would go on with {now}: use the same, or begin in "
+                "another --output_dir"
+            )
 
 
 def _check_same_rows(trainer: MacaronTrainer, data: PreparedData, resuming: bool) -> None:
@@ -204,8 +220,21 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     set_seed(args.seed)
     model = build_model(model_arguments, data, args.init_from)
-    trainer = make_trainer(model, args, data)
-    _check_same_rows(trainer, data, resuming=checkpoint is not None)
+    if checkpoint is not None:
+        _check_same_architecture(checkpoint, model.config)
+    with alone_in(Path(args.output_dir)) if args.should_save else nullcontext():
+        trainer = make_trainer(model, args, data)
+        _check_same_rows(trainer, data, resuming=checkpoint is not None)
+        _train_and_save(trainer, data, checkpoint, final)
+    if not trainer.is_world_process_zero():
+        return None
+    if push:
+        push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
+    return final
+
+
+def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str | None, final: Path) -> None:
+    """Train to the end, and write the folder for the Hub."""
     started = time.monotonic()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     history = list(trainer.state.log_history)  # without the evaluation of the best checkpoint, below
@@ -213,11 +242,10 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     trainer.save_metrics("all", metrics, combined=False)
     whole = trainer.whole_model()
     if not trainer.is_world_process_zero():
-        return None
+        return
     with new_folder(final, overwrite=True, marker="config.json") as folder:
         whole.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         write_model_card(folder, trainer, data, metrics, history)
-    if push:
-        push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
-    return final
+        for weights in folder.glob("*.safetensors"):  # which safetensors writes for their owner alone
+            shutil.copymode(folder / "config.json", weights)

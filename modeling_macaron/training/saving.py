@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit on the disk: nothing half is left, and the message says what to do."""
+"""What a run writes: nothing half where the disk is full, and nothing beside another run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from modeling_macaron.atomic import is_full_disk
@@ -54,3 +55,37 @@ def _lacks_room(folder: Path, num_bytes: int) -> bool:
     except OSError as error:
         return is_full_disk(error)
     return False
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder as long as this process lives, or the block lasts.
+
+    Killing the launcher of several processes can leave them at work: a run that is resumed beside them would mix its
+    checkpoints with theirs. File systems that cannot lock files are trusted to hold one run.
+
+    Parameters
+    ----------
+    folder : Path
+        Where a run writes; made where it is not there.
+
+    Raises
+    ------
+    ValueError
+        If another run is writing there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another run is writing into {folder} (processes of an interrupted one may still be at work): wait for "
+            "its end or stop it, or choose another --output_dir"
+        ) from None
+    except NotImplementedError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()

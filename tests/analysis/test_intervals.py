@@ -1,5 +1,6 @@
 """Confidence intervals by a bootstrap over clusters."""
 
+import inspect
 import json
 import math
 
@@ -15,6 +16,8 @@ from modeling_macaron.analysis.intervals import bootstrap_intervals, cluster_cod
 from modeling_macaron.analysis.measurements import Measurements
 
 KEYS = ("pearson_r_interval", "spearman_rho_interval")
+
+RNG = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"  # of older scipy
 
 
 def made(clusters, seed=0, pairs=None, **flags):
@@ -100,7 +103,7 @@ def test_single_rows_agree_with_scipy():
     for key, correlation in zip(KEYS, (stats.pearsonr, stats.spearmanr), strict=True):
         expected = stats.bootstrap(
             (predictions, activity), lambda x, y, f=correlation: f(x, y).statistic, paired=True, vectorized=False,
-            n_resamples=1500, method="percentile", rng=np.random.default_rng(1),
+            n_resamples=1500, method="percentile", **{RNG: np.random.default_rng(1)},
         ).confidence_interval  # fmt: skip
         np.testing.assert_allclose(found[key], expected, rtol=0, atol=0.03)
 

@@ -19,6 +19,7 @@ from modeling_macaron.analysis import predict_file as predict_file_module
 from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.parts import TableParts
+from tests.launching import free_port
 from tokenization import KmerTokenizer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
@@ -201,6 +202,7 @@ SLOWLY = """
 import sys, time
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis.predict_file import predict_file
+from tests.launching import free_port
 model = MacaronForExpressionPrediction.from_pretrained(sys.argv[1])
 model.register_forward_hook(lambda *_: time.sleep(0.02))
 predict_file(model, "in.tsv", "out.parquet", batch_size=2, resume=True)
@@ -233,7 +235,7 @@ def test_killed_twice_and_resumed(tiny_folder, tmp_path):
 def launch(tmp_path, *arguments, processes=2):
     """Start `accelerate launch scripts/predict.py` on the CPU."""
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"),
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", free_port()),
         *("--num_processes", str(processes), str(SCRIPT), *map(str, arguments), "--device", "cpu"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}

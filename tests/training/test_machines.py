@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from modeling_macaron import MacaronForExpressionPrediction
+from tests.launching import free_port
 from tests.training.test_run import RECIPE, ROOT, SHORT, TINY, finish, launch, weights_of
 
 TRAIN = ROOT / "scripts" / "train.py"
@@ -65,12 +65,6 @@ compare()
 print("equal", flush=True)
 dist.destroy_process_group()
 """
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.model_card import public_name
 from modeling_macaron.training.run import build_model, train
 from tests.batches import random_ids
+from tests.launching import free_port
 from tests.test_hostile_files import Bomb
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def launch(arguments, processes=1, **kwargs):
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)),
         # `--cpu --num_processes 2` starts one process where there is no MPI.
-        *(["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]),
+        *(["--multi_gpu", "--main_process_port", free_port()] if processes > 1 else ["--cpu"]),
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
         *(str(ROOT / "scripts" / "train.py"), RECIPE, *map(str, arguments)),
     ]
@@ -302,14 +303,26 @@ def test_fine_tuning_takes_what_the_recipe_may_change(finished, prepared):
     assert (model.config.reconstruction_weight, model.dtype) == (3, torch.float32)
 
 
+def test_another_architecture_is_refused_where_a_run_goes_on(finished, prepared, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    message = "checkpoint-12 was trained with hidden_size 16, and would go on with 32: use the same"
+    with pytest.raises(ValueError, match=message):
+        run(prepared, tmp_path / "run", *SHORT, "--hidden_size", "32", "--resume_from_checkpoint", "auto")
+
+
+def test_weights_may_be_read_by_those_who_may_read_the_config(finished):
+    final = finished / "final"
+    assert (final / "model.safetensors").stat().st_mode == (final / "config.json").stat().st_mode
+
+
 def test_resuming_runs_no_pickle(finished, prepared, tmp_path):
     """`training_args.bin` is not read; of the others only what cannot run code is."""
     harm = tmp_path / "harm"
     for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
         run_dir = tmp_path / name
-        shutil.copytree(finished, run_dir)
+        shutil.copytree(finished, run_dir, ignore=shutil.ignore_patterns("checkpoint-12"))  # steps are left to take
         for folder in run_dir.glob("checkpoint-*"):
-            (folder / name).write_bytes(pickle.dumps(Bomb(harm)))
+            torch.save(Bomb(harm), folder / name)
         options = [*SHORT, "--hidden_dropout", "0.1", "--resume_from_checkpoint", "auto"]
         if name == "training_args.bin":
             run(prepared, run_dir, *options)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from modeling_macaron.atomic import explain_full_disk, is_full_disk
 from modeling_macaron.training.checkpoints import is_complete
-from modeling_macaron.training.saving import whole_or_nothing
+from modeling_macaron.training.saving import alone_in, whole_or_nothing
 from tests.training.test_run import RECIPE, ROOT, SHORT, TINY
 
 FULL = [
@@ -123,3 +123,16 @@ def test_training_on_a_full_disk_leaves_nothing_half(prepared, tmp_path):
     assert_told_in_one_line(result, f"{run / 'final'}: make room")
     assert not (run / "final").exists() and not list(run.glob(".final*"))
     assert is_complete(run / "checkpoint-12")
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    code = "import sys, pathlib, time; from modeling_macaron.training.saving import alone_in\n"
+    code += "with alone_in(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(ValueError, match="another run is writing into"), alone_in(tmp_path / "run"):
+        pass
+    other.kill()  # a lock goes with its process
+    other.wait()
+    with alone_in(tmp_path / "run"):
+        pass
