@@ -4,9 +4,9 @@
     python -m benchmarks.matrix                    # or: make test-matrix
 
 For the lowest versions on the oldest Python, and the newest ones on each, uv makes an environment with the extras
-`train`, `analysis` and (newest) `export`, and the quick tests run there, but for those of `LEFT_OUT`. (Newer Pythons have no
-builds of the oldest numpy and its like.) Tests that need TensorFlow or the reference data are skipped, and counted.
-Writes JSON into `results/reliability/`.
+`train`, `analysis` and (newest) `export`, and the quick tests run there, but for those of `LEFT_OUT`. (Newer Pythons
+have no builds of the oldest numpy and its like.) Tests that need TensorFlow or the reference data are skipped, and
+counted. Writes JSON into `results/reliability/`.
 """
 
 from __future__ import annotations
