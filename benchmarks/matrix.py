@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 
 from benchmarks.figures import RESULTS, Results, describe_machine
@@ -118,8 +119,8 @@ def run(results: Results, combinations: list[str], tests: list[str], folder: Pat
              "--editable", f"{ROOT}[{EXTRAS[end]}]", *TOOLS], check=True,
         )  # fmt: skip
         counts, told = run_tests(there, tests, LEFT_OUT | (LEFT_OUT_OF_LOWEST if end == "lowest" else {}))
-        results.row("matrix", python=python, end=end, **counts, seconds=round(time.monotonic() - began),
-                    **versions_in(there))  # fmt: skip
+        results.row("matrix", python=python, end=end, date=date.today().isoformat(), **counts,
+                    seconds=round(time.monotonic() - began), **versions_in(there))  # fmt: skip
         failed = counts["failed"] or not counts["passed"]
         results.check(f"Python {python}, {end}: tests that failed", float(failed), 0.0)
         results.save(output)

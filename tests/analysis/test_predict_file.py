@@ -202,7 +202,6 @@ SLOWLY = """
 import sys, time
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis.predict_file import predict_file
-from tests.launching import free_port
 model = MacaronForExpressionPrediction.from_pretrained(sys.argv[1])
 model.register_forward_hook(lambda *_: time.sleep(0.02))
 predict_file(model, "in.tsv", "out.parquet", batch_size=2, resume=True)
