@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +12,8 @@ import numpy as np
 from benchmarks.faults import difference
 from benchmarks.gpu_setup import RECIPE, Run, release
 from benchmarks.gpu_workflows import prepare_data
+from benchmarks.killing import run_to_the_end
+from benchmarks.numerics import losses_of
 from benchmarks.peak_memory import ROOT
 
 LAUNCH_FILE = ROOT / "configs" / "accelerate_fsdp.yaml"
@@ -45,7 +45,7 @@ def check_sharded(run: Run) -> None:
         _train(data, plain, [])
         launcher = ["--config_file", str(LAUNCH_FILE)]
         _train(data, sharded, launcher)
-        error = float(np.abs(_losses(sharded) / _losses(plain) - 1).max())
+        error = float(np.abs(losses_of(sharded) / losses_of(plain) - 1).max())
         run.results.check("sharded: losses against an unsharded training", error, LOSS_TOLERANCE)
         last = f"checkpoint-{_STEPS}"
         shutil.copytree(sharded, resumed, ignore=shutil.ignore_patterns(last, "final"))
@@ -57,17 +57,8 @@ def check_sharded(run: Run) -> None:
 def _train(data: Path, output: Path, launcher: list[str], *more: str) -> None:
     """Start `accelerate launch scripts/train.py` with one process and wait for its end."""
     options = [word for name, value in _OPTIONS.items() for word in (f"--{name}", str(value))]
-    command = [
+    run_to_the_end([
         *(sys.executable, "-m", "accelerate.commands.launch", *launcher, "--num_processes", "1"),
         *("--main_process_port", "0", "scripts/train.py", str(RECIPE), "--dataset", str(data)),
         *("--output_dir", str(output), *options, *more),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"training failed: {(done.stdout + done.stderr)[-3000:]}")
-
-
-def _losses(output: Path) -> np.ndarray:
-    """Losses (steps,) that a training logged."""
-    state = json.loads((output / f"checkpoint-{_STEPS}" / "trainer_state.json").read_text(encoding="utf-8"))
-    return np.array([entry["loss"] for entry in state["log_history"] if "loss" in entry])
+    ])  # fmt: skip
