@@ -13,6 +13,8 @@ import argparse
 import os
 import sys
 
+import torch.distributed
+
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.parts import parts_folder
@@ -43,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: --resume goes on with the rows that are done")
+    if torch.distributed.is_initialized():  # its threads would otherwise go on while the interpreter ends
+        torch.distributed.destroy_process_group()
     if not is_main:
         return
     print(f"{command_line.plural(result.num_rows, 'row')} written to {args.output}")

@@ -9,6 +9,7 @@ OUTPUT/final is then a folder for the Hub. `--help` lists every option.
 import json
 import sys
 
+import torch.distributed
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_macaron.training.arguments import parse_recipe
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
+    if torch.distributed.is_initialized():  # its threads would otherwise go on while the interpreter ends
+        torch.distributed.destroy_process_group()
     if final is not None:
         facts = json.loads((final / TRAINING_FACTS).read_text(encoding="utf-8"))
         r, rho = facts["metrics"]["pearson_r"], facts["metrics"]["spearman_rho"]

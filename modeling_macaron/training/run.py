@@ -226,11 +226,11 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         trainer = make_trainer(model, args, data)
         _check_same_rows(trainer, data, resuming=checkpoint is not None)
         _train_and_save(trainer, data, checkpoint, final)
-    if not trainer.is_world_process_zero():
-        return None
-    if push:
+    if push and trainer.is_world_process_zero():
         push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
-    return final
+    # The launcher stops all processes where one fails: none may leave, and fail in leaving, while the main one writes.
+    trainer.accelerator.wait_for_everyone()
+    return final if trainer.is_world_process_zero() else None
 
 
 def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str | None, final: Path) -> None:
