@@ -58,6 +58,9 @@ class MacaronTrainingArguments(TrainingArguments):
         },
     )
     stream_buffer: int = field(default=100_000, metadata={"help": "rows of a stream that are shuffled in memory"})
+    stream_shards: int = field(
+        default=8, metadata={"help": "shards of a stream that are read at once: a multiple of the number of processes"}
+    )
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "checkpoint folder, or auto: the latest complete one of output_dir"}
     )

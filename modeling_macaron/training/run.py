@@ -151,8 +151,13 @@ def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> Promot
         raise ValueError("--stream has no end: say how many steps to train with --max_steps")
     if args.stream_buffer < 1:
         raise ValueError(f"--stream_buffer must be at least 1, got {args.stream_buffer}")
-    args.dataloader_num_workers = 0  # each worker would read the whole stream
-    return StreamedPromoters(args.stream, data.tokenizer, seed=args.seed, buffer_rows=args.stream_buffer)
+    if args.stream_shards < 1 or args.stream_shards % args.world_size:
+        processes = f"the number of processes, {args.world_size}"
+        raise ValueError(f"--stream_shards must be a multiple of {processes}, got {args.stream_shards}")
+    args.dataloader_num_workers = 0  # each worker would read all that its process does
+    return StreamedPromoters(
+        args.stream, data.tokenizer, seed=args.seed, buffer_rows=args.stream_buffer, num_shards=args.stream_shards
+    )
 
 
 def make_trainer(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import RandomSampler
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader, RandomSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -25,6 +26,7 @@ from .dataset import PromoterDataset
 from .finite import FiniteLoss
 from .metrics import compute_metrics
 from .saving import whole_or_nothing
+from .streaming import StreamedPromoters
 
 
 class BeginEpoch(TrainerCallback):
@@ -65,7 +67,7 @@ class MacaronTrainer(Trainer):
     ----------
     *args, **kwargs
         As for `transformers.Trainer`. `data_collator` must be a `PromoterCollator`, `train_dataset` a
-        `PromoterDataset`.
+        `PromoterDataset` or `StreamedPromoters`, of which each process then reads its share.
 
     Raises
     ------
@@ -110,7 +112,20 @@ class MacaronTrainer(Trainer):
     def get_train_dataloader(self):
         """Return the loader of the training rows, with their numbers in the source."""
         with self._collate_with(replace(self.data_collator, with_rows=True)):
+            if isinstance(self.train_dataset, StreamedPromoters):
+                return self._make_stream_loader()
             return super().get_train_dataloader()
+
+    def _make_stream_loader(self) -> DataLoader:
+        """Return the loader of this process's share of a stream; accelerate would have one process read for all."""
+        loader = DataLoader(
+            self.train_dataset.share(self.accelerator.process_index, self.accelerator.num_processes),
+            batch_size=self._train_batch_size, collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )  # fmt: skip
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
 
     def _get_train_sampler(self, train_dataset=None):
         """Draw whole global batches only, where the last ones may be dropped: an epoch's steps are all alike.

@@ -65,7 +65,7 @@ def take(stream, number):
 
 def test_each_pass_has_every_row_once_and_an_order_of_its_own(files, caplog):
     pattern, sequences, values = files
-    rows = take(StreamedPromoters(pattern, TOKENIZER, seed=1, buffer_rows=50), 594)
+    rows = take(StreamedPromoters(pattern, TOKENIZER, seed=1, buffer_rows=50, num_shards=1), 594)
     expected = sorted(
         (sequence, float(value))
         for index, (sequence, value) in enumerate(zip(sequences, values, strict=True))
@@ -80,6 +80,59 @@ def test_each_pass_has_every_row_once_and_an_order_of_its_own(files, caplog):
     assert [row["epoch"] for row in rows] == [0] * 297 + [1] * 297
     assert len({row["row"] for row in rows}) == 297
     assert "3 rows are no promoters with a value" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("row_group_size", "num_shards"), [(30, 4), (30, 8), (1_000, 8), (5, 8), (100, 3), (30, 64), (200, 8)]
+)
+def test_each_pass_of_the_shards_has_every_row_once(files, tmp_path, caplog, row_group_size, num_shards):
+    """Units are files, row groups or parts of those; shards of unequal length go through their passes by themselves."""
+    _, sequences, values = files
+    part_rows = 10 if (row_group_size, num_shards) == (5, 8) else 100
+    for start in range(0, 300, part_rows):
+        mine = slice(start, start + part_rows)
+        table = pa.table({"sequence": sequences[mine], "value": values[mine]})
+        pyarrow.parquet.write_table(table, tmp_path / f"part-{start:03}.parquet", row_group_size=row_group_size)
+    stream = StreamedPromoters(f"{tmp_path}/*", TOKENIZER, seed=1, buffer_rows=50, num_shards=num_shards)
+    rows, passes = take(stream, 1500), ([], [])
+    for row in rows:
+        if row["epoch"] < 2:
+            passes[row["epoch"]].append(row["row"])
+    expected = {
+        2**40 * (index // part_rows) + index % part_rows + 1 for index in range(300) if index not in (10, 150, 200)
+    }
+    for numbers in passes:
+        assert len(numbers) == 297 and set(numbers) == expected
+    assert passes[0] != passes[1]
+    assert caplog.text.count(": 3 rows are no promoters with a value") >= 2
+    assert 1500 / 297 - 2 < np.mean([row["epoch"] for row in rows[-num_shards:]]) < 1500 / 297 + 1
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+@pytest.mark.parametrize("batch_rows", [8, 24, 40])
+def test_processes_share_each_global_batch_of_one(files, processes, batch_rows):
+    stream = StreamedPromoters(files[0], TOKENIZER, seed=1, buffer_rows=50)
+    whole = [row["row"] for row in take(stream, 720)]
+    each = batch_rows // processes
+    shares = [[row["row"] for row in take(stream.share(process, processes), 720)] for process in range(processes)]
+    assert len(set(map(tuple, shares))) == processes
+    for batch in range(720 // batch_rows):
+        together = [row for share in shares for row in share[batch * each : (batch + 1) * each]]
+        assert sorted(together) == sorted(whole[batch * batch_rows : (batch + 1) * batch_rows])
+
+
+def test_process_reads_its_share_of_the_files_alone(tmp_path, monkeypatch):
+    sequences, values = random_rows(320, 0)
+    parts = [{"sequence": sequences[at : at + 10], "value": values[at : at + 10]} for at in range(0, 320, 10)]
+    stream = StreamedPromoters(write_parts(tmp_path, *parts), TOKENIZER, buffer_rows=8)
+    opened = []
+    monkeypatch.setattr(stream, "_open", lambda file: opened.append(file) or StreamedPromoters._open(stream, file))
+    reads = []
+    for process in range(4):
+        opened.clear()
+        take(stream.share(process, 4), 60)  # of the 80 rows of its share
+        reads.append(set(opened))
+    assert all(len(files) == 8 for files in reads) and len(set().union(*reads)) == 32
 
 
 def test_order_depends_on_the_seed_alone(files):
@@ -122,14 +175,14 @@ def test_rows_can_be_traced(files):
 
 def test_rows_leave_the_buffer_in_random_order(files):
     """With a buffer that holds a tenth of the rows, rows move over about its size; with one of a row, not at all."""
-    rows = [row["row"] % 2**40 for row in take(StreamedPromoters(files[0], TOKENIZER, buffer_rows=30), 297)]
-    kept = [row["row"] % 2**40 for row in take(StreamedPromoters(files[0], TOKENIZER, buffer_rows=1), 297)]
+    streams = (StreamedPromoters(files[0], TOKENIZER, buffer_rows=size, num_shards=1) for size in (30, 1))
+    rows, kept = ([row["row"] % 2**40 for row in take(stream, 297)] for stream in streams)
     assert sum(b - a == 1 for a, b in itertools.pairwise(kept)) > 290
     assert sum(b - a == 1 for a, b in itertools.pairwise(rows)) < 60
 
 
 def test_masks_are_drawn_anew_in_each_pass(files):
-    rows = take(StreamedPromoters(files[0], TOKENIZER, buffer_rows=50), 594)
+    rows = take(StreamedPromoters(files[0], TOKENIZER, buffer_rows=50), 1200)
     collate = PromoterCollator(0.0, 1.0, mask_probability=0.3)
     batches = [
         collate(sorted((row for row in rows if row["epoch"] == epoch), key=lambda row: row["row"])) for epoch in (0, 1)
@@ -151,7 +204,7 @@ def test_masks_are_drawn_anew_in_each_pass(files):
 )
 def test_values_of_any_kind_of_number(tmp_path, values):
     files = write_parts(tmp_path, {"sequence": ["ACGT", "TTTT"], "value": values})
-    assert {float(row["labels"]) for row in take(StreamedPromoters(files, TOKENIZER), 2)} == {2.0**24, 3.0}
+    assert {float(row["labels"]) for row in take(StreamedPromoters(files, TOKENIZER), 40)} == {2.0**24, 3.0}
 
 
 def test_file_without_rows_is_harmless(tmp_path):
@@ -188,7 +241,7 @@ def test_files_elsewhere():
     for part in range(2):
         with memory.open(f"/streamed/part-{part}.parquet", "wb") as file:
             pyarrow.parquet.write_table(pa.table({"sequence": ["ACGT"], "value": [float(part)]}), file)
-    stream = StreamedPromoters("memory://streamed/*.parquet", TOKENIZER)
+    stream = StreamedPromoters("memory://streamed/*.parquet", TOKENIZER, num_shards=2)
     rows = take(stream, 2)
     assert sorted(row["labels"] for row in rows) == [0.0, 1.0]
     assert {stream.name_row(row["row"]) for row in rows} == {
@@ -230,8 +283,9 @@ def test_stream_of_a_resumed_run_is_that_of_the_first(prepared, tmp_path):
     train(*parse_recipe(command))
     command += ["--resume_from_checkpoint", "auto"]
     for options, then, now in (
-        (["--stream", f"{tmp_path}/*"], f"--stream {files}", f"--stream {tmp_path}/*"),
+        (["--stream", f"{tmp_path}/p*"], f"--stream {files}", f"--stream {tmp_path}/p*"),
         (["--stream_buffer", "51"], "--stream_buffer 50", "--stream_buffer 51"),
+        (["--stream_shards", "16"], "--stream_shards 8", "--stream_shards 16"),
         (["--seed", "7"], "--seed 42", "--seed 7"),
     ):
         with pytest.raises(ValueError, match=re.escape(f"{run} was trained with {then}, and would go on with {now}: ")):
@@ -258,7 +312,12 @@ def test_no_files_and_no_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(["--max_steps", "-1"], "--max_steps"), (["--stream_buffer", "0"], "--stream_buffer")]
+    ("options", "message"),
+    [
+        (["--max_steps", "-1"], "--max_steps"),
+        (["--stream_buffer", "0"], "--stream_buffer"),
+        (["--stream_shards", "0"], "--stream_shards must be a multiple of the number of processes, 1, got 0"),
+    ],
 )
 def test_streams_need_an_end_and_a_buffer(files, prepared, tmp_path, options, message):
     arguments = [RECIPE, "--dataset", str(prepared), "--output_dir", str(tmp_path), *TINY, *STEPS]
