@@ -67,9 +67,9 @@ def test_programs_may_say_more_than_a_pipe_holds(tmp_path, monkeypatch):
     ],
 )
 def test_programs_without_an_end_are_killed(tmp_path, monkeypatch, way):
-    monkeypatch.setattr(killing, "PATIENCE", 1.0)
+    monkeypatch.setattr(killing, "PATIENCE", 4.0)  # a busy machine takes seconds to start the worker
     path, began = tmp_path / "worker", time.monotonic()
-    with pytest.raises(TimeoutError, match="goes on after 1 second"):
+    with pytest.raises(TimeoutError, match="goes on after 4 second"):
         way([sys.executable, "-c", LAUNCHER, str(path)])
     assert time.monotonic() - began < 20 and not is_running(int(path.read_text()))
 
