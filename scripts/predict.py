@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     command_line.hide_loading()
     is_main = int(os.environ.get("RANK", "0")) == 0  # the first process speaks for all
-    if args.resume and not parts_folder(args.output).is_dir() and is_main:
+    if args.resume and is_main and not (parts_folder(args.output).is_dir() or os.path.exists(args.output)):
         print(f"nothing of an interrupted run is beside {args.output}: beginning anew")
     try:
         result = predict_file(**vars(args), verbose=True)
@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: --resume goes on with the rows that are done")
-    if torch.distributed.is_initialized():  # its threads would otherwise go on while the interpreter ends
+    # The threads of a process group would otherwise go on while the interpreter ends.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if not is_main:
         return

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
-    if torch.distributed.is_initialized():  # its threads would otherwise go on while the interpreter ends
+    # The threads of a process group would otherwise go on while the interpreter ends.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if final is not None:
         facts = json.loads((final / TRAINING_FACTS).read_text(encoding="utf-8"))

@@ -11,6 +11,8 @@ import torch
 
 from tokenization import KmerTokenizer
 
+_ROWS_AT_A_TIME = 10_000
+
 
 class PromoterDataset(torch.utils.data.Dataset):
     """Rows of one split; a batch is read with one look-up and stays numpy arrays.
@@ -93,7 +95,19 @@ class PreparedData:
             splits = datasets.load_from_disk(str(folder))
             self.train = PromoterDataset(splits["train"], self.tokenizer.strand_length)
             self.validation = PromoterDataset(splits["validation"], self.tokenizer.strand_length)
+            self._splits = splits
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ValueError(f"{folder}: not a readable prepared data set ({error}); prepare it again") from error
         if not len(self.train) or not len(self.validation):
             raise ValueError(f"{folder}: {len(self.train)} training and {len(self.validation)} validation rows")
+
+    def held_out(self) -> frozenset[bytes]:
+        """Collect what must not be trained on: the strands of validation and test, `strand_length` uint8 each."""
+        strands = set()
+        for name, split in self._splits.items():
+            if name != "train":
+                rows = PromoterDataset(split, self.tokenizer.strand_length)
+                for start in range(0, len(rows), _ROWS_AT_A_TIME):
+                    some = rows.__getitems__(range(start, min(start + _ROWS_AT_A_TIME, len(rows))))["input_ids"]
+                    strands.update(strand.tobytes() for strand in some)
+        return frozenset(strands)

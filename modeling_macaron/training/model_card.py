@@ -13,6 +13,7 @@ from modeling_macaron.analysis.plots import learning_curves, save_figure
 
 from .dataset import PreparedData
 from .hardware import hardware
+from .streaming import StreamedPromoters
 from .trainer import MacaronTrainer
 
 LEARNING_CURVE = "learning_curve.png"
@@ -90,8 +91,10 @@ def public_name(name: str) -> str:
     Returns
     -------
     str
-        `OWNER/NAME` of the Hub stays as it is; so does the name of what is no path.
+        `OWNER/NAME` of the Hub stays as it is; so do an address and the name of what is no path.
     """
+    if "://" in name:
+        return name
     path = Path(name)
     has_suffix = path.suffix and not path.suffix[1:].isdigit()  # OWNER/NAME-1.0 has none
     return path.name if path.is_absolute() or has_suffix or path.exists() else str(name)
@@ -115,10 +118,15 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         Numbers and strings, fit for JSON.
     """
     args, state = trainer.args, trainer.state
+    rows = trainer.train_dataset
+    stream = None
+    if isinstance(rows, StreamedPromoters):
+        stream = {"files": public_name(rows.settings["stream"]), "number": rows.settings["files"]}
     return {
         "started_from": None if args.init_from is None else public_name(args.init_from),
         "table": public_name(data.report["source"]["name"]),
-        "training_rows": len(data.train),
+        "stream": stream,
+        "training_rows": len(data.train) if stream is None else None,
         "validation_rows": len(data.validation),
         "expression_mean": data.expression_mean,
         "expression_std": data.expression_std,
@@ -167,6 +175,18 @@ def _augmentation(facts: dict) -> str:
     return ", ".join(kinds) or "none"
 
 
+def _source(facts: dict) -> dict[str, str]:
+    """Tell where the rows came from."""
+    stream = facts.get("stream")
+    if not stream:
+        return {"Table": facts["table"], "Training rows": f"{facts['training_rows']:,}"}
+    seen = facts["steps"] * facts["global_batch_size"]
+    return {
+        "Training rows": f"{seen:,} (with repeats) of the stream `{stream['files']}`, {stream['number']:,} files",
+        "Table of the validation rows, mean and standard deviation": facts["table"],
+    }
+
+
 def training_table(facts: dict) -> str:
     """Lay out `training_facts` as the lines of a Markdown table.
 
@@ -183,8 +203,7 @@ def training_table(facts: dict) -> str:
     return _rows(
         {
             **({"Started from": facts["started_from"]} if facts.get("started_from") else {}),
-            "Table": facts["table"],
-            "Training rows": f"{facts['training_rows']:,}",
+            **_source(facts),
             "Mean and standard deviation": f"{facts['expression_mean']:.4g}, {facts['expression_std']:.4g}",
             "Optimizer steps": f"{facts['steps']:,} (best at {best})",
             "Rows per step": facts["global_batch_size"],

@@ -17,6 +17,7 @@ from modeling_macaron.atomic import new_file, new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.tables import Columns
 from tokenization import KmerTokenizer
 
 from .arguments import MacaronTrainingArguments, ModelArguments
@@ -146,6 +147,8 @@ def _tell(name: str, settings: dict) -> str:
 def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> PromoterDataset | StreamedPromoters:
     """Take the training rows of the data set, or a stream."""
     if args.stream is None:
+        if args.sequence_column or args.value_column:
+            raise ValueError("--sequence_column and --value_column are for --stream: a data set is prepared with them")
         return data.train
     if args.max_steps < 1:
         raise ValueError("--stream has no end: say how many steps to train with --max_steps")
@@ -153,11 +156,13 @@ def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> Promot
         raise ValueError(f"--stream_buffer must be at least 1, got {args.stream_buffer}")
     if args.stream_shards < 1 or args.stream_shards % args.world_size:
         processes = f"the number of processes, {args.world_size}"
-        raise ValueError(f"--stream_shards must be a multiple of {processes}, got {args.stream_shards}")
+        near = max(round(args.stream_shards / args.world_size), 1) * args.world_size
+        raise ValueError(f"--stream_shards must be a multiple of {processes} ({near}, say), got {args.stream_shards}")
     args.dataloader_num_workers = 0  # each worker would read all that its process does
     return StreamedPromoters(
-        args.stream, data.tokenizer, seed=args.seed, buffer_rows=args.stream_buffer, num_shards=args.stream_shards
-    )
+        args.stream, data.tokenizer, seed=args.seed, buffer_rows=args.stream_buffer, num_shards=args.stream_shards,
+        columns=Columns(args.sequence_column, args.value_column, None), held_out=data.held_out(),
+    )  # fmt: skip
 
 
 def make_trainer(
@@ -231,11 +236,13 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         trainer = make_trainer(model, args, data)
         _check_same_rows(trainer, data, resuming=checkpoint is not None)
         _train_and_save(trainer, data, checkpoint, final)
-    if push and trainer.is_world_process_zero():
-        push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     # The launcher stops all processes where one fails: none may leave, and fail in leaving, while the main one writes.
     trainer.accelerator.wait_for_everyone()
-    return final if trainer.is_world_process_zero() else None
+    if not trainer.is_world_process_zero():
+        return None
+    if push:  # for which nobody waits: it may take longer than processes wait for each other
+        push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
+    return final
 
 
 def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str | None, final: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
+from heapq import heapify, heapreplace
 from itertools import count
-from math import gcd
+from math import ceil
 from typing import NamedTuple
 
 import fsspec
@@ -27,14 +29,21 @@ logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 1_000
 _ROWS_OF_A_FILE = 2**40  # a row's number is its file's times this, and its place in the file
-_UNITS_OF_A_SHARD = 4  # so many at least, so that shards have about as many rows each
+_UNITS_OF_A_SHARD = 4  # about so many, where row groups are small enough
+_LEFT_OUT = {"refused": "are no promoters with a value", "held_out": "are held out for validation or test"}
+_UNEVEN = 1.3  # times the mean is what the fullest shard may have, where rows can be divided so
+
+
+_ANY_COLUMNS = Columns(None, None, None)
 
 
 class _Unit(NamedTuple):
-    """What a shard reads at a time: a file, one of its row groups, or each `parts`-th row of one."""
+    """What a shard reads at a time: a file, neighbouring row groups of one, or each `parts`-th row of those."""
 
     file: int
-    group: int | None = None
+    size: float  # bytes, about
+    groups: range | None = None
+    first_row: int = 0
     part: int = 0
     parts: int = 1
 
@@ -42,10 +51,11 @@ class _Unit(NamedTuple):
 class StreamedPromoters(torch.utils.data.IterableDataset):
     """Rows of Parquet files, again and again, in an order that the seed alone decides.
 
-    In each pass the files (their row groups, where files are few) are dealt anew to shards; rows come from one shard
-    after the other. Each process reads shards of its own, and the rows of a global batch do not depend on the number of
-    processes. A shard that is through begins its next pass at once: passes of shards of unequal length overlap. A run
-    that is resumed reads again what it had read, and goes on with the next row.
+    In each pass the files (runs of row groups, of large ones) are dealt anew to shards, by size; rows come from one
+    shard after the other. Each process reads shards of its own, and the rows of a global batch do not depend on the
+    number of processes. A shard that is through begins its next pass at once: passes of shards overlap where they are
+    not of one length. Row groups that are too few or too large for that are read by several shards, each of which takes
+    some of the rows. A run that is resumed reads again what it had read, and goes on with the next row.
 
     Parameters
     ----------
@@ -54,47 +64,69 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
     tokenizer : KmerTokenizer
         It trims and pads, and tells what is no promoter: such rows are left out and counted.
     seed : int
-        Of the order: files are shuffled, and rows within a buffer.
+        Of the order: what is dealt is shuffled, and rows within a buffer.
     buffer_rows : int
-        Rows that are held in memory to be shuffled, all shards together.
+        Rows that are held in memory to be shuffled, all shards together, but one for each shard at least.
     num_shards : int
-        The number of processes must divide it. Each shard has a file open.
+        The number of processes must divide it. Each shard has a file open and a row group's two columns in memory.
+    columns : Columns
+        Names of the columns with the sequences and the values, where they are not the usual ones.
+    held_out : collection of bytes
+        Strands (strand_length uint8 each) whose rows are left out and counted: those of the validation split, say.
 
     Raises
     ------
     FileNotFoundError
         If there are no such files.
     ValueError
-        If they are no Parquet, or have no column of sequences or of values.
+        If they are no Parquet, or have no column of sequences or of values, or without a buffer or shards.
     """
 
     def __init__(
-        self, files: str, tokenizer: KmerTokenizer, *, seed: int = 0, buffer_rows: int = 100_000, num_shards: int = 8
+        self,
+        files: str,
+        tokenizer: KmerTokenizer,
+        *,
+        seed: int = 0,
+        buffer_rows: int = 100_000,
+        num_shards: int = 8,
+        columns: Columns = _ANY_COLUMNS,
+        held_out: Collection[bytes] = frozenset(),
     ):
+        if buffer_rows < 1 or num_shards < 1:
+            raise ValueError(f"a stream needs a buffer and shards, got {buffer_rows} rows and {num_shards} shards")
         try:
             self._filesystem, path = fsspec.core.url_to_fs(files)
-            self._paths = sorted(self._filesystem.glob(path))
+            found = sorted(self._filesystem.glob(path, detail=True).items())
         except FileNotFoundError:  # no such data set on the Hub
-            self._paths = []
+            found = []
         except (OSError, ValueError, ImportError, HTTPError) as error:
             raise ValueError(f"{files} cannot be opened: {' '.join(str(error).split())}") from error
-        if not self._paths:
-            raise FileNotFoundError(f"there are no files {files}")
+        sizes = {path: about.get("size") or 1 for path, about in found if about["type"] == "file"}
+        if not sizes:
+            folder = f": {files} is a folder, name what is in it: {files.rstrip('/')}/*.parquet" if found else ""
+            raise FileNotFoundError(f"there are no files {files}{folder}")
+        self._paths = list(sizes)
         self._files, self._tokenizer, self._seed, self._buffer_rows = files, tokenizer, seed, buffer_rows
         letters = ("input_ids", np.uint8, (tokenizer.strand_length,))
         self._row_type = np.dtype([letters, ("labels", np.float32), ("row", np.int64)])
         self._num_shards, self._mine = num_shards, range(num_shards)
-        next(self._read(_Unit(0), Counter()), None)
-        self._units = self._cut(num_shards)
+        self._columns, self._held_out = columns, held_out
+        self._footers: dict[int, pyarrow.parquet.FileMetaData] = {}  # of the files that are cut
+        self._has_rows = False
+        next(self._read(_Unit(0, 1.0), lambda some: None), None)
+        self._units = self._cut(list(sizes.values()))
 
     @property
     def settings(self) -> dict[str, str | int]:
         """What the order of the rows depends on: a run can be resumed with the same only."""
+        columns = {f"{role}_column": name for role, name in self._columns._asdict().items() if name is not None}
         return {
             "stream": self._files,
             "files": len(self._paths),
             "stream_buffer": self._buffer_rows,
             "stream_shards": self._num_shards,
+            **columns,
             "seed": self._seed,
         }
 
@@ -111,8 +143,19 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         Returns
         -------
         StreamedPromoters
-            Every `num_processes`-th of the shards. As many rows of all shares are those that the whole stream gives.
+            Every `num_processes`-th of the shards. The first n rows of each share are together the first
+            n x `num_processes` rows of the stream, in another order.
+
+        Raises
+        ------
+        ValueError
+            If the number of processes does not divide the number of shards.
         """
+        if self._num_shards % num_processes:
+            raise ValueError(
+                f"the number of shards must be a multiple of the number of processes, {num_processes}, "
+                f"got {self._num_shards}"
+            )
         share = copy(self)
         share._mine = self._mine[process::num_processes]
         return share
@@ -144,47 +187,87 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             `input_ids` (strand_length,) uint8, `labels` float32 in assay units, `row` int (see `name_row`), and `epoch`
             int, the pass, in each of which masks are drawn anew.
         """
-        tallies: dict[int, list[Counter]] = defaultdict(list)
-        shards = [self._read_shard(shard, tallies) for shard in self._mine]
+        tally = Counter()
+        shards = [self._read_shard(shard, tally) for shard in self._mine]
         while True:
             for shard in shards:
                 yield next(shard)
 
-    def _cut(self, num_shards: int) -> list[_Unit]:
-        """Cut the files into units: about as many for each shard."""
-        if num_shards == 1 or len(self._paths) >= _UNITS_OF_A_SHARD * num_shards:
-            return [_Unit(file) for file in range(len(self._paths))]
-        groups = []
-        for file in range(len(self._paths)):
-            with self._open(file) as parquet:
-                groups += [(file, group) for group in range(parquet.num_row_groups)]
-        if len(groups) >= _UNITS_OF_A_SHARD * num_shards or not groups:
-            return [_Unit(*group) for group in groups]
-        parts = num_shards // gcd(num_shards, len(groups))
-        return [_Unit(*group, part, parts) for group in groups for part in range(parts)]
+    def _cut(self, sizes: list[int]) -> list[_Unit]:
+        """Cut the files of these bytes into units, so that shards can have about as much each."""
+        if self._num_shards == 1:
+            return [_Unit(file, size) for file, size in enumerate(sizes)]
+        fair = sum(sizes) / self._num_shards
+        runs = [run for file, size in enumerate(sizes) for run in self._cut_file(file, size, fair / _UNITS_OF_A_SHARD)]
+        for most in (float("inf"), *(fair / share for share in range(1, _UNITS_OF_A_SHARD + 1))):
+            units = [
+                run._replace(size=run.size / parts, part=part, parts=parts)
+                for run in runs
+                for parts in [ceil(run.size / most) or 1]
+                for part in range(parts)
+            ]
+            fullest = max(sum(unit.size for unit in hand) for hand in self._deal(units, 0))
+            if len(units) >= self._num_shards and fullest <= _UNEVEN * fair:
+                break
+        parts = max((unit.parts for unit in units), default=1)
+        if parts > 1:
+            logger.warning(
+                "%s: row groups are read up to %s times in each pass, as there are few for %s shards; smaller ones, or "
+                "fewer shards, are quicker", self._files, parts, self._num_shards,
+            )  # fmt: skip
+        return units
 
-    def _read_shard(self, shard: int, tallies: dict[int, list[Counter]]) -> Iterator[dict]:
-        """Give the rows of a shard without end, and note by pass what it keeps and refuses."""
+    def _cut_file(self, file: int, size: int, most: float) -> list[_Unit]:
+        """Cut a file of `size` bytes into runs of row groups of about `most` bytes, if it is larger."""
+        if size <= most:
+            return [_Unit(file, size)]
+        with self._open(file) as parquet:
+            footer = self._footers[file] = parquet.metadata
+        rows = np.array([footer.row_group(group).num_rows for group in range(footer.num_row_groups)], np.int64)
+        starts, total = np.cumsum(rows) - rows, int(rows.sum())
+        numbers = (starts + rows / 2) * size // (most * max(total, 1))  # of the run that each group is in
+        runs = []
+        for number in np.unique(numbers[rows > 0]):
+            groups = np.flatnonzero(numbers == number)
+            part = size * int(rows[groups].sum()) / total
+            runs.append(_Unit(file, part, range(int(groups[0]), int(groups[-1]) + 1), int(starts[groups[0]])))
+        return runs
+
+    def _deal(self, units: list[_Unit], turn: int) -> list[list[_Unit]]:
+        """Deal units for a pass, the largest first and to the shard that has least, and mix the hand of each shard."""
+        rng = np.random.default_rng([self._seed, turn])
+        order = rng.permutation(len(units)).tolist()
+        hands = [(0.0, tie, shard, []) for shard, tie in enumerate(rng.permutation(self._num_shards).tolist())]
+        heapify(hands)
+        for place in sorted(range(len(order)), key=lambda place: -units[order[place]].size):
+            size, tie, shard, hand = hands[0]
+            hand.append(place)
+            heapreplace(hands, (size + units[order[place]].size, tie, shard, hand))
+        by_shard = {shard: hand for _, _, shard, hand in hands}
+        return [[units[order[place]] for place in sorted(by_shard[shard])] for shard in range(self._num_shards)]
+
+    def _read_shard(self, shard: int, tally: Counter) -> Iterator[dict]:
+        """Give the rows of a shard without end."""
         held = max(self._buffer_rows // self._num_shards, 1)
         for turn in count():
-            tally, rng = Counter(), np.random.default_rng([self._seed, turn, shard])
-            order = np.random.default_rng([self._seed, turn]).permutation(len(self._units))
-            batches = (
-                batch for unit in order[shard :: self._num_shards] for batch in self._read(self._units[unit], tally)
-            )
+            rng = np.random.default_rng([self._seed, turn, shard])
+            hand, note = self._deal(self._units, turn)[shard], partial(self._count, tally)
+            batches = (batch for unit in hand for batch in self._read(unit, note))
             for ids, label, row in self._shuffle(batches, rng, held):
+                self._has_rows = True
                 yield {"input_ids": ids, "labels": label, "row": int(row), "epoch": turn}
-            if not tally["kept"]:
+            if not self._has_rows:
                 self._check_there_is_a_row()
-            tallies[turn].append(tally)
-            if len(tallies[turn]) == len(self._mine) and (refused := sum(tallies.pop(turn), Counter())["refused"]):
-                logger.warning("%s: %s rows are no promoters with a value and were left out", self._files, refused)
 
     def _check_there_is_a_row(self) -> None:
         """Look for one in all files: a shard without any would look for ever."""
         tally = Counter()
-        if not any(len(batch) for unit in self._units for batch in self._read(unit, tally)):
-            raise ValueError(f"{self._files}: no row is a promoter with a value ({tally['refused']:,} were left out)")
+        self._has_rows = any(len(batch) for unit in self._units for batch in self._read(unit, tally.update))
+        if not self._has_rows:
+            held_out = f", and {tally['held_out']:,} held out for validation or test" if tally["held_out"] else ""
+            raise ValueError(
+                f"{self._files}: no row is a promoter with a value ({tally['refused']:,} were left out{held_out})"
+            )
 
     def _name_file(self, file: int) -> str:
         """Give a file's path, or its address where it is none of this machine."""
@@ -194,32 +277,55 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
     def _open(self, file: int) -> Iterator[pyarrow.parquet.ParquetFile]:
         """Open a file; what goes wrong while it is read is told with its name."""
         try:
-            with self._filesystem.open(self._paths[file]) as opened, pyarrow.parquet.ParquetFile(opened) as parquet:
+            with (
+                self._filesystem.open(self._paths[file]) as opened,
+                pyarrow.parquet.ParquetFile(opened, metadata=self._footers.get(file)) as parquet,
+            ):
                 yield parquet
         except (pa.ArrowException, OSError, HTTPError) as error:
             message = " ".join(str(error).split())
             raise ValueError(f"{self._name_file(file)} cannot be read as Parquet: {message}") from error
 
-    def _read(self, unit: _Unit, tally: Counter) -> Iterator[np.ndarray]:
-        """Give the rows of a unit batch by batch, (batch,) of `_row_type`, and count what is kept and refused."""
+    def _read(self, unit: _Unit, note: Callable[[Counter], None]) -> Iterator[np.ndarray]:
+        """Give the rows of a unit batch by batch, (batch,) of `_row_type`; note what is kept, refused and held out."""
         name = self._name_file(unit.file)
         with self._open(unit.file) as parquet:
-            columns, _ = find_columns(parquet.schema_arrow.names, Columns(None, None, None), name, True)
-            groups = range(parquet.num_row_groups) if unit.group is None else [unit.group]
-            place = sum(parquet.metadata.row_group(group).num_rows for group in range(unit.group or 0)) + 1
+            columns, _ = find_columns(parquet.schema_arrow.names, self._columns, name, True)
+            groups = range(parquet.num_row_groups) if unit.groups is None else unit.groups
+            place = unit.file * _ROWS_OF_A_FILE + unit.first_row + 1
             for batch in parquet.iter_batches(_BATCH_ROWS, groups, columns=[columns.sequence, columns.value]):
-                mine = np.arange((unit.part - place) % unit.parts, batch.num_rows, unit.parts)
-                rows, fine = self._encode(batch.take(pa.array(mine)) if unit.parts > 1 else batch, columns, name)
-                rows["row"] = unit.file * _ROWS_OF_A_FILE + place + mine[fine]
-                tally.update(kept=len(fine), refused=len(mine) - len(fine))
+                mine = (place + np.arange(batch.num_rows)) % unit.parts == unit.part
+                rows, fine = self._encode(batch, mine, columns, name)
+                rows["row"] = place + fine
                 place += batch.num_rows
-                yield rows
+                kept = self._without_held_out(rows)
+                note(Counter(kept=len(kept), held_out=len(rows) - len(kept), refused=int(mine.sum()) - len(rows)))
+                yield kept
 
-    def _encode(self, batch: pa.RecordBatch, columns: Columns, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Make (kept,) of `_row_type`, without numbers, of the promoters with a value, and tell which they are."""
+    def _without_held_out(self, rows: np.ndarray) -> np.ndarray:
+        """Leave rows out whose strands are held out."""
+        if not self._held_out:
+            return rows
+        strands, length = rows["input_ids"].tobytes(), self._tokenizer.strand_length
+        keys = (strands[start : start + length] for start in range(0, len(strands), length))
+        return rows[[key not in self._held_out for key in keys]]
+
+    def _count(self, tally: Counter, some: Counter) -> None:
+        """Count rows, and tell of those that are left out when they are the first, and tens, hundreds, ... of them."""
+        before = tally.copy()
+        tally.update(some)
+        for kind, why in _LEFT_OUT.items():
+            if tally[kind] and (not before[kind] or len(str(tally[kind])) > len(str(before[kind]))):
+                number, total = f"{tally[kind]:,}", f"{tally.total():,}"
+                logger.warning("%s: %s of %s rows that were read %s, and left out", self._files, number, total, why)
+
+    def _encode(
+        self, batch: pa.RecordBatch, mine: np.ndarray, columns: Columns, name: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Make (kept,) of `_row_type`, without numbers, of my promoters with a value, and tell which they are."""
         strands = self._tokenizer.encode_strands(*string_buffers(batch.column(columns.sequence)))
         values, reasons = parse_values(batch.column(columns.value), f"{name}, column {columns.value!r}")
-        fine = np.flatnonzero((strands.problem == 0) & (reasons == 0))
+        fine = np.flatnonzero(mine & (strands.problem == 0) & (reasons == 0))
         rows = np.empty(len(fine), self._row_type)
         rows["input_ids"], rows["labels"] = strands.ids[fine], values[fine]
         return rows, fine

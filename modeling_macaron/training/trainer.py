@@ -34,11 +34,11 @@ class BeginEpoch(TrainerCallback):
 
     Parameters
     ----------
-    dataset : PromoterDataset
+    dataset : PromoterDataset or StreamedPromoters
         The training rows.
     """
 
-    def __init__(self, dataset: PromoterDataset):
+    def __init__(self, dataset: PromoterDataset | StreamedPromoters):
         self.dataset = dataset
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:

@@ -14,10 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from accelerate import Accelerator
 
+from modeling_macaron.tables import string_buffers
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.collator import PromoterCollator
-from modeling_macaron.training.run import train
+from modeling_macaron.training.dataset import PreparedData
+from modeling_macaron.training.run import build_model, make_trainer, train
 from modeling_macaron.training.streaming import StreamedPromoters
 from tests.training.test_run import RECIPE, ROOT, TINY, finish, launch, weights_of
 from tokenization import KmerTokenizer
@@ -79,7 +82,7 @@ def test_each_pass_has_every_row_once_and_an_order_of_its_own(files, caplog):
     assert orders[0] != orders[1] and orders[0] != sequences[:297]
     assert [row["epoch"] for row in rows] == [0] * 297 + [1] * 297
     assert len({row["row"] for row in rows}) == 297
-    assert "3 rows are no promoters with a value" in caplog.text
+    assert re.findall(r": (\d+) of (\d+) rows that were read are no promoters", caplog.text) == [("1", "100")]
 
 
 @pytest.mark.parametrize(
@@ -104,16 +107,17 @@ def test_each_pass_of_the_shards_has_every_row_once(files, tmp_path, caplog, row
     for numbers in passes:
         assert len(numbers) == 297 and set(numbers) == expected
     assert passes[0] != passes[1]
-    assert caplog.text.count(": 3 rows are no promoters with a value") >= 2
+    told = re.findall(r": (\d+) of [\d,]+ rows that were read are no promoters", caplog.text)
+    assert told[0] == "1" and 10 <= int(told[1]) <= 12 and len(told) == 2  # told at 1, 10, 100, ... of them
     assert 1500 / 297 - 2 < np.mean([row["epoch"] for row in rows[-num_shards:]]) < 1500 / 297 + 1
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
-@pytest.mark.parametrize("batch_rows", [8, 24, 40])
-def test_processes_share_each_global_batch_of_one(files, processes, batch_rows):
+@pytest.mark.parametrize("each", [1, 3, 5])
+def test_processes_share_each_global_batch_of_one(files, processes, each):
     stream = StreamedPromoters(files[0], TOKENIZER, seed=1, buffer_rows=50)
     whole = [row["row"] for row in take(stream, 720)]
-    each = batch_rows // processes
+    batch_rows = each * processes
     shares = [[row["row"] for row in take(stream.share(process, processes), 720)] for process in range(processes)]
     assert len(set(map(tuple, shares))) == processes
     for batch in range(720 // batch_rows):
@@ -121,18 +125,109 @@ def test_processes_share_each_global_batch_of_one(files, processes, batch_rows):
         assert sorted(together) == sorted(whole[batch * batch_rows : (batch + 1) * batch_rows])
 
 
+def opened_in_passes(stream, monkeypatch, rows):
+    """Files that are opened for so many rows."""
+    opened = []
+    usual = stream._open
+    monkeypatch.setattr(stream, "_open", lambda file: opened.append(file) or usual(file))
+    take(stream, rows)
+    return opened
+
+
 def test_process_reads_its_share_of_the_files_alone(tmp_path, monkeypatch):
     sequences, values = random_rows(320, 0)
     parts = [{"sequence": sequences[at : at + 10], "value": values[at : at + 10]} for at in range(0, 320, 10)]
     stream = StreamedPromoters(write_parts(tmp_path, *parts), TOKENIZER, buffer_rows=8)
-    opened = []
-    monkeypatch.setattr(stream, "_open", lambda file: opened.append(file) or StreamedPromoters._open(stream, file))
-    reads = []
-    for process in range(4):
-        opened.clear()
-        take(stream.share(process, 4), 60)  # of the 80 rows of its share
-        reads.append(set(opened))
+    reads = [opened_in_passes(stream.share(process, 4), monkeypatch, 78) for process in range(4)]  # of the 80 of each
     assert all(len(files) == 8 for files in reads) and len(set().union(*reads)) == 32
+
+
+@pytest.mark.parametrize(("row_group_size", "most"), [(10, 40), (40, 40), (125, 16), (1000, 8)])
+def test_data_are_opened_seldom_and_read_as_often_as_need_be(tmp_path, monkeypatch, caplog, row_group_size, most):
+    """Small row groups are read in runs; of large ones each shard takes a part, which is told."""
+    sequences, values = random_rows(1000, 0)
+    table = pa.table({"sequence": sequences, "value": values})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=row_group_size)
+    stream = StreamedPromoters(str(tmp_path / "a.parquet"), TOKENIZER, buffer_rows=8)
+    assert len(opened_in_passes(stream, monkeypatch, 992)) <= most
+    assert ("are read up to 8 times" in caplog.text) == (row_group_size == 1000)
+
+
+@pytest.mark.parametrize("sizes", [[2000] + [100] * 39, [30] * 33, [9000] + [30] * 35, [100] * 3, [40, 60, 900]])
+def test_shards_have_about_as_many_rows_each(tmp_path, sizes):
+    """After a pass's worth of rows, hardly one was not seen, however unequal the files are."""
+    sequences, values = random_rows(50, 0)
+    for number, size in enumerate(sizes):
+        table = pa.table({"sequence": (sequences * 200)[:size], "value": np.resize(values, size)})
+        pyarrow.parquet.write_table(table, tmp_path / f"{number:02}.parquet", row_group_size=100)
+    total = sum(sizes)
+    rows = [row["row"] for row in take(StreamedPromoters(f"{tmp_path}/*", TOKENIZER, buffer_rows=8), 3 * total)]
+    assert len(set(rows[:total])) > 0.85 * total
+    assert len(set(rows)) == total
+
+
+def test_trainer_reads_the_share_of_its_process(files, prepared, tmp_path, monkeypatch):
+    arguments = [RECIPE, "--dataset", str(prepared), "--output_dir", str(tmp_path), *TINY, *STEPS, "--stream", files[0]]
+    model_arguments, args = parse_recipe(arguments)
+    data = PreparedData(args.dataset)
+    trainer = make_trainer(build_model(model_arguments, data, None), args, data)
+    monkeypatch.setattr(Accelerator, "num_processes", 4)
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    batch = next(iter(trainer.get_train_dataloader()))
+    expected = take(trainer.train_dataset.share(1, 4), len(batch["row"]))
+    assert batch["row"].tolist() == [row["row"] for row in expected]
+
+
+def test_held_out_sequences_are_left_out_and_counted(files, caplog):
+    pattern, sequences, _ = files
+    good = pa.array([sequence for sequence in sequences if len(sequence) == 80])
+    strands = [strand.tobytes() for strand in TOKENIZER.encode_strands(*string_buffers(good)).ids]
+    held_out = set(strands[:149])  # one of them has no value
+    rows = take(StreamedPromoters(pattern, TOKENIZER, buffer_rows=50, held_out=held_out), 600)
+    assert len({row["row"] for row in rows}) == 148
+    assert not held_out & {row["input_ids"].tobytes() for row in rows}
+    assert "are held out for validation or test" in caplog.text
+    with pytest.raises(ValueError, match=r"no row is a promoter with a value .3 were left out, and 297 held out for"):
+        take(StreamedPromoters(pattern, TOKENIZER, held_out=set(strands)), 1)
+
+
+def test_what_a_run_trains_on_is_not_what_it_is_validated_on(prepared, tmp_path, caplog):
+    data = PreparedData(prepared)
+    ids = data.validation.__getitems__(range(len(data.validation)))["input_ids"]
+    texts = ["".join("ACGTN-"[letter] for letter in strand).strip("-N") for strand in ids]
+    sequences, values = random_rows(100, 3)
+    files = write_parts(tmp_path, {"promoter": [*texts, *sequences], "y": [*([0.5] * len(texts)), *values]})
+    arguments = [RECIPE, "--dataset", str(prepared), "--output_dir", str(tmp_path / "run"), *TINY, *STEPS]
+    columns = ["--sequence_column", "promoter", "--value_column", "y"]
+    with pytest.raises(ValueError, match="are for --stream"):
+        train(*parse_recipe([*arguments, *columns]))
+    with pytest.raises(ValueError, match="Pass --value_column"):
+        train(*parse_recipe([*arguments, "--stream", files]))
+    final = train(*parse_recipe([*arguments, "--stream", files, *columns]))
+    assert re.search(r"\d+ of \d+ rows that were read are held out for validation or test", caplog.text)
+    facts, card = json.loads((final / "training.json").read_text()), (final / "README.md").read_text()
+    assert (facts["training_rows"], facts["stream"]) == (None, {"files": "part-*.parquet", "number": 1})
+    assert "| Training rows | 768 (with repeats) of the stream `part-*.parquet`, 1 files |" in card
+    assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(("shards", "processes"), [(8, 3), (2, 4)])
+def test_shards_that_processes_cannot_share_are_refused(files, shards, processes):
+    with pytest.raises(ValueError, match=f"must be a multiple of the number of processes, {processes}, got {shards}"):
+        StreamedPromoters(files[0], TOKENIZER, num_shards=shards).share(0, processes)
+    with pytest.raises(ValueError, match="needs a buffer and shards, got 100000 rows and 0 shards"):
+        StreamedPromoters(files[0], TOKENIZER, num_shards=0)
+
+
+def test_folders_are_no_files(files, tmp_path):
+    sequences, values = random_rows(20, 0)
+    pattern = write_parts(tmp_path, {"sequence": sequences, "value": values})
+    (tmp_path / "part-folder.parquet").mkdir()
+    assert len(take(StreamedPromoters(pattern, TOKENIZER), 30)) == 30
+    with pytest.raises(
+        FileNotFoundError, match=re.escape(f"{tmp_path} is a folder, name what is in it: {tmp_path}/*.")
+    ):
+        StreamedPromoters(str(tmp_path), TOKENIZER)
 
 
 def test_order_depends_on_the_seed_alone(files):
@@ -316,7 +411,7 @@ def test_no_files_and_no_parquet(tmp_path):
     [
         (["--max_steps", "-1"], "--max_steps"),
         (["--stream_buffer", "0"], "--stream_buffer"),
-        (["--stream_shards", "0"], "--stream_shards must be a multiple of the number of processes, 1, got 0"),
+        (["--stream_shards", "0"], "--stream_shards must be a multiple of the number of processes, 1 .1, say., got 0"),
     ],
 )
 def test_streams_need_an_end_and_a_buffer(files, prepared, tmp_path, options, message):
@@ -326,18 +421,23 @@ def test_streams_need_an_end_and_a_buffer(files, prepared, tmp_path, options, me
 
 
 @pytest.mark.slow
-def test_two_processes_and_a_resumed_run_end_as_one_run_does(files, prepared, tmp_path):
-    """Twelve steps of 64 rows go through the 297 rows more than twice; the run is resumed in the second pass."""
+def test_two_processes_and_resumed_runs_end_as_one_run_does(files, prepared, tmp_path):
+    """Twelve steps of 64 rows go through the 297 rows more than twice; runs are resumed in the second pass."""
     arguments = ["--dataset", prepared, *TINY, *STEPS, "--stream", files[0]]
     finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
-    finish(launch([*arguments, "--output_dir", tmp_path / "two"], processes=2))
-    shutil.copytree(tmp_path / "one", tmp_path / "resumed")
-    for name in ("checkpoint-12", "final"):
-        shutil.rmtree(tmp_path / "resumed" / name)
-    finish(launch([*arguments, "--output_dir", tmp_path / "resumed", "--resume_from_checkpoint", "auto"]))
-    one, two, resumed = (weights_of(tmp_path / name / "checkpoint-12") for name in ("one", "two", "resumed"))
+    accumulating = ["--per_device_train_batch_size", "16"]  # two batches a step in each process
+    finish(launch([*arguments, *accumulating, "--output_dir", tmp_path / "two"], processes=2))
+    for name, processes in (("resumed", 1), ("resumed_by_two", 2)):
+        shutil.copytree(tmp_path / "one", tmp_path / name)
+        for later in ("checkpoint-12", "final"):
+            shutil.rmtree(tmp_path / name / later)
+        resuming = [*arguments, "--output_dir", tmp_path / name, "--resume_from_checkpoint", "auto"]
+        finish(launch(resuming, processes=processes))
+    names = ("one", "two", "resumed", "resumed_by_two")
+    one, two, resumed, resumed_by_two = (weights_of(tmp_path / name / "checkpoint-12") for name in names)
     for name, values in one.items():
         assert torch.equal(resumed[name], values), name
         torch.testing.assert_close(two[name], values, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(resumed_by_two[name], values, rtol=1e-3, atol=1e-4, msg=name)
     assert weights_of(tmp_path / "one/checkpoint-4").keys() == one.keys()
     assert any(not torch.equal(values, one[name]) for name, values in weights_of(tmp_path / "one/checkpoint-8").items())
