@@ -177,6 +177,8 @@ def make_trainer(
     if args.clip_grad_value is not None or args.clip_tensor_norm is not None:
         callbacks.append(ClipEachGradient(args.clip_grad_value, args.clip_tensor_norm))
     config = model.config
+    if args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = False  # there are none, without reconstruction neither
     tokenizer_settings = {**data.report["tokenizer"], "kmer_size": config.kmer_size}
     return MacaronTrainer(
         model=model,

@@ -131,14 +131,19 @@ def test_final_model_is_the_best_on_validation(finished):
     assert results["eval_pearson_r"] == pytest.approx(measured[best], abs=1e-6)
 
 
-def test_two_processes_train_as_one_does(prepared, tmp_path):
-    arguments = ["--dataset", prepared, *TINY, *SHORT]
+@pytest.mark.parametrize("reconstruction_weight", ["1.0", "0.0"])
+def test_two_processes_train_as_one_does(prepared, tmp_path, reconstruction_weight):
+    """DDP need not look for unused parameters, without reconstruction neither."""
+    arguments = ["--dataset", prepared, *TINY, *SHORT, "--reconstruction_weight", reconstruction_weight]
     finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
-    finish(launch([*arguments, "--output_dir", tmp_path / "two"], processes=2))
+    told = finish(launch([*arguments, "--output_dir", tmp_path / "two"], processes=2))
+    assert "find_unused_parameters" not in told
     states = {path.name for path in (tmp_path / "two" / "checkpoint-12").glob("rng_state*")}
     assert states == {"rng_state_0.pth", "rng_state_1.pth"}, "two processes ran"
-    for name in ("loss", "expression_loss", "reconstruction_loss", "eval_loss", "eval_expression_loss"):
-        assert logged(tmp_path / "two", name) == pytest.approx(logged(tmp_path / "one", name), rel=1e-3), name
+    reconstruction = ["reconstruction_loss"] if float(reconstruction_weight) else []
+    for name in ("loss", "expression_loss", *reconstruction, "eval_loss", "eval_expression_loss"):
+        one, two = (logged(tmp_path / processes, name) for processes in ("one", "two"))
+        assert two and two == pytest.approx(one, rel=1e-3), name
     one, two = (weights_of(tmp_path / name / "checkpoint-12") for name in ("one", "two"))
     for name, values in one.items():
         torch.testing.assert_close(two[name], values, rtol=1e-3, atol=1e-4, msg=name)
