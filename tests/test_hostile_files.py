@@ -21,7 +21,6 @@ from modeling_macaron.analysis.predict import load_model, predict
 from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
-GIGABYTE = 1 << 30
 ROOT = Path(__file__).parents[1]
 
 
