@@ -9,7 +9,6 @@ OUTPUT/final is then a folder for the Hub. `--help` lists every option.
 import json
 import sys
 
-import torch.distributed
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_macaron.training.arguments import parse_recipe
@@ -25,9 +24,6 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
-    # The threads of a process group would otherwise go on while the interpreter ends.
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     if final is not None:
         facts = json.loads((final / TRAINING_FACTS).read_text(encoding="utf-8"))
         r, rho = facts["metrics"]["pearson_r"], facts["metrics"]["spearman_rho"]

@@ -58,10 +58,14 @@ class MacaronTrainingArguments(TrainingArguments):
         },
     )
     stream_buffer: int = field(default=100_000, metadata={"help": "rows of a stream that are shuffled in memory"})
-    sequence_column: str | None = field(default=None, metadata={"help": "of the stream, where it has no usual name"})
-    value_column: str | None = field(default=None, metadata={"help": "of the stream, where it has no usual name"})
     stream_shards: int = field(
         default=8, metadata={"help": "shards of a stream that are read at once: a multiple of the number of processes"}
+    )
+    sequence_column: str | None = field(
+        default=None, metadata={"help": "column of the stream's sequences, where it has no usual name"}
+    )
+    value_column: str | None = field(
+        default=None, metadata={"help": "column of the stream's values, where it has no usual name"}
     )
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "checkpoint folder, or auto: the latest complete one of output_dir"}

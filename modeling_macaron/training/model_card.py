@@ -91,10 +91,12 @@ def public_name(name: str) -> str:
     Returns
     -------
     str
-        `OWNER/NAME` of the Hub stays as it is; so do an address and the name of what is no path.
+        `OWNER/NAME` of the Hub stays as it is; so do an `hf://` address and the name of what is no path.
     """
-    if "://" in name:
+    if name.startswith("hf://") and "::" not in name:
         return name
+    if "://" in name:  # which may hold folders, names of people and keys
+        return name.split("?")[0].rstrip("/").rpartition("/")[2]
     path = Path(name)
     has_suffix = path.suffix and not path.suffix[1:].isdigit()  # OWNER/NAME-1.0 has none
     return path.name if path.is_absolute() or has_suffix or path.exists() else str(name)
@@ -182,7 +184,7 @@ def _source(facts: dict) -> dict[str, str]:
         return {"Table": facts["table"], "Training rows": f"{facts['training_rows']:,}"}
     seen = facts["steps"] * facts["global_batch_size"]
     return {
-        "Training rows": f"{seen:,} (with repeats) of the stream `{stream['files']}`, {stream['number']:,} files",
+        "Training rows": f"{seen:,} (with repeats) of the stream `{stream['files']}` (files: {stream['number']:,})",
         "Table of the validation rows, mean and standard deviation": facts["table"],
     }
 

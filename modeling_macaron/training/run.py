@@ -141,7 +141,7 @@ def _tell(name: str, settings: dict) -> str:
     """Give a setting of a stream as its user knows it."""
     if name not in settings:
         return f"no --{name}"
-    return f"{settings[name]} files in the stream" if name == "files" else f"--{name} {settings[name]}"
+    return f"{settings[name]} {name} in the stream" if name in ("files", "bytes") else f"--{name} {settings[name]}"
 
 
 def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> PromoterDataset | StreamedPromoters:
@@ -158,7 +158,6 @@ def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> Promot
         processes = f"the number of processes, {args.world_size}"
         near = max(round(args.stream_shards / args.world_size), 1) * args.world_size
         raise ValueError(f"--stream_shards must be a multiple of {processes} ({near}, say), got {args.stream_shards}")
-    args.dataloader_num_workers = 0  # each worker would read all that its process does
     return StreamedPromoters(
         args.stream, data.tokenizer, seed=args.seed, buffer_rows=args.stream_buffer, num_shards=args.stream_shards,
         columns=Columns(args.sequence_column, args.value_column, None), held_out=data.held_out(),
@@ -178,7 +177,7 @@ def make_trainer(
         callbacks.append(ClipEachGradient(args.clip_grad_value, args.clip_tensor_norm))
     config = model.config
     if args.ddp_find_unused_parameters is None:
-        args.ddp_find_unused_parameters = False  # there are none, without reconstruction neither
+        args.ddp_find_unused_parameters = False  # there are none, nor without reconstruction
     tokenizer_settings = {**data.report["tokenizer"], "kmer_size": config.kmer_size}
     return MacaronTrainer(
         model=model,
@@ -240,7 +239,9 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         _train_and_save(trainer, data, checkpoint, final)
     # The launcher stops all processes where one fails: none may leave, and fail in leaving, while the main one writes.
     trainer.accelerator.wait_for_everyone()
-    if not trainer.is_world_process_zero():
+    is_main = trainer.is_world_process_zero()
+    trainer.accelerator.state.destroy_process_group()  # its threads would go on while the interpreter ends
+    if not is_main:
         return None
     if push:  # for which nobody waits: it may take longer than processes wait for each other
         push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)

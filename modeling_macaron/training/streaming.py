@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,9 +32,7 @@ _BATCH_ROWS = 1_000
 _ROWS_OF_A_FILE = 2**40  # a row's number is its file's times this, and its place in the file
 _UNITS_OF_A_SHARD = 4  # about so many, where row groups are small enough
 _LEFT_OUT = {"refused": "are no promoters with a value", "held_out": "are held out for validation or test"}
-_UNEVEN = 1.3  # times the mean is what the fullest shard may have, where rows can be divided so
-
-
+_UNEVEN = 1.3  # the fullest shard may have this many times the mean, where row groups can be divided
 _ANY_COLUMNS = Columns(None, None, None)
 
 
@@ -49,7 +48,7 @@ class _Unit(NamedTuple):
 
 
 class StreamedPromoters(torch.utils.data.IterableDataset):
-    """Rows of Parquet files, again and again, in an order that the seed alone decides.
+    """Rows of Parquet files, again and again, in an order that depends on the seed, not on the processes.
 
     In each pass the files (runs of row groups, of large ones) are dealt anew to shards, by size; rows come from one
     shard after the other. Each process reads shards of its own, and the rows of a global batch do not depend on the
@@ -102,15 +101,16 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             found = []
         except (OSError, ValueError, ImportError, HTTPError) as error:
             raise ValueError(f"{files} cannot be opened: {' '.join(str(error).split())}") from error
-        sizes = {path: about.get("size") or 1 for path, about in found if about["type"] == "file"}
+        sizes = {path: about.get("size") or 1 for path, about in found if self._is_file(path, about["type"])}
         if not sizes:
-            folder = f": {files} is a folder, name what is in it: {files.rstrip('/')}/*.parquet" if found else ""
-            raise FileNotFoundError(f"there are no files {files}{folder}")
-        self._paths = list(sizes)
+            is_folder = bool(found) and self._filesystem.isdir(path)
+            hint = f": it is a folder, name what is in it: {files.rstrip('/')}/*.parquet" if is_folder else ""
+            raise FileNotFoundError(f"there are no files {files}{hint}")
+        self._paths, self._bytes = list(sizes), sum(sizes.values())
         self._files, self._tokenizer, self._seed, self._buffer_rows = files, tokenizer, seed, buffer_rows
         letters = ("input_ids", np.uint8, (tokenizer.strand_length,))
         self._row_type = np.dtype([letters, ("labels", np.float32), ("row", np.int64)])
-        self._num_shards, self._mine = num_shards, range(num_shards)
+        self._num_shards, self._mine, self._num_processes = num_shards, range(num_shards), 1
         self._columns, self._held_out = columns, held_out
         self._footers: dict[int, pyarrow.parquet.FileMetaData] = {}  # of the files that are cut
         self._has_rows = False
@@ -124,6 +124,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         return {
             "stream": self._files,
             "files": len(self._paths),
+            "bytes": self._bytes,
             "stream_buffer": self._buffer_rows,
             "stream_shards": self._num_shards,
             **columns,
@@ -157,7 +158,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 f"got {self._num_shards}"
             )
         share = copy(self)
-        share._mine = self._mine[process::num_processes]
+        share._mine, share._num_processes = range(self._num_shards)[process::num_processes], num_processes
         return share
 
     def begin_epoch(self, epoch: int) -> None:
@@ -193,6 +194,10 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             for shard in shards:
                 yield next(shard)
 
+    def _is_file(self, path: str, kind: str) -> bool:
+        """Tell whether what a glob has found is a file, or a link to one (`other` where the files are local)."""
+        return kind == "file" or (kind == "other" and self._filesystem.isfile(path))
+
     def _cut(self, sizes: list[int]) -> list[_Unit]:
         """Cut the files of these bytes into units, so that shards can have about as much each."""
         if self._num_shards == 1:
@@ -210,7 +215,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             if len(units) >= self._num_shards and fullest <= _UNEVEN * fair:
                 break
         parts = max((unit.parts for unit in units), default=1)
-        if parts > 1:
+        if parts > 1 and os.environ.get("RANK", "0") == "0":
             logger.warning(
                 "%s: row groups are read up to %s times in each pass, as there are few for %s shards; smaller ones, or "
                 "fewer shards, are quicker", self._files, parts, self._num_shards,
@@ -260,7 +265,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 self._check_there_is_a_row()
 
     def _check_there_is_a_row(self) -> None:
-        """Look for one in all files: a shard without any would look for ever."""
+        """Look in all files: where none has a row, shards would look for ever."""
         tally = Counter()
         self._has_rows = any(len(batch) for unit in self._units for batch in self._read(unit, tally.update))
         if not self._has_rows:
@@ -317,7 +322,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         for kind, why in _LEFT_OUT.items():
             if tally[kind] and (not before[kind] or len(str(tally[kind])) > len(str(before[kind]))):
                 number, total = f"{tally[kind]:,}", f"{tally.total():,}"
-                logger.warning("%s: %s of %s rows that were read %s, and left out", self._files, number, total, why)
+                who = f"this process (of {self._num_processes}) has" if self._num_processes > 1 else "were"
+                logger.warning("%s: %s of %s rows that %s read %s, and left out", self._files, number, total, who, why)
 
     def _encode(
         self, batch: pa.RecordBatch, mine: np.ndarray, columns: Columns, name: str

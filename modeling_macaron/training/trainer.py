@@ -117,15 +117,19 @@ class MacaronTrainer(Trainer):
             return super().get_train_dataloader()
 
     def _make_stream_loader(self) -> DataLoader:
-        """Return the loader of this process's share of a stream; accelerate would have one process read for all."""
+        """Return the loader of this process's share of a stream; accelerate would have one process read for all.
+
+        It has no worker processes: each would read all that this one does.
+        """
         loader = DataLoader(
             self.train_dataset.share(self.accelerator.process_index, self.accelerator.num_processes),
             batch_size=self._train_batch_size, collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )  # fmt: skip
         return prepare_data_loader(
-            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
-        )
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False,
+            non_blocking=self.accelerator.non_blocking,
+        )  # fmt: skip
 
     def _get_train_sampler(self, train_dataset=None):
         """Draw whole global batches only, where the last ones may be dropped: an epoch's steps are all alike.

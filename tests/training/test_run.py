@@ -133,7 +133,7 @@ def test_final_model_is_the_best_on_validation(finished):
 
 @pytest.mark.parametrize("reconstruction_weight", ["1.0", "0.0"])
 def test_two_processes_train_as_one_does(prepared, tmp_path, reconstruction_weight):
-    """DDP need not look for unused parameters, without reconstruction neither."""
+    """DDP need not look for unused parameters, nor without reconstruction."""
     arguments = ["--dataset", prepared, *TINY, *SHORT, "--reconstruction_weight", reconstruction_weight]
     finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
     told = finish(launch([*arguments, "--output_dir", tmp_path / "two"], processes=2))
@@ -346,6 +346,10 @@ def test_resuming_runs_no_pickle(finished, prepared, tmp_path):
         ("me/my-model", "me/my-model"),
         ("me/my-model-1.0", "me/my-model-1.0"),
         ("simulation", "simulation"),
+        ("hf://datasets/me/promoters/*.parquet", "hf://datasets/me/promoters/*.parquet"),
+        ("file:///home/me/secret/part-*.parquet", "part-*.parquet"),
+        ("https://me:token@host/x.parquet?X-Amz-Signature=abc", "x.parquet"),
+        ("zip://*.parquet::/home/me/x.zip", "x.zip"),
     ],
 )
 def test_cards_name_no_folders(name, public, monkeypatch):
