@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import io
 import os
 import subprocess
 import sys
@@ -18,12 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet
 import torch
 from safetensors.torch import load_file, save
 
 from benchmarks.figures import RESULTS, Results, describe_machine
 from benchmarks.memory import make_checkpoint
 from benchmarks.peak_memory import ROOT
+from modeling_macaron.tables import open_table
+from modeling_macaron.training.data import prepare_dataset
+from tokenization import KmerTokenizer
 
 OUTPUT = RESULTS / "reliability" / "bad_input.json"
 FINE = "name,sequence\na,ACGTACGT\nb,TTGACC\n"
@@ -41,6 +47,28 @@ class Case(NamedTuple):
 def predict(what: str, name: str, content: bytes | str, options: str = "") -> Case:
     """Make a case of `predict.py` on a file."""
     return Case(what, {name: content}, f"predict.py model {name} out.csv {options}")
+
+
+def stream(what: str, files: dict[str, bytes | str], options: str) -> Case:
+    """Make a case of training from a stream, on a small data set in `data`."""
+    command = "train.py {root}/configs/cpu_tiny.yaml --dataset data --output_dir out --disable_tqdm true --stream "
+    return Case(what, files, command + options)
+
+
+def parquet(**columns: list) -> bytes:
+    """Make a Parquet file of these columns."""
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def make_data(folder: Path) -> None:
+    """Prepare a data set of forty promoters."""
+    table = folder.with_suffix(".csv")
+    rows = (f"{'ACGT'[row % 4] * 20},{row}" for row in range(40))
+    table.write_text("\n".join(["sequence,value", *rows]) + "\n", encoding="utf-8")
+    prepare_dataset(open_table(table), folder, tokenizer=KmerTokenizer(strand_length=40), validation_fraction=0.2)
+    table.unlink()
 
 
 def changed_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], bytes]:
@@ -127,6 +155,16 @@ CASES = (
     Case("a table without values", {"in.csv": FINE}, "prepare_data.py --source in.csv --output out"),
     Case("a data set that is not there", {}, "train.py {root}/configs/cpu_tiny.yaml --dataset absent --output_dir out"),
     Case("a recipe that is not there", {}, "train.py absent.yaml --dataset x --output_dir out"),
+    stream("a stream of files that are not there", {}, "absent/*.parquet --max_steps 1"),
+    stream("a stream that is a folder", {}, "data --max_steps 1"),
+    stream("a stream of no Parquet", {"in.parquet": "sequence,value\nACGT,1\n"}, "in.parquet --max_steps 1"),
+    stream("a stream without values", {"in.parquet": parquet(sequence=["ACGT"], note=["x"])},
+           "in.parquet --max_steps 1"),
+    stream("a stream of no promoters", {"in.parquet": parquet(sequence=["ACGX"], value=[1.0])},
+           "in.parquet --max_steps 1"),
+    stream("a stream without an end", {"in.parquet": parquet(sequence=["ACGT"], value=[1.0])}, "in.parquet"),
+    stream("a number of shards that is none", {"in.parquet": parquet(sequence=["ACGT"], value=[1.0])},
+           "in.parquet --max_steps 1 --stream_shards 0"),
     Case("a measured table without values", {"in.csv": FINE},
          "evaluate.py --model model --table in.csv --output out.json"),
     Case("a measured value that is no number", {"in.csv": "sequence,value\nACGT,1\nTTGACC,high\n"},
@@ -186,6 +224,8 @@ def run_case(case: Case, folder: Path) -> tuple[int, str, list[str]]:
     """
     folder.mkdir()
     make_checkpoint(folder / "model")
+    if "--dataset data" in case.command:
+        make_data(folder / "data")
     for name, content in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +264,7 @@ def run(results: Results, folder: Path) -> None:
         code, told, spoilt = run_case(case, folder / str(index))
         lines = [line for line in told.strip().splitlines() if "error: " in line]
         line = lines[-1].partition("error: ")[2].replace(str(ROOT), "...") if lines else told[-200:]
+        line = line.replace(f"{folder / str(index)}/", "")
         results.row("bad_input", what=case.what, command=case.command.replace("{root}/", ""), exit_code=code, told=line)
         clear = code in (1, 2) and len(lines) == 1 and "Traceback" not in told
         results.check(

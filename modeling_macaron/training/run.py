@@ -233,8 +233,8 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     model = build_model(model_arguments, data, args.init_from)
     if checkpoint is not None:
         _check_same_architecture(checkpoint, model.config)
+    trainer = make_trainer(model, args, data)
     with alone_in(Path(args.output_dir)) if args.should_save else nullcontext():
-        trainer = make_trainer(model, args, data)
         _check_same_rows(trainer, data, resuming=checkpoint is not None)
         _train_and_save(trainer, data, checkpoint, final)
     # The launcher stops all processes where one fails: none may leave, and fail in leaving, while the main one writes.

@@ -78,7 +78,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
     FileNotFoundError
         If there are no such files.
     ValueError
-        If they are no Parquet, or have no column of sequences or of values, or without a buffer or shards.
+        If they are no Parquet, or have no column of sequences or of values, or no row that is a promoter with a value,
+        or without a buffer or shards.
     """
 
     def __init__(
@@ -113,9 +114,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         self._num_shards, self._mine, self._num_processes = num_shards, range(num_shards), 1
         self._columns, self._held_out = columns, held_out
         self._footers: dict[int, pyarrow.parquet.FileMetaData] = {}  # of the files that are cut
-        self._has_rows = False
-        next(self._read(_Unit(0, 1.0), lambda some: None), None)
         self._units = self._cut(list(sizes.values()))
+        self._check_there_is_a_row()
 
     @property
     def settings(self) -> dict[str, str | int]:
@@ -259,16 +259,12 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             hand, note = self._deal(self._units, turn)[shard], partial(self._count, tally)
             batches = (batch for unit in hand for batch in self._read(unit, note))
             for ids, label, row in self._shuffle(batches, rng, held):
-                self._has_rows = True
                 yield {"input_ids": ids, "labels": label, "row": int(row), "epoch": turn}
-            if not self._has_rows:
-                self._check_there_is_a_row()
 
     def _check_there_is_a_row(self) -> None:
-        """Look in all files: where none has a row, shards would look for ever."""
+        """Read up to the first: where there is none, shards would look for ever."""
         tally = Counter()
-        self._has_rows = any(len(batch) for unit in self._units for batch in self._read(unit, tally.update))
-        if not self._has_rows:
+        if not any(len(batch) for unit in self._units for batch in self._read(unit, tally.update)):
             held_out = f", and {tally['held_out']:,} held out for validation or test" if tally["held_out"] else ""
             raise ValueError(
                 f"{self._files}: no row is a promoter with a value ({tally['refused']:,} were left out{held_out})"

@@ -428,9 +428,7 @@ def test_stream_of_a_resumed_run_is_that_of_the_first(prepared, tmp_path):
     (tmp_path / "part-2.parquet").unlink()
     before = (tmp_path / "part-0.parquet").read_bytes()
     pyarrow.parquet.write_table(pa.table(parts[0]), tmp_path / "part-0.parquet", compression="none")
-    with pytest.raises(
-        ValueError, match=r"with \d+ bytes in the stream, and would go on with \d+ bytes in the stream: "
-    ):
+    with pytest.raises(ValueError, match=r"with \d+ bytes in the stream, and would go on with \d+ bytes in the"):
         train(*parse_recipe(command))
     (tmp_path / "part-0.parquet").write_bytes(before)
     record = json.loads((run / "run.json").read_text())
