@@ -309,7 +309,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             return rows
         strands, length = rows["input_ids"].tobytes(), self._tokenizer.strand_length
         keys = (strands[start : start + length] for start in range(0, len(strands), length))
-        return rows[[key not in self._held_out for key in keys]]
+        return rows[np.array([key not in self._held_out for key in keys], bool)]
 
     def _count(self, tally: Counter, some: Counter) -> None:
         """Count rows, and tell of those that are left out when they are the first, and tens, hundreds, ... of them."""
