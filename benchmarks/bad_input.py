@@ -27,9 +27,8 @@ from safetensors.torch import load_file, save
 from benchmarks.figures import RESULTS, Results, describe_machine
 from benchmarks.memory import make_checkpoint
 from benchmarks.peak_memory import ROOT
-from modeling_macaron.tables import open_table
 from modeling_macaron.training.data import prepare_dataset
-from tokenization import KmerTokenizer
+from modeling_macaron.training.sources import open_source
 
 OUTPUT = RESULTS / "reliability" / "bad_input.json"
 FINE = "name,sequence\na,ACGTACGT\nb,TTGACC\n"
@@ -63,12 +62,8 @@ def parquet(**columns: list) -> bytes:
 
 
 def make_data(folder: Path) -> None:
-    """Prepare a data set of forty promoters."""
-    table = folder.with_suffix(".csv")
-    rows = (f"{'ACGT'[row % 4] * 20},{row}" for row in range(40))
-    table.write_text("\n".join(["sequence,value", *rows]) + "\n", encoding="utf-8")
-    prepare_dataset(open_table(table), folder, tokenizer=KmerTokenizer(strand_length=40), validation_fraction=0.2)
-    table.unlink()
+    """Simulate and prepare forty promoters."""
+    prepare_dataset(open_source("simulate", num_sequences=40, seed=0), folder, validation_fraction=0.2)
 
 
 def changed_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], bytes]:

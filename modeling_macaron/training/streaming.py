@@ -253,10 +253,9 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
 
     def _read_shard(self, shard: int, tally: Counter) -> Iterator[dict]:
         """Give the rows of a shard without end."""
-        held = max(self._buffer_rows // self._num_shards, 1)
+        held, note = max(self._buffer_rows // self._num_shards, 1), partial(self._count, tally)
         for turn in count():
-            rng = np.random.default_rng([self._seed, turn, shard])
-            hand, note = self._deal(self._units, turn)[shard], partial(self._count, tally)
+            rng, hand = np.random.default_rng([self._seed, turn, shard]), self._deal(self._units, turn)[shard]
             batches = (batch for unit in hand for batch in self._read(unit, note))
             for ids, label, row in self._shuffle(batches, rng, held):
                 yield {"input_ids": ids, "labels": label, "row": int(row), "epoch": turn}
