@@ -11,6 +11,7 @@ import sys
 
 from huggingface_hub.errors import StrictDataclassError
 
+from modeling_macaron.processes import run_command
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.model_card import TRAINING_FACTS
 from modeling_macaron.training.run import train
@@ -36,4 +37,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

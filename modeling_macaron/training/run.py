@@ -237,13 +237,10 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     with alone_in(Path(args.output_dir)) if args.should_save else nullcontext():
         _check_same_rows(trainer, data, resuming=checkpoint is not None)
         _train_and_save(trainer, data, checkpoint, final)
-    # The launcher stops all processes where one fails: none may leave, and fail in leaving, while the main one writes.
-    trainer.accelerator.wait_for_everyone()
-    is_main = trainer.is_world_process_zero()
-    trainer.accelerator.state.destroy_process_group()  # its threads would go on while the interpreter ends
-    if not is_main:
+    trainer.accelerator.wait_for_everyone()  # the launcher stops all processes if one fails while the main one writes
+    if not trainer.is_world_process_zero():
         return None
-    if push:  # for which nobody waits: it may take longer than processes wait for each other
+    if push:  # the other processes do not wait: a push may take longer than the process group's timeout
         push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     return final
 
