@@ -178,7 +178,7 @@ class MacaronTrainer(Trainer):
         self._steps_since_log += 1
         # Nothing here waits for a GPU.
         rows = torch.full((), sum(batch["labels"].numel() for batch in batch_samples), device=device)
-        masked = [self._num_masked(batch["nucleotide_labels"]).sum().to(device) for batch in batch_samples]
+        masked = [self._num_masked(batch["masked_nucleotides"]).sum().to(device) for batch in batch_samples]
         counts = torch.stack([rows, sum(masked, torch.zeros_like(rows))])
         return batch_samples, self.accelerator.reduce(counts, reduction="sum")
 
@@ -187,9 +187,9 @@ class MacaronTrainer(Trainer):
         """Whether masked nucleotides are reconstructed; else the last block computes the expression positions alone."""
         return self.model.config.reconstruction_weight > 0
 
-    def _num_masked(self, nucleotide_labels: torch.Tensor) -> torch.Tensor:
+    def _num_masked(self, masked_nucleotides: torch.Tensor) -> torch.Tensor:
         """Count the masked letters of each row (batch,) among those that the model reads."""
-        return (nucleotide_labels[:, : self.model.config.sequence_length] != -100).sum(dim=1)
+        return (masked_nucleotides[:, : self.model.config.sequence_length] != -100).sum(dim=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute this batch's share of the loss of the whole optimizer step.
@@ -222,7 +222,7 @@ class MacaronTrainer(Trainer):
             row_losses = (outputs.logits.detach().flatten().float() - inputs["labels"]) ** 2
             self._finite_loss.note(self.state.global_step, source_rows, row_losses, outputs.loss)
         if num_items_in_batch is not None:
-            rows, masked = inputs["labels"].numel(), self._num_masked(inputs["nucleotide_labels"]).sum()
+            rows, masked = inputs["labels"].numel(), self._num_masked(inputs["masked_nucleotides"]).sum()
             share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
             losses = losses * share * self.accelerator.num_processes
         if model.training:
@@ -252,15 +252,15 @@ class MacaronTrainer(Trainer):
             of the masked letters and their number, each (batch,); labels (batch,).
         """
         inputs = self._prepare_inputs(inputs)
-        labels, nucleotide_labels = inputs["labels"], inputs["nucleotide_labels"]
+        labels, masked_nucleotides = inputs["labels"], inputs["masked_nucleotides"]
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(input_ids=inputs["input_ids"], output_nucleotide_logits=False).logits
             if not self._reconstructs:
                 return None, (logits.flatten().float(),), labels
             nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
-        nucleotide_labels = nucleotide_labels[:, : nucleotide_logits.shape[1]]
-        entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), nucleotide_labels, reduction="none")
-        return None, (logits.flatten().float(), entropies.sum(dim=1), self._num_masked(nucleotide_labels)), labels
+        masked_nucleotides = masked_nucleotides[:, : nucleotide_logits.shape[1]]
+        entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), masked_nucleotides, reduction="none")
+        return None, (logits.flatten().float(), entropies.sum(dim=1), self._num_masked(masked_nucleotides)), labels
 
     def evaluation_loop(self, *args, **kwargs):
         """Evaluate or predict a split, with the averaged weights where there are any."""

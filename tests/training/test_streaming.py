@@ -316,7 +316,7 @@ def test_masks_are_drawn_anew_in_each_pass(files):
         collate(sorted((row for row in rows if row["epoch"] == epoch), key=lambda row: row["row"])) for epoch in (0, 1)
     ]
     assert torch.equal(batches[0]["labels"], batches[1]["labels"])
-    masked = [batch["nucleotide_labels"] != -100 for batch in batches]
+    masked = [batch["masked_nucleotides"] != -100 for batch in batches]
     assert 0.05 < (masked[0] & masked[1]).float().mean() < 0.13 < masked[0].float().mean() < 0.35
 
 
