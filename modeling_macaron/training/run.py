@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from contextlib import nullcontext
@@ -30,7 +31,10 @@ from .saving import alone_in
 from .streaming import StreamedPromoters
 from .trainer import MacaronTrainer
 
+logger = logging.getLogger(__name__)
+
 _RUN_FILE = "run.json"
+_FEW_VALIDATION_ROWS = 10
 _FREE_FIELDS = {"hidden_dropout", "reconstruction_weight"}  # of the config, which may change where weights go on
 
 
@@ -168,6 +172,11 @@ def make_trainer(
     model: MacaronForExpressionPrediction, args: MacaronTrainingArguments, data: PreparedData
 ) -> MacaronTrainer:
     """Put model, data and options together."""
+    if len(data.validation) < _FEW_VALIDATION_ROWS and args.should_log:
+        logger.warning(
+            "a Pearson r of %s validation rows says little, and the best checkpoint is chosen by it: prepare the data "
+            "with a larger --validation_fraction", len(data.validation),
+        )  # fmt: skip
     if args.attn_implementation is not None:
         model.set_attn_implementation(args.attn_implementation)
     callbacks = []
