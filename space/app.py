@@ -457,7 +457,7 @@ def main(argv: list[str] | None = None) -> None:
         answers = Answers(options.checkpoint)
         app, address, _ = launch_page(answers, server_port=options.port, prevent_thread_lock=True)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
     print(f"The page is at {address} (Ctrl+C ends it)", flush=True)
     app.blocks.block_thread()
 

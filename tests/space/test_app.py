@@ -162,3 +162,11 @@ def test_a_checkpoint_that_is_none(capsys, tmp_path, tiny_folder):
     assert "is a model of type 'bert'" in ending(capsys, "--checkpoint", str(folder))
     (folder / "config.json").write_text("{")
     assert "error:" in ending(capsys, "--checkpoint", str(folder))
+
+
+def test_a_name_that_the_hub_does_not_give_is_one_line(capsys, monkeypatch):
+    def fail(name):
+        raise OSError("cannot connect\nCheck the connection")
+
+    monkeypatch.setattr("space.answers.load_model", fail)
+    assert ending(capsys, "--checkpoint", "me/none") == "error: cannot connect Check the connection"
