@@ -32,13 +32,8 @@ def test_requirements_are_those_of_the_package():
 def test_folder_is_complete_and_clean(tmp_path):
     build_space(tmp_path / "new", CHECKPOINT)
     files = {str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*") if path.is_file()}
-    assert {
-        "README.md",
-        "requirements.txt",
-        "app.py",
-        "checkpoint/model.safetensors",
-        "checkpoint/reference.json",
-    } <= files
+    assert {"README.md", "requirements.txt", "app.py", "space/page.css"} <= files
+    assert {"checkpoint/model.safetensors", "checkpoint/reference.json"} <= files
     assert not [name for name in files if "__pycache__" in name or name.startswith("space/README")]
     for package in PACKAGES:
         sources = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}

@@ -168,6 +168,49 @@ def test_many_values_are_drawn_as_a_distribution(reference):
     assert figures.histogram(reference, np.linspace(-3, 3, 100)).count('class="mark"') == 100
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "names"),
+    [
+        (-1.4018, 1.6598, ["\u22121.0", "\u22120.5", "0.0", "0.5", "1.0", "1.5"]),
+        (0, 18.7, ["0", "5", "10", "15"]),
+        (1000.5, 1200, ["1050", "1100", "1150"]),
+        (0.0011, 0.0032, ["0.0015", "0.0020", "0.0025", "0.0030"]),
+    ],
+)
+def test_ticks_are_few_and_round_on_every_scale(reference, low, high, names):
+    scaled = reference._replace(edges=np.linspace(low, high, len(reference.edges)))
+    html = figures.histogram(scaled, [low], 4)
+    assert re.findall(r'class="tick".*?>(.*?)<', html) == names
+
+
+def test_without_a_reference_there_are_predictions_alone():
+    one = PredictedPromoter("", Promoter("", "A", ()), 0.5, None, None, "")
+    bad = PredictedPromoter("", None, None, None, None, "no DNA")
+    file = PredictedFile("a.csv", b"a", 1, 0, 0, 0, 0, 0, np.array([0.5]), "id", ((1, "x", 0.5),), (), ())
+    for html in (
+        figures.predicted_one(one, None), figures.predicted_many([one, bad], None), figures.predicted_file(file, None),
+    ):  # fmt: skip
+        parsed(html)
+        assert "0.50" in html and "histogram" not in html and "Percentile" not in html and "training" not in html
+
+
+def test_digits_follow_the_scale():
+    pair = [Promoter("", "A", ()), Promoter("", "C", ())]
+    design = Design("A", "C", 0.0012, 0.0034, ((0, "A", "C"),), None, False, 0)
+    one = PredictedPromoter("", pair[0], 0.00123, None, 0.00234, "")
+    substitution = Substitution(1, "A", "C", 0.00123)
+    deltas = np.array([[0, 0.00123, -0.0005, 0.0]])
+    mutated = MutatedPromoter(pair[0], Mutagenesis("A", 0.0041, deltas), (substitution,), (substitution,))
+    compared = ComparedAlleles(*pair, (0.001, 0.002), (0.001, 0.003), Difference(0, "A", "C"))
+    for html, texts in (
+        (figures.predicted_one(one, None, digits=4), ("0.0012", "0.0023")),
+        (figures.mutated(mutated, digits=4), ("0.0041", "+0.0012", "\u22120.0005")),
+        (figures.compared(compared, digits=4), ("+0.0010",)),
+        (figures.designed(DesignedPromoters(None, (design,), ""), digits=4), ("0.0012", "0.0034", "+0.0022")),
+    ):  # fmt: skip
+        assert [text for text in texts if text not in html] == []
+
+
 def test_a_file_names_the_lines_that_are_no_rows(reference):
     malformed = ((4, "3 columns instead of 2: 'a'"), (7, "b"), (9, "c"))
     file = PredictedFile("a.csv", b"a", 2, 0, 5, 3, 4, 1, np.array([0.5, 1]), "id", ((1, "x", 0.5),), (), malformed)
