@@ -148,7 +148,9 @@ def load_reference(checkpoint: str | Path) -> Reference | None:
 def _parse(content: dict) -> Reference:
     """Check what a file holds; raises an error of any of the kinds that `load_reference` catches."""
     edges, counts, percentiles = (np.array(content[key], np.float64) for key in ("edges", "counts", "percentiles"))
-    examples = tuple(Example(**example) for example in content["examples"][: _MOST_EXAMPLES + 1])
+    examples = tuple(
+        Example(one["description"], one["sequence"], float(one["measured"])) for one in content["examples"]
+    )
     texts = [content["data"], *(one.description for one in examples)]
     checks = {
         "data, description": all(isinstance(one, str) and 0 < len(one) <= _MOST_CHARACTERS for one in texts),

@@ -89,11 +89,11 @@ CHANGES = (
     {"counts": [0]}, {"counts": [-1]}, {"counts": [1, 2]}, {"counts": []}, {"counts": None}, {"counts": [1e300]},
     {"percentiles": [1] * 100}, {"percentiles": list(range(101, 0, -1))}, {"percentiles": [float("inf")] * 101},
     {"data": 3}, {"data": ""}, {"data": "x" * 101}, {"split": "test"}, {"split": []}, {"examples": None},
-    {"examples": {}}, {"examples": [3]}, {"examples": [EXAMPLE] * 21}, {"examples": [{"sequence": "ACGT"}]},
+    {"examples": [3]}, {"examples": [EXAMPLE] * 21}, {"examples": [{"sequence": "ACGT"}]},
     *({"examples": [EXAMPLE | change]} for change in (
-        {"sequence": 3},
-        {"measured": "1"}, {"measured": None}, {"measured": float("nan")}, {"measured": 10**400},
-        {"description": "x" * 101}, {"description": None}, {"more": 1},
+        {"sequence": 3}, {"measured": "high"}, {"measured": [1.0]}, {"measured": None},
+        {"measured": float("nan")}, {"measured": 10**400},
+        {"description": "x" * 101}, {"description": None},
     )),
 )  # fmt: skip
 
