@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
 from modeling_macaron.analysis.plots import learning_curves, save_figure
+from modeling_macaron.reference import write_reference
 from modeling_macaron.tables import TABLE_SUFFIXES
 
 from .dataset import PreparedData
@@ -270,7 +271,7 @@ def _card_data(name: str, facts: dict, metrics: dict[str, float]) -> ModelCardDa
 def write_model_card(
     folder: Path, trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float], history: list[dict]
 ) -> None:
-    """Write README.md with the run's own figures, its learning curve, and the same facts as `training.json`.
+    """Write README.md with the run's own figures, its learning curve, `training.json` and `reference.json`.
 
     Parameters
     ----------
@@ -307,5 +308,6 @@ def write_model_card(
     )
     card.save(folder / "README.md")
     (folder / TRAINING_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_reference(folder, facts["table"], data, "validation" if facts["stream"] else "training")
     if has_curve:
         save_figure(learning_curves(history), folder / LEARNING_CURVE)

@@ -18,6 +18,7 @@ from modeling_macaron.atomic import new_file, new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.reference import REFERENCE
 from modeling_macaron.tables import Columns
 from tokenization import KmerTokenizer
 
@@ -94,6 +95,7 @@ def _check_final_is_ours(final: Path) -> None:
         "README.md",
         LEARNING_CURVE,
         TRAINING_FACTS,
+        REFERENCE,
         "*.py",
     )
     names = [final.name] if final.is_file() else [path.name for path in final.iterdir()]

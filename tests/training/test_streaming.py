@@ -211,6 +211,7 @@ def test_what_a_run_trains_on_is_not_what_it_is_validated_on(prepared, tmp_path,
     assert (facts["training_rows"], facts["stream"]) == (None, {"files": "part-*.parquet", "number": 1})
     assert "| Training rows | 768 (with repeats) of the stream `part-*.parquet` (files: 1) |" in card
     assert str(tmp_path) not in card
+    assert json.loads((final / "reference.json").read_text())["split"] == "validation"
 
 
 @pytest.mark.parametrize(("shards", "processes"), [(8, 3), (2, 4)])
