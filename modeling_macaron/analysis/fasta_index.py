@@ -8,7 +8,7 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,17 @@ _BLOCK_HEADER = 18  # bytes that bgzip writes before the data of a block
 _Read = Callable[[int, int], bytes]
 
 
+@contextmanager
+def quiet_htslib() -> Iterator[None]:
+    """Let htslib print nothing beside the errors that pysam raises."""
+    verbosity = pysam.set_verbosity(0)
+    try:
+        yield
+    finally:
+        pysam.set_verbosity(verbosity)
+
+
+@quiet_htslib()
 def open_fasta(path: str | Path) -> pysam.FastaFile:
     """Open a FASTA file by its index (`.fai`, and `.gzi` where it is compressed by bgzip).
 

@@ -10,10 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
 import pysam
 
-from tokenization import KmerTokenizer
+from modeling_macaron.tables import Columns, PromoterTable, TableBatch
 from tokenization.tokenization_kmer import MOST_LETTERS
+
+BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
 
 _COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
 _NO_INTERVAL = re.compile(r"#|(track|browser)\b")
@@ -65,19 +69,87 @@ def read_promoters(path: str | Path) -> list[Promoter]:
     FileNotFoundError
         If there is no such file.
     """
-    promoters = []
+    return [promoter for _, promoter, _ in _read_bed(path)]
+
+
+def _read_bed(path: str | Path) -> Iterator[tuple[int, Promoter, str]]:
+    """Give number, promoter and text of each line of a BED file that is an interval."""
+    count = 0
     try:
-        for number, line in _bed_lines(path):
-            promoters.append(_to_promoter(line, f"{path}, line {number}"))
-            if len(promoters) > _BED_PROMOTERS:
+        for count, (number, line) in enumerate(_bed_lines(path), start=1):
+            if count > _BED_PROMOTERS:
                 raise ValueError(f"{path} has more than {_BED_PROMOTERS:,} promoters")
+            yield number, _to_promoter(line, f"{path}, line {number}"), line
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {path}") from error
     except (zlib.error, UnicodeDecodeError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as BED of six columns, tab-separated: {error}") from error
-    if not promoters:
+    if not count:
         raise ValueError(f"{path} has no promoters")
-    return promoters
+
+
+def open_intervals(path: str | Path, *, batch_rows: int = 65_536) -> PromoterTable:
+    """Read the intervals of a BED file as a table without sequences; see `interval_sequences` for these.
+
+    Parameters
+    ----------
+    path : str or Path
+        See `read_promoters`.
+    batch_rows : int
+        Most rows of a batch.
+
+    Returns
+    -------
+    PromoterTable
+        Its columns, of text, are `chrom`, `start`, `end`, `name`, `score`, `strand`, then `column_7` and so on.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `read_promoters`.
+    """
+    lines = [(number, line) for number, _, line in _read_bed(path)]
+    width = max(line.count("\t") for _, line in lines) + 1
+    names = [*BED_COLUMNS, *(f"column_{number}" for number in range(len(BED_COLUMNS) + 1, width + 1))]
+
+    def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
+        for first in range(0, len(lines), batch_rows):
+            numbers, texts = zip(*lines[first : first + batch_rows], strict=True)
+            rows = [text.split("\t") + [""] * (width - 1 - text.count("\t")) for text in texts]
+            columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+            yield TableBatch(pa.table(columns, names), np.array(numbers))
+
+    return PromoterTable(str(path), Columns(""), "BED", "line", read_batches, len(lines))
+
+
+def interval_sequences(fasta: pysam.FastaFile, rows: pa.Table) -> tuple[pa.Array, list[str]]:
+    """Find the sequences of intervals.
+
+    Parameters
+    ----------
+    fasta : pysam.FastaFile
+        See `open_fasta`.
+    rows : pyarrow.Table
+        (rows) of `open_intervals`.
+
+    Returns
+    -------
+    pyarrow.Array
+        (rows,) their sequences, of those on the minus strand the reverse complements; empty where there is a problem.
+    list of str
+        (rows,) problems, or empty texts.
+    """
+    sequences, problems = [], []
+    for contig, start, end, strand in zip(
+        *(rows.column(name).to_pylist() for name in ("chrom", "start", "end", "strand")), strict=True
+    ):
+        try:
+            sequence, problem = plus_strand(fasta, Promoter(contig, int(start), int(end), "", strand)), ""
+        except ValueError as error:
+            sequence, problem = "", str(error)
+        sequences.append(reverse_complement_text(sequence) if strand == "-" else sequence)
+        problems.append(problem)
+    return pa.array(sequences, pa.string()), problems
 
 
 def _bed_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -96,8 +168,8 @@ def _bed_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 def _to_promoter(line: str, where: str) -> Promoter:
     """Read a line of a BED file."""
-    fields = line.split("\t", 6)[:6]
-    if len(fields) < 6:
+    fields = line.split("\t", len(BED_COLUMNS))[: len(BED_COLUMNS)]
+    if len(fields) < len(BED_COLUMNS):
         raise ValueError(
             f"{where}: {len(fields)} column{'s' * (len(fields) > 1)}, separated by tabs; six are needed "
             "(contig, start, end, name, score and strand)"
@@ -133,11 +205,3 @@ def hint_at_chr(first: str, second: str) -> str:
     if first.startswith("chr") == second.startswith("chr"):
         return ""
     return ": one file names its contigs with `chr`, the other without; rename those of one"
-
-
-def without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:
-    """Tokenizer that takes the intervals of a genome for the variable parts that they are."""
-    return KmerTokenizer(
-        kmer_size=tokenizer.kmer_size, strand_length=tokenizer.strand_length, flank5=tokenizer.flank5,
-        flank3=tokenizer.flank3, trimming="never",
-    )  # fmt: skip

@@ -7,7 +7,6 @@ import struct
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate, islice
 from pathlib import Path
@@ -17,16 +16,15 @@ import pyarrow as pa
 import pysam
 import torch
 
-from modeling_macaron.analysis.fasta_index import open_fasta
+from modeling_macaron.analysis.fasta_index import open_fasta, quiet_htslib
 from modeling_macaron.analysis.genome import (
     Promoter,
     hint_at_chr,
     plus_strand,
     read_promoters,
     reverse_complement_text,
-    without_trimming,
 )
-from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model
+from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model, without_trimming
 from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.analysis.variants import apply_variant, check_allele, check_different
@@ -36,6 +34,7 @@ from tokenization import KmerTokenizer
 
 _VCF_BYTES = 64 << 20  # of a header, and of a line: one of 500,000 genotypes has about a third of it
 _PIECE_BYTES = 1 << 20
+_INDEX_BYTES = 256 << 20
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
 _SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in _COLUMNS])
@@ -58,17 +57,7 @@ class _Line(NamedTuple):
     problem: str
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let htslib print nothing beside the errors that pysam raises."""
-    verbosity = pysam.set_verbosity(0)
-    try:
-        yield
-    finally:
-        pysam.set_verbosity(verbosity)
-
-
-@_quiet()
+@quiet_htslib()
 def vcf_file(
     model: str | Path | MacaronForExpressionPrediction,
     vcf: str | Path,
@@ -108,7 +97,8 @@ def vcf_file(
     output : str or Path
         `.parquet`, `.csv` or `.tsv` with one line for each variant, alternative allele and promoter: `chrom`, `pos`
         (counted from 1), `id`, `ref`, `alt` (as in the VCF), `promoter`, `strand`, `reference_expression`,
-        `alternative_expression`, `delta` (assay units) and `problem`. It appears under its name when it is complete.
+        `alternative_expression`, `delta` (alternative minus reference, in assay units) and `problem`. It appears under
+        its name when it is complete.
     overflow, both_orientations, plots, num_plots, plot_format, strict, overwrite, batch_size, verbose
         See `variants_file`.
 
@@ -139,7 +129,7 @@ def vcf_file(
     figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     contigs = _by_contig(read_promoters(promoters))
 
-    def read_rows(fasta: pysam.FastaFile) -> Iterator[VariantRows]:
+    def read_rows() -> Iterator[VariantRows]:
         lines = _read_lines(_records(Path(vcf), contigs), contigs, fasta)
         while some := list(islice(lines, 16 * batch_size)):
             yield _to_rows(some)
@@ -149,11 +139,12 @@ def vcf_file(
         hint = hint_at_chr(first, next(iter(contigs)))
         return ValueError(f"no variant of {vcf} lies in a promoter of {promoters} ({names}){hint}")
 
-    with open_fasta(genome) as fasta, progress_bar("variants", verbose=verbose) as progress:
-        first = _first_contig(vcf)
-        model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
+    fasta = open_fasta(genome)  # never closed by hand: the thread that reads may still be at it after an error
+    first = _first_contig(vcf)
+    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
+    with progress_bar("variants", verbose=verbose) as progress:
         num_rows, num_problems = write_effects(
-            model, without_trimming(tokenizer), read_rows(fasta), output,
+            model, without_trimming(tokenizer), read_rows(), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
             plots=figures, name_column="promoter", overflow=overflow,
             if_none=no_variants,
@@ -263,7 +254,8 @@ def _ends_with(index: Path, path: Path) -> bool:
         file.seek(max(end - len(_BGZF_END), 0))
         end -= len(_BGZF_END) if file.read() == _BGZF_END else 0
     try:
-        return _last_offset(gzip.decompress(index.read_bytes())) == end
+        with gzip.open(index) as file:
+            return _last_offset(file.read(_INDEX_BYTES)) == end
     except (EOFError, OSError, zlib.error, struct.error):
         return False
 
@@ -282,7 +274,7 @@ def _last_offset(index: bytes) -> int:
         for _ in range(num_bins):
             at += 12 if is_csi else 4
             (num_chunks,), at = struct.unpack_from("<i", index, at), at + 4
-            last = max(last, *struct.unpack_from(f"<{2 * num_chunks}Q", index, at)[1::2])
+            last = max((last, *struct.unpack_from(f"<{2 * num_chunks}Q", index, at)[1::2]))
             at += 16 * num_chunks
         if not is_csi:
             at += 4 + 8 * struct.unpack_from("<i", index, at)[0]

@@ -228,6 +228,21 @@ def check_checkpoint_name(name: str | Path) -> None:
         raise FileNotFoundError(f"there is no checkpoint folder {name}, and a name on the Hub is OWNER/NAME")
 
 
+def without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:
+    """Return a tokenizer that takes the intervals of a genome for the variable parts that they are.
+
+    Parameters
+    ----------
+    tokenizer : KmerTokenizer
+        The model's.
+
+    Returns
+    -------
+    KmerTokenizer
+    """
+    return KmerTokenizer(**{name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS} | {"trimming": "never"})
+
+
 def check_batch_size(batch_size: int) -> None:
     """Refuse a batch size below 1 with a `ValueError`."""
     if batch_size < 1:
