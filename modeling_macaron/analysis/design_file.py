@@ -142,7 +142,7 @@ def design_file(
     options.check()
     check_batch_size(batch_size)
     check_output(output)
-    _check_free(output, fasta, overwrite)
+    _check_free(output, fasta, overwrite, (model, starts, training_sequences))
     table = None
     if starts is not None:
         table = open_table(starts, sequence_column=sequence_column, batch_rows=STARTS_AT_ONCE)
@@ -161,13 +161,13 @@ def design_file(
         return _write(designer, batches, table, output, fasta, progress)
 
 
-def _check_free(output: str | Path, fasta: str | Path | None, overwrite: bool) -> None:
-    """Refuse outputs that are there, before any work is done."""
-    if fasta is not None and Path(fasta).absolute() == Path(output).absolute():
+def _check_free(output: str | Path, fasta: str | Path | None, overwrite: bool, inputs: Sequence[object]) -> None:
+    """Reject outputs that exist or are inputs, before any work is done."""
+    if fasta is not None and Path(fasta).resolve() == Path(output).resolve():
         raise ValueError(f"{output} cannot be both the table and the FASTA file")
     for path in (output, fasta):
         if path is not None:
-            check_free(path, overwrite)
+            check_free(path, overwrite, inputs)
 
 
 def _random_batches(designer: Designer, num_starts: int, length: int | None, gc: float | None) -> Iterator[_Starts]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.atomic import new_file
+from modeling_macaron.atomic import check_free, new_file
 
 from .measurements import Measurements, first_values, load_measurements, read_predictions
 
@@ -299,10 +300,17 @@ def _add_intervals(result: dict, predicted: np.ndarray, measurements: Measuremen
         result["all"][name] |= figures
 
 
-def _check_request(output: str | Path, batch_size: int, intervals: int | None) -> None:
-    """Refuse, before any work, an output or numbers that are none."""
-    if Path(output).is_dir():
-        raise ValueError(f"{output} is a folder: give the name of the JSON file to write")
+def _check_outputs(output: str | Path, plots: str | Path | None, overwrite: bool, inputs: Sequence[object]) -> None:
+    """Reject outputs that exist or are inputs, before any work."""
+    check_free(output, overwrite, inputs)
+    if plots is not None and Path(plots).exists() and not Path(plots).is_dir():
+        raise FileExistsError(f"{plots} is a file: name a folder for the plots")
+    for name in TITLES if plots is not None else ():
+        check_free(Path(plots) / f"{name}.png", overwrite, inputs)
+
+
+def _check_numbers(batch_size: int, intervals: int | None) -> None:
+    """Reject numbers that are out of range, before any work."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if intervals is not None and intervals < 2:
@@ -324,6 +332,7 @@ def evaluate_files(
     intervals: int | None = None,
     cluster_column: str = "cluster",
     batch_size: int = 256,
+    overwrite: bool = False,
     verbose: bool = False,
 ) -> dict:
     """Score a model or a file of predictions on a measured table, and write the figures.
@@ -347,6 +356,8 @@ def evaluate_files(
         Column that names the cluster of each row; rows of one cluster are drawn together.
     batch_size : int
         Sequences per forward pass of the model.
+    overwrite : bool
+        Replace an output, and plots, that exist.
     verbose : bool
         Show the model's progress.
 
@@ -362,7 +373,8 @@ def evaluate_files(
     """
     if (model is None) == (predictions is None):
         raise ValueError("give either a model or a file of predictions")
-    _check_request(output, batch_size, intervals)
+    _check_numbers(batch_size, intervals)
+    _check_outputs(output, plots, overwrite, (table, model, predictions, pairs, baseline_train))
     measurements = load_measurements(
         table, pairs, split=split, sequence_column=sequence_column, value_column=value_column
     )

@@ -125,7 +125,7 @@ def vcf_file(
     within the promoter; no alternative allele (`.`); and those of `variants_file`.
     """
     check_overflow(overflow)
-    check_request(output, overwrite, batch_size)
+    check_request(output, overwrite, batch_size, (model, vcf, genome, promoters))
     figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     contigs = _by_contig(read_promoters(promoters))
 

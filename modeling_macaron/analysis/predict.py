@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -249,8 +249,8 @@ def check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
-def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
-    """Refuse what can be refused before any work.
+def check_request(output: str | Path, overwrite: bool, batch_size: int, inputs: Iterable[object]) -> None:
+    """Reject what can be rejected before any work.
 
     Parameters
     ----------
@@ -260,17 +260,19 @@ def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
         Whether it may be replaced.
     batch_size : int
         Sequences that go through the model at once.
+    inputs : iterable
+        What is read, see `check_not_input`.
 
     Raises
     ------
     FileExistsError
-        If the output is there and may not be replaced.
+        If the output is there and may not be replaced, or is an input.
     ValueError
         If it is of unknown kind, or the batch size is below 1.
     """
     check_batch_size(batch_size)
     check_output(output)
-    check_free(output, overwrite)
+    check_free(output, overwrite, inputs)
 
 
 @contextmanager

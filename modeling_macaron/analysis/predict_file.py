@@ -107,7 +107,7 @@ def predict_file(
         If a file cannot be read or written, or there is no such checkpoint.
     """
     goes_on = resume and parts_folder(output).is_dir()  # whatever stands there may be replaced: that run was to do so
-    check_request(output, overwrite or goes_on, batch_size)
+    check_request(output, overwrite or goes_on, batch_size, (model, source, genome))
     rows = _open_rows(source, sequence_column, genome, 16 * batch_size)
     table = rows.table
     process, processes, device = _place_among_processes(device)

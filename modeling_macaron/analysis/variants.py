@@ -275,7 +275,7 @@ def variants_file(
     if position_base not in (0, 1):
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
     check_overflow(overflow)
-    check_request(output, overwrite, batch_size)
+    check_request(output, overwrite, batch_size, (model, source))
     figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     given = {"reference": reference_column, "alternative": alternative_column}
     given |= {"sequence": sequence_column, "position": position_column}

@@ -192,5 +192,6 @@ def test_script_says_what_an_empty_distance_means(tiny_folder, tmp_path, monkeyp
     assert lines[0] == "1 design for 1 start written to out.csv"
     note = "`nearest_training_distance` is empty: --training FILE compares the designs with the training sequences"
     assert note in lines
-    runpy.run_path(str(SCRIPT))["main"]([*arguments, "--overwrite", "--training", "out.csv"])
+    (tmp_path / "out.csv").rename("training.csv")
+    runpy.run_path(str(SCRIPT))["main"]([*arguments, "--training", "training.csv"])
     assert not any("nearest_training_distance" in line for line in capsys.readouterr().out.splitlines())

@@ -453,7 +453,8 @@ def test_source_with_old_times_is_another_source(tiny_folder, tmp_path):
 GENOME_SEQUENCE = "".join(np.random.default_rng(3).choice(list("ACGT"), 200))
 BED = [
     ("chr1", 10, 28, "plus", "0", "+"), ("chr1", 10, 28, "minus", "1.5", "-", "more"),
-    ("chr1", 190, 201, ".", ".", "+"), ("chr2", 0, 9, "absent", "0", "-"), ("chr1", 20, 50, "long", "0", "+"), ("chr1", 30, 37, "short", "0", "-"),
+    ("chr1", 190, 201, ".", ".", "+"),
+    ("chr2", 0, 9, "absent", "0", "-"), ("chr1", 20, 50, "long", "0", "+"), ("chr1", 30, 37, "short", "0", "-"),
 ]  # fmt: skip
 
 
