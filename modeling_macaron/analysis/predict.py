@@ -6,15 +6,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from modeling_macaron.atomic import check_free
+from modeling_macaron.atomic import check_free, is_full_disk
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
@@ -22,10 +23,8 @@ from modeling_macaron.table_writer import check_output
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import N_ID
 
-_OF_DAMAGED_FILES = (
-    ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError, SafetensorError,
-    StrictDataclassError, TypeError, ValueError,
-)  # fmt: skip
+_OF_DAMAGED_FILES = (SafetensorError, StrictDataclassError, ValueError)
+_OF_WRONG_SETTINGS = (AttributeError, LookupError, OverflowError, RecursionError, TypeError)
 _WIDEST_FLASH_HEAD = 256
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")  # what decides how it reads
 
@@ -148,14 +147,17 @@ def load_checkpoint(
     Raises
     ------
     OSError
-        If there is no such checkpoint.
+        If there is no such checkpoint, or the Hub cannot be reached.
     ValueError
         If it is damaged (its weights must be finite numbers, and just those of its config's model), or a change is not
         possible.
     """
     check_checkpoint_name(name)
-    with _explain_damage(name):
-        kind = MacaronConfig.get_config_dict(name)[0].get("model_type")
+    with _explain_failure(name, settings=True):
+        fields = MacaronConfig.get_config_dict(name)[0]
+        if not isinstance(fields, dict):
+            raise ValueError(f"config.json must hold an object, got {type(fields).__name__}")
+        kind = fields.get("model_type")
         if kind == MacaronConfig.model_type:
             config = MacaronConfig.from_pretrained(name)
             tokenizer = KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
@@ -163,7 +165,7 @@ def load_checkpoint(
         raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
     config.update(changes)
     config.validate_architecture()
-    with _explain_damage(name):
+    with _explain_failure(name):
         model, report = MacaronForExpressionPrediction.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -182,13 +184,31 @@ def load_checkpoint(
 
 
 @contextmanager
-def _explain_damage(name: str | Path) -> Iterator[None]:
-    """Tell in one line what a damaged checkpoint makes of loading."""
+def _explain_failure(name: str | Path, settings: bool = False) -> Iterator[None]:
+    """Report in one line what a damaged checkpoint, or one that is not there, makes of loading; a bug keeps its type.
+
+    With `settings`, the block reads the JSON files of config and tokenizer, whose readers trust what these hold.
+    """
     try:
         yield
-    except _OF_DAMAGED_FILES as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {told[:300]}") from error
+    except (OSError, HTTPError) as error:
+        if Path(name).is_dir() or is_full_disk(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"neither a folder {name} nor a repository of this name on the Hub can be read: {reason[:300]}"
+        ) from error
+    except (*_OF_DAMAGED_FILES, *_OF_WRONG_SETTINGS) as error:
+        if isinstance(error, _OF_WRONG_SETTINGS) and not (settings and _is_of_reader(error)):
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {reason[:300]}") from error
+
+
+def _is_of_reader(error: BaseException) -> bool:
+    """Whether an error was raised by code of the standard library or transformers, not by ours."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].partition(".")[0] in ("json", "transformers")
 
 
 def _check_device(device: str | torch.device | None) -> None:
@@ -208,7 +228,7 @@ def _floating_point(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def check_checkpoint_name(name: str | Path) -> None:
-    """Refuse a checkpoint that is plainly no folder and no name on the Hub, before the Hub is asked for it.
+    """Reject a checkpoint that is no folder and cannot be a name on the Hub, before the Hub is asked for it.
 
     Parameters
     ----------
@@ -224,7 +244,7 @@ def check_checkpoint_name(name: str | Path) -> None:
     if path.is_dir() and not (path / "config.json").is_file():
         hint = f": did you mean {path / 'final'}?" if (path / "final").is_dir() else " (config.json is missing)"
         raise FileNotFoundError(f"{name} is no checkpoint folder{hint}")
-    if not path.is_dir() and (str(name).count("/") != 1 or path.is_absolute() or path.parent.is_dir()):
+    if not path.is_dir() and (str(name).count("/") != 1 or path.is_absolute()):
         raise FileNotFoundError(f"there is no checkpoint folder {name}, and a name on the Hub is OWNER/NAME")
 
 
