@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from modeling_macaron.atomic import check_free, new_file
 
-from .measurements import Measurements, first_values, load_measurements, read_predictions
+from .measurements import Measurements, load_measurements, read_predictions
 
 SCORES = ("pearson_score", "spearman_score")
 PUBLIC_COLUMN = "leaderboard_public"
@@ -118,12 +118,10 @@ def score_baseline(source: str | Path, measurements: Measurements) -> dict:
     """
     from .baselines import KMER_SIZES, encode_constructs, fit_ridge, read_training_rows, shared_sequences
 
-    ids, usable = encode_constructs(pa.array(measurements.rows["sequence"], pa.large_string()))
-    if not usable.all():
-        bad = measurements.rows["row_id"][~usable]
-        raise ValueError(
-            f"{len(bad)} sequences of the table are empty, no DNA or too long (row_id {first_values(bad)})"
-        )
+    ids, problems = encode_constructs(pa.array(measurements.rows["sequence"], pa.large_string()))
+    if bad := [row for row, problem in enumerate(problems) if problem]:
+        reasons = ", ".join(f"row_id {measurements.rows['row_id'][row]}: {problems[row]}" for row in bad[:3])
+        raise ValueError(f"{len(bad)} of {len(problems)} sequences of the table cannot be used ({reasons})")
     training = read_training_rows(source)
     pipeline = fit_ridge(training.ids, training.values)
     result = score(pipeline.predict(ids), measurements)
