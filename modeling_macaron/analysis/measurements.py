@@ -74,11 +74,11 @@ def first_values(values: pd.Series | np.ndarray) -> str:
 
 def _read_prepared(folder: str | Path) -> pd.DataFrame:
     """Rows of a data set folder as sequences with their flanks, values and splits."""
-    from .baselines import read_folder
+    from .baselines import read_folder, read_splits
 
     letters = np.frombuffer(b"ACGTN", np.uint8)
     frames = []
-    for split in ("train", "validation"):
+    for split in read_splits(folder):
         for ids, values in read_folder(folder, split):
             sequences = [row.tobytes().decode().strip("N") for row in letters[ids]]
             frames.append(pd.DataFrame({"sequence": sequences, "activity": values, "split": split}))

@@ -35,7 +35,7 @@ class VariantEffects(NamedTuple):
     alternative : numpy.ndarray
         (variants,) float64 expression with the alternative, in assay units.
     delta : numpy.ndarray
-        (variants,) float64 alternative less reference, in assay units.
+        (variants,) float64 alternative minus reference, in assay units.
     """
 
     reference: np.ndarray

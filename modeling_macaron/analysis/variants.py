@@ -1,4 +1,4 @@
-"""Predict variant effects: the expression of a promoter with the alternative allele less that with the reference."""
+"""Predict variant effects: the expression of a promoter with the alternative allele minus that with the reference."""
 
 from __future__ import annotations
 
@@ -221,8 +221,8 @@ def variants_file(
         TSV, CSV or Parquet.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `reference_expression`,
-        `alternative_expression` and `delta` (assay units), and `problem`, which says why a row has none. It appears
-        under its name when it is complete.
+        `alternative_expression` and `delta` (alternative minus reference, in assay units), and `problem`, which says
+        why a row has none. It appears under its name when it is complete.
     reference_column, alternative_column : str, optional
         Columns of both sequences, or of both alleles. In a file without header a column is named by its position,
         counted from 0.
@@ -275,7 +275,7 @@ def variants_file(
     if position_base not in (0, 1):
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
     check_overflow(overflow)
-    check_request(output, overwrite, batch_size)
+    check_request(output, overwrite, batch_size, (model, source))
     figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     given = {"reference": reference_column, "alternative": alternative_column}
     given |= {"sequence": sequence_column, "position": position_column}
