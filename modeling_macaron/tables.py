@@ -157,7 +157,8 @@ class PromoterTable:
             The message tells where and why.
         """
         first = next((row for row, problem in enumerate(problems) if problem), None)
-        if first is None or (self.malformed and self.malformed[0][0] < numbers[first]):
+        # A thread reads ahead: malformed lines below this batch may be known before the problems of rows above them.
+        if self.malformed and self.malformed[0][0] < numbers[-1 if first is None else first]:
             self.refuse_malformed()
         if first is not None:
             raise self.error_at(int(numbers[first]), problems[first])

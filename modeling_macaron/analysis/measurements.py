@@ -171,6 +171,7 @@ def load_measurements(
     columns, _ = find_columns([str(name) for name in rows.columns], given, str(table), require_value=True)
     _check_numbers(rows[columns.value], table)
     rows = rows.rename(columns={columns.sequence: "sequence", columns.value: "activity"})
+    rows["sequence"] = rows["sequence"].fillna("NA")  # pandas takes the words for a missing value away
     if "row_id" not in rows.columns:
         rows["row_id"] = np.arange(len(rows))
     _check_row_ids(rows["row_id"], table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from modeling_macaron.delimited import find_layout
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, PromoterTable, open_table
-from tokenization import KmerTokenizer
+from tokenization import KmerTokenizer, is_missing, strip_marks
 
 PAIR_NAMES = {
     "reference": ("reference_sequence", "ref_sequence", "ref_seq"),
@@ -169,7 +170,7 @@ def variant_effects(
     check_batch_size(batch_size)
     check_overflow(overflow)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    texts, problems = (list(references), list(alternatives)), [""] * len(references)
+    texts, problems = (_strip_all(references), _strip_all(alternatives)), [""] * len(references)
     if overflow == "trim":
         texts, problems, _ = trim_pairs(tokenizer, *texts, problems)
     pair, problems = encode_pairs(tokenizer, *texts, problems)
@@ -341,18 +342,16 @@ def _read_rows(
 ) -> Iterator[VariantRows]:
     """Rows of a table with both sequences of each."""
     for batch in table:
-        if strict:
-            table.refuse_malformed()
         table.refuse_columns(batch.table.column_names, (*EFFECT_COLUMNS, PROBLEM))
         texts = [_texts(batch.table.column(name)) for name in columns.values()]
-        places = [f"{table.path}, {table.unit} {number}" for number in batch.numbers.tolist()]
+        references = _strip_all(texts[0])
         if len(columns) == 2:
-            references, alternatives = texts
-            problems = [""] * len(places)
+            alternatives, problems = _strip_all(texts[1]), [""] * len(references)
         else:
-            references, applied = texts[0], [_apply_row(*row, position_base) for row in zip(*texts, strict=True)]
+            applied = [_apply_row(*row, position_base) for row in zip(references, *texts[1:], strict=True)]
             alternatives, problems = [text for text, _ in applied], [problem for _, problem in applied]
-        yield VariantRows(batch.table, references, alternatives, problems, places)
+        refuse_problems = partial(table.refuse_problems, batch.numbers)
+        yield VariantRows(batch.table, references, alternatives, problems, refuse_problems)
     if strict:
         table.refuse_malformed()
 
@@ -360,6 +359,11 @@ def _read_rows(
 def _texts(column: pa.ChunkedArray) -> list[str]:
     """Column as texts, empty where it is missing."""
     return pc.fill_null(column.cast(pa.large_string()), "").to_pylist()
+
+
+def _strip_all(texts: Sequence[str | None]) -> list[str]:
+    """Sequences without white space and line numbers; a missing one is empty."""
+    return ["" if text is None else strip_marks(text) for text in texts]
 
 
 def _apply_row(sequence: str, position: str, reference: str, alternative: str, base: int) -> tuple[str, str]:
@@ -370,7 +374,8 @@ def _apply_row(sequence: str, position: str, reference: str, alternative: str, b
         number = np.nan
     if not number.is_integer():
         return "", "position that is no whole number"
-    if {reference, alternative} & {"", "."}:
+    reference, alternative = reference.strip(), alternative.strip()
+    if not (reference and alternative) or is_missing(reference) or is_missing(alternative):
         return "", "missing allele"
     if "," in alternative:
         return "", "several alternative alleles: each needs a row of its own"
