@@ -89,7 +89,7 @@ def is_missing(text: str) -> bool:
 
 
 def strip_marks(text: str) -> str:
-    """Remove what is often copied along with a sequence.
+    r"""Remove what is often copied along with a sequence.
 
     Parameters
     ----------

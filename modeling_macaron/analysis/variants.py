@@ -29,7 +29,16 @@ from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.delimited import find_layout
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
-from modeling_macaron.tables import DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, PromoterTable, open_table
+from modeling_macaron.tables import (
+    READ_DELIMITERS,
+    SEQUENCE_NAMES,
+    VALUE_NAMES,
+    PromoterTable,
+    TextsOf,
+    choose_by_content,
+    open_table,
+    parquet_texts,
+)
 from tokenization import KmerTokenizer, is_missing, strip_marks
 
 PAIR_NAMES = {
@@ -219,7 +228,7 @@ def variants_file(
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     source : str or Path
-        TSV, CSV or Parquet.
+        TSV, CSV, XLSX or Parquet.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `reference_expression`,
         `alternative_expression` and `delta` (assay units), and `problem`, which says why a row has none. It appears
@@ -280,7 +289,7 @@ def variants_file(
     figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     given = {"reference": reference_column, "alternative": alternative_column}
     given |= {"sequence": sequence_column, "position": position_column}
-    columns = _find_columns(_column_names(source, given), given, str(source))
+    columns = _find_columns(*_read_columns(source, given), given, str(source))
     table = open_table(source, sequence_column=next(iter(columns.values())), batch_rows=16 * batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     with progress_bar("variants", table.num_rows, verbose=verbose) as progress:
@@ -293,28 +302,30 @@ def variants_file(
     return FilePrediction(num_rows, num_problems, table.num_malformed, table.first_malformed)
 
 
-def _column_names(source: str | Path, given: dict[str, str | None]) -> list[str]:
-    """Names of the columns of a table; positions where a text file has no header."""
+def _read_columns(source: str | Path, given: dict[str, str | None]) -> tuple[list[str], TextsOf]:
+    """Names of the columns of a table, positions where it has no header, and some of their texts."""
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {source}")
     kind = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() not in (".gz", ".zst")), "")
-    if kind not in (*DELIMITERS, ".parquet"):
+    if kind not in (*READ_DELIMITERS, ".parquet"):
         raise ValueError(
             f"{source}: unknown kind of file for a table of variants; expected .tsv, .txt or .csv (each also with "
-            ".gz or .zst) or .parquet"
+            ".gz or .zst), .parquet or .xlsx"
         )
     usual = [name for names in (*PAIR_NAMES.values(), *ALLELE_NAMES.values()) for name in names]
     known = {*usual, *VALUE_NAMES, *(name.lower() for name in given.values() if name and not name.isdigit())}
     try:
         if kind == ".parquet":
-            return pyarrow.parquet.read_schema(path).names
-        return find_layout(path, "detect", DELIMITERS[kind], known).names
+            file = pyarrow.parquet.ParquetFile(path)
+            return file.schema_arrow.names, partial(parquet_texts, file)
+        layout = find_layout(path, "detect", READ_DELIMITERS[kind], known)
+        return layout.names, layout.texts_of
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{source} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _find_columns(names: Sequence[str], given: dict[str, str | None], where: str) -> dict[str, str]:
+def _find_columns(names: Sequence[str], texts_of: TextsOf, given: dict[str, str | None], where: str) -> dict[str, str]:
     """Column of each role: reference and alternative, after sequence and position where these are alleles."""
     lowered = [name.strip().lower() for name in names]
     of_pairs = any(name in lowered for usual in PAIR_NAMES.values() for name in usual)
@@ -327,6 +338,8 @@ def _find_columns(names: Sequence[str], given: dict[str, str | None], where: str
             found = [name for name in names if name == given[role]]
             if not found:
                 raise ValueError(f"{where} has no column {given[role]!r}: {listed}")
+        elif role == "sequence" or not of_alleles:
+            found = choose_by_content("sequence", found, texts_of)
         if len(found) != 1:
             what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
             needed = "sequence, position, ref, alt" if of_alleles else "reference_sequence, alternative_sequence"

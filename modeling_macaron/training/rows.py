@@ -72,7 +72,7 @@ def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) 
         All (batch,) rows. What is wrong with letters or value comes before a length beyond `strand_length`.
     """
     strands = tokenizer.encode_strands(*string_buffers(rows[table.columns.sequence]))
-    labels, value_reasons = parse_values(rows[table.columns.value], f"{table.path}, column {table.columns.value!r}")
+    labels, value_reasons = parse_values(table.values_of(rows), f"{table.path}, column {table.columns.value!r}")
     reasons = np.where((strands.problem == 0) | (strands.problem == TOO_LONG), value_reasons, strands.problem)
     reasons = np.where(reasons == 0, strands.problem, reasons)
     return EncodedRows(strands.ids, labels, reasons, strands.lengths, strands.trimmed)
