@@ -30,7 +30,7 @@ from modeling_macaron.parts import TableParts, check_parts, parts_folder
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_columns, write_table
 from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
-from tokenization import KmerTokenizer, StrandBatch
+from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 JOINED_ROWS = 65_536
@@ -119,7 +119,8 @@ def predict_file(
             model, tokenizer, table, parts, lambda number: number % processes == process,
             strict=strict, batch_size=batch_size, known={} if deduplicate else None, progress=progress,
         )  # fmt: skip
-        num_parts, num_rows, num_problems = np.sum(_from_all(counts, processes), axis=0).tolist()
+        num_parts, num_fine, *num_problems = np.sum(_from_all(counts, processes), axis=0).tolist()
+        num_rows = num_fine + sum(num_problems)
         if not num_rows:
             raise table.no_rows()
         if process == 0:
@@ -128,7 +129,8 @@ def predict_file(
                     write(some)
             parts.remove()
     _wait_for_others(processes)
-    return FilePrediction(num_rows, num_problems, table.num_malformed, table.first_malformed)
+    reasons = tuple((reason, count) for reason, count in zip(PROBLEMS[1:], num_problems, strict=True) if count)
+    return FilePrediction(num_rows, sum(num_problems), table.num_malformed, table.first_malformed, reasons)
 
 
 def _place_among_processes(device: str | torch.device | None) -> tuple[int, int, str | torch.device | None]:
@@ -155,7 +157,7 @@ def _wait_for_others(processes: int) -> None:
         PartialState().wait_for_everyone()
 
 
-def _from_all(counts: tuple[int, int, int], processes: int) -> list[tuple[int, int, int]]:
+def _from_all(counts: list[int], processes: int) -> list[list[int]]:
     """Gather the counts of all processes."""
     return gather_object([counts]) if processes > 1 else [counts]
 
@@ -194,14 +196,14 @@ def _predict_parts(
     batch_size: int,
     known: dict[bytes, float] | None,
     progress: tqdm,
-) -> tuple[int, int, int]:
-    """Write the parts of this process that are not there yet; count its parts, their rows and their problems."""
-    num_parts = num_rows = num_problems = 0
+) -> list[int]:
+    """Write the missing parts of this process; count its parts, and its rows by index into `PROBLEMS`."""
+    num_parts, num_rows = 0, np.zeros(len(PROBLEMS), np.int64)
     with write_behind(lambda part: parts.write(*part)) as put:
         for number, batch, strands in read_ahead(_encode_batches(table, tokenizer, is_mine)):
             fine = strands.problem == 0
             problems = explain_rows(tokenizer, batch.table.column(table.columns.sequence), strands)
-            num_parts, num_rows, num_problems = num_parts + 1, num_rows + len(fine), num_problems + int((~fine).sum())
+            num_parts, num_rows = num_parts + 1, num_rows + np.bincount(strands.problem, minlength=len(PROBLEMS))
             if num_parts == 1:
                 check_columns(parts.output, batch.table.schema)
             if strict:
@@ -217,7 +219,7 @@ def _predict_parts(
             put((number, _with_prediction(batch.table, predicted, problems)))
         if strict:
             table.refuse_malformed()
-    return num_parts, num_rows, num_problems
+    return [num_parts, *num_rows.tolist()]
 
 
 def _encode_batches(
