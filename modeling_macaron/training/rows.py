@@ -10,18 +10,17 @@ import pyarrow.compute as pc
 
 from modeling_macaron.tables import PromoterTable, string_buffers
 from modeling_macaron.training.hashing import mix64
-from tokenization import PROBLEMS, KmerTokenizer
+from tokenization import MISSING_WORDS, PROBLEMS, KmerTokenizer
 
 REASONS = (
     *PROBLEMS,
-    "no value",
-    "value is NaN",
+    "missing value",
     "value is infinite",
     "value is not a number",
     "value too large for float32",
 )
 TOO_LONG = PROBLEMS.index("longer than strand_length")
-_NO_VALUE, _NAN, _INFINITE, _NOT_A_NUMBER, _TOO_LARGE = range(len(PROBLEMS), len(REASONS))
+_NO_VALUE, _INFINITE, _NOT_A_NUMBER, _TOO_LARGE = range(len(PROBLEMS), len(REASONS))
 
 _NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)$"
 
@@ -72,12 +71,11 @@ def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) 
     EncodedRows
         All (batch,) rows. What is wrong with letters or value comes before a length beyond `strand_length`.
     """
-    letters, offsets = string_buffers(rows[table.columns.sequence])
-    strands = tokenizer.encode_strands(letters, offsets)
-    labels, value_reasons = parse_values(rows[table.columns.value], f"{table.path}, column {table.columns.value!r}")
+    strands = tokenizer.encode_strands(*string_buffers(rows[table.columns.sequence]))
+    labels, value_reasons = parse_values(table.values_of(rows), f"{table.path}, column {table.columns.value!r}")
     reasons = np.where((strands.problem == 0) | (strands.problem == TOO_LONG), value_reasons, strands.problem)
     reasons = np.where(reasons == 0, strands.problem, reasons)
-    return EncodedRows(strands.ids, labels, reasons, strands.lengths, strands.lengths < np.diff(offsets))
+    return EncodedRows(strands.ids, labels, reasons, strands.lengths, strands.trimmed)
 
 
 def describe_refused(
@@ -152,6 +150,8 @@ def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.nda
         except pa.ArrowInvalid:
             numbers = pc.if_else(pc.match_substring_regex(array, _NUMBER), array, None).cast(pa.float64())
             reasons[numbers.is_null().to_numpy(zero_copy_only=False)] = _NOT_A_NUMBER
+            words = pc.is_in(pc.utf8_upper(array), pa.array(sorted(MISSING_WORDS), array.type))
+            missing = pc.or_(missing, words)
         reasons[missing.to_numpy(zero_copy_only=False)] = _NO_VALUE
     elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
         numbers = array.cast(pa.float64(), safe=False)
@@ -159,7 +159,7 @@ def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.nda
     else:
         raise ValueError(f"{where} holds {array.type}; expected numbers")
     values = pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False)
-    reasons[np.isnan(values)] = _NAN
+    reasons[np.isnan(values)] = _NO_VALUE
     reasons[np.isinf(values)] = _INFINITE
     reasons[np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)] = _TOO_LARGE
     return np.where(reasons == 0, values, 0.0).astype(np.float32), reasons

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 
-from modeling_macaron.tables import Columns, find_columns, string_buffers
+from modeling_macaron.tables import Columns, find_columns, parquet_texts, string_buffers
 from tokenization import KmerTokenizer
 
 from .rows import parse_values
@@ -306,7 +306,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         """Give the rows of a unit batch by batch, (batch,) of `_row_type`; note what is kept, refused and held out."""
         name = self._name_file(unit.file)
         with self._open(unit.file) as parquet:
-            columns, _ = find_columns(parquet.schema_arrow.names, self._columns, name, True)
+            texts_of = partial(parquet_texts, parquet)
+            columns, _ = find_columns(parquet.schema_arrow.names, self._columns, name, True, texts_of)
             groups = range(parquet.num_row_groups) if unit.groups is None else unit.groups
             place = unit.file * _ROWS_OF_A_FILE + unit.first_row + 1
             for batch in self._batches(unit.file, parquet, groups, columns):

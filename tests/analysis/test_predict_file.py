@@ -20,6 +20,7 @@ from modeling_macaron.analysis import predict_file as predict_file_module
 from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.parts import TableParts
+from scripts.predict import main
 from tests.launching import free_port
 from tokenization import KmerTokenizer
 
@@ -407,7 +408,8 @@ def test_script_says_that_there_is_nothing_to_resume_and_what_most_problems_may_
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "nothing of an interrupted run is beside OUT.CSV" in result.stdout
-    assert "are they too long? The model cuts the constant flanks of its own construct only" in result.stdout
+    assert "2 of them could not be predicted (2 longer than strand_length)" in result.stdout
+    assert "The model removes the constant flanks of its own construct only" in result.stdout
     too_long = "30 nt are more than the 20 that the model reads"
     assert pd.read_csv(tmp_path / "OUT.CSV")["problem"].fillna("").tolist() == [too_long] * 2 + [""]
 
