@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     print(f"{command_line.plural(result.num_rows, 'row')} written to {args.output}")
     if result.num_problems:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
         print(f"{result.num_problems:,} of them could not be predicted ({reasons}): see the column `problem`")
-    if 2 * dict(result.reasons).get(PROBLEMS[TOO_LONG], 0) > result.num_rows:
+    if 2 * result.reasons.get(PROBLEMS[TOO_LONG], 0) > result.num_rows:
         print("The model removes the constant flanks of its own construct only: remove other flanks first.")
     command_line.report_malformed(result, args.source)
 

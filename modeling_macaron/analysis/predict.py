@@ -43,15 +43,12 @@ class FilePrediction(NamedTuple):
         Lines of the input that are no row and were left out.
     malformed : tuple of (int, str)
         Number and reason of the first five of them.
-    reasons : tuple of (str, int)
-        Problems of the rows without a prediction, and how many rows have each; from `predict_file`.
     """
 
     num_rows: int
     num_problems: int
     num_malformed: int
     malformed: tuple[tuple[int, str], ...] = ()
-    reasons: tuple[tuple[str, int], ...] = ()
 
 
 def load_model(

@@ -36,6 +36,18 @@ PREDICTION, PROBLEM = "predicted_expression", "problem"
 JOINED_ROWS = 65_536
 
 
+class PredictedRows(FilePrediction):
+    """What became of a file.
+
+    Attributes
+    ----------
+    reasons : dict of (str, int)
+        Rows without a prediction by their problem, one of `tokenization.PROBLEMS`.
+    """
+
+    reasons: dict[str, int]
+
+
 def predict_file(
     model: str | Path | MacaronForExpressionPrediction,
     source: str | Path,
@@ -53,7 +65,7 @@ def predict_file(
     compile_model: bool = False,
     deduplicate: bool = False,
     verbose: bool = False,
-) -> FilePrediction:
+) -> PredictedRows:
     """Predict every row of a file in a stream, in its order and with its other columns.
 
     Threads read and encode the next rows, and write the last ones, while the model computes. Under `accelerate launch`
@@ -88,7 +100,7 @@ def predict_file(
 
     Returns
     -------
-    FilePrediction
+    PredictedRows
 
     Raises
     ------
@@ -129,8 +141,9 @@ def predict_file(
                     write(some)
             parts.remove()
     _wait_for_others(processes)
-    reasons = tuple((reason, count) for reason, count in zip(PROBLEMS[1:], num_problems, strict=True) if count)
-    return FilePrediction(num_rows, sum(num_problems), table.num_malformed, table.first_malformed, reasons)
+    result = PredictedRows(num_rows, sum(num_problems), table.num_malformed, table.first_malformed)
+    result.reasons = {reason: count for reason, count in zip(PROBLEMS[1:], num_problems, strict=True) if count}
+    return result
 
 
 def _place_among_processes(device: str | torch.device | None) -> tuple[int, int, str | torch.device | None]:
