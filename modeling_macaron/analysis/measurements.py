@@ -63,7 +63,7 @@ def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
                 "unknown kind of table; .parquet, .xlsx, .csv, .tsv and .txt are known, also .csv.gz and so on"
             )
     except (ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")

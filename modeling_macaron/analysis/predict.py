@@ -44,7 +44,7 @@ class FilePrediction(NamedTuple):
     malformed : tuple of (int, str)
         Number and reason of the first five of them.
     reasons : tuple of (str, int)
-        Problems of the rows without a prediction, and how many rows have each; from `predict_file`.
+        Problems, and how many rows have each, most first; from `predict_file`.
     """
 
     num_rows: int

@@ -339,7 +339,8 @@ def _find_columns(names: Sequence[str], texts_of: TextsOf, given: dict[str, str 
             if not found:
                 raise ValueError(f"{where} has no column {given[role]!r}: {listed}")
         elif role == "sequence" or not of_alleles:
-            found = choose_by_content("sequence", found, texts_of)
+            fitting = choose_by_content("sequence", found, texts_of)
+            found = fitting if len(fitting) == 1 else found
         if len(found) != 1:
             what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
             needed = "sequence, position, ref, alt" if of_alleles else "reference_sequence, alternative_sequence"

@@ -107,6 +107,6 @@ def test_predict_says_why_rows_have_no_prediction(tiny_folder, tmp_path, capsys)
     (tmp_path / "in.csv").write_text("sequence\nACGT\nNA\nnone\nACGX\n" + "A" * 30 + "\n")
     main([str(tiny_folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")])
     told = capsys.readouterr().out
-    reasons = "1 letter that is not DNA, 1 longer than strand_length, 2 missing sequence"
+    reasons = "2 missing sequence, 1 letter that is not DNA, 1 longer than strand_length"
     assert f"4 of them could not be predicted ({reasons}): see the column `problem`" in told
     assert "flanks" not in told
