@@ -195,9 +195,9 @@ def _explain_failure(name: str | Path, settings: bool = False) -> Iterator[None]
     except (OSError, HTTPError) as error:
         if Path(name).is_dir() or is_full_disk(error):
             raise
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise FileNotFoundError(
-            f"there is no checkpoint folder {name}, and no repository of this name on the Hub can be read: {reason[:300]}"
+            f"there is no checkpoint folder {name}, and no repository of this name on the Hub can be read: {reason}"
         ) from error
     except (*_OF_DAMAGED_FILES, *_OF_WRONG_SETTINGS) as error:
         if isinstance(error, _OF_WRONG_SETTINGS) and not (settings and _is_of_reader(error)):
