@@ -20,7 +20,7 @@ try:
 except OSError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
-NEITHER = "neither a folder google/x nor a repository of this name on the Hub can be read"
+NEITHER = "there is no checkpoint folder google/x, and no repository of this name on the Hub can be read"
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def _has_index(path: Path) -> bool:
                 return False
             read = _read_blocks(file, starts) if is_compressed else _read_plain(file)
             return _fits_records(indexes[0].read_text(encoding="utf-8").splitlines(), read)
-        except (ValueError, struct.error, zlib.error):  # the index, or the file, is not what its name says
+        except (OSError, ValueError, struct.error, zlib.error):  # the index, or the file, is not what its name says
             return False
 
 
@@ -107,7 +107,7 @@ def _fits_records(lines: list[str], read: _Read) -> bool:
         name, *numbers = line.split("\t")
         length, offset, bases, width = map(int, numbers)
         begin = end - has_letters
-        if not 0 < offset - begin <= _MOST_BETWEEN:
+        if not (0 < offset - begin <= _MOST_BETWEEN and 0 <= width - bases <= 2):
             return False
         before = rb"\S\s*\n" if has_letters else rb"\s*"
         header = re.fullmatch(before + _EMPTY_RECORDS + rb">(\S*)[^\n]*\n", read(begin, offset - begin))

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
@@ -198,9 +199,9 @@ def _explain_failure(name: str | Path, settings: bool = False) -> Iterator[None]
     except OSError as error:
         if Path(name).is_dir() or is_full_disk(error):
             raise
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise FileNotFoundError(
-            f"neither a folder {name} nor a repository of this name on the Hub can be read: {reason[:300]}"
+            f"there is no checkpoint folder {name}, and no repository of this name on the Hub can be read: {reason}"
         ) from error
     except (*_OF_DAMAGED_FILES, *_OF_WRONG_SETTINGS) as error:
         if isinstance(error, _OF_WRONG_SETTINGS) and not (settings and _is_of_reader(error)):
@@ -248,8 +249,14 @@ def check_checkpoint_name(name: str | Path) -> None:
     if path.is_dir() and not (path / "config.json").is_file():
         hint = f": did you mean {path / 'final'}?" if (path / "final").is_dir() else " (config.json is missing)"
         raise FileNotFoundError(f"{name} is no checkpoint folder{hint}")
-    if not path.is_dir() and (str(name).count("/") != 1 or path.is_absolute()):
-        raise FileNotFoundError(f"there is no checkpoint folder {name}, and a name on the Hub is OWNER/NAME")
+    if not path.is_dir():
+        try:
+            validate_repo_id(str(name))
+            is_name = "/" in str(name)
+        except HFValidationError:
+            is_name = False
+        if not is_name:
+            raise FileNotFoundError(f"there is no checkpoint folder {name}, and a name on the Hub is OWNER/NAME")
 
 
 def without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:
