@@ -4,6 +4,7 @@
 import argparse
 import sys
 
+from modeling_macaron.training.clusters import DEFAULT_KMER
 from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.report import format_report
 from modeling_macaron.training.sources import DEFAULT_DATASET, open_source
@@ -29,6 +30,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     output = parser.add_argument_group("output")
     output.add_argument("--output", required=True, help="folder to be written")
     output.add_argument("--overwrite", action="store_true", help="replace a data set that stands there")
+    output.add_argument(
+        "--split_by", choices=("cluster", "row"), default="cluster",
+        help="keep near-copies on one side (equal or reverse complements, or with a common stretch), or only copies",
+    )  # fmt: skip
+    output.add_argument("--cluster_kmer", type=int, default=DEFAULT_KMER, help="length of that stretch in nt, up to 32")
+    output.add_argument("--cluster_column", help="column with clusters of the table's own, which are used instead")
+    output.add_argument(
+        "--average_duplicates", action="store_true", help="store equal sequences once, with the mean of their values"
+    )
     output.add_argument("--validation_fraction", type=float, default=0.05, help="share of rows for validation")
     output.add_argument("--seed", type=int, default=0, help="seed of the split and of the simulation")
     output.add_argument("--strict", action="store_true", help="stop at the first row that is refused")
@@ -60,6 +70,10 @@ def main(argv: list[str] | None = None) -> None:
             table,
             args.output,
             tokenizer=tokenizer,
+            split_by=args.split_by,
+            cluster_kmer=args.cluster_kmer,
+            cluster_column=args.cluster_column,
+            average_duplicates=args.average_duplicates,
             validation_fraction=args.validation_fraction,
             seed=args.seed,
             strict=args.strict,

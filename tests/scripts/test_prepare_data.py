@@ -52,6 +52,7 @@ def test_simulation_with_other_sequence_options(tmp_path):
         "input_ids",
         "labels",
         "row",
+        "cluster",
         "motif",
     ]
 
