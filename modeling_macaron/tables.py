@@ -91,6 +91,8 @@ class PromoterTable:
         Number of all such lines so far.
     extra_columns : tuple of str
         Further columns that are worth keeping, such as the ground truth of a simulation.
+    replicates : tuple of str
+        Further value columns: the value of a row is the mean of those that it has.
     """
 
     path: str
@@ -103,6 +105,7 @@ class PromoterTable:
     malformed: list[tuple[int, str]] = field(default_factory=list, repr=False)
     num_malformed: int = 0
     extra_columns: tuple[str, ...] = ()
+    replicates: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[TableBatch]:
         """Read the source.

@@ -16,6 +16,7 @@ from modeling_macaron.training.rows import REASONS, TOO_LONG, EncodedRows
 from tokenization import KmerTokenizer
 
 MALFORMED = "wrong number of columns"
+TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
 _MAX_REMEMBERED = 10
 _HISTOGRAM_BINS = 50
 _MUCH_SHORTER = 0.9  # of strand_length
@@ -98,9 +99,7 @@ def describe_rows(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer) 
         ],
         "rows_trimmed": tally.trimmed,
         "length_histogram": {str(length): tally.lengths[length] for length in sorted(tally.lengths)},
-        "tokenizer": {
-            name: getattr(tokenizer, name) for name in ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
-        },
+        "tokenizer": {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS},
     }
     if not report["rows_kept"]:
         raise _nothing_left(report, table)
@@ -113,6 +112,7 @@ def _describe_source(table: PromoterTable) -> dict:
         "unit": table.unit,
         "columns": {role: name for role, name in table.columns._asdict().items() if name is not None},
         "columns_found_by": table.columns_found_by,
+        **({"replicates": list(table.replicates)} if table.replicates else {}),
         **table.details,
     }
 
@@ -258,6 +258,11 @@ def format_report(report: dict) -> str:
     edges = report["value_histogram"]["edges"]
     lines = [
         ("source", f"{source['name']}; {source['columns_found_by']}"),
+        *(
+            [("", f"values are means with {', '.join(map(repr, source['replicates']))}")]
+            if "replicates" in source
+            else []
+        ),
         ("rows read", f"{report['rows_read']:,}"),
         ("kept", f"{report['rows_kept']:,}{averaged} = {splits}"),
         ("dropped", f"{report['rows_dropped_for_length']:,} longer than {tokenizer['strand_length']} nt"),
