@@ -293,7 +293,8 @@ def _format_clusters(report: dict) -> Iterator[tuple[str, str]]:
     if clusters is not None:
         kind = f"{report['cluster_kmer']} nt in common" if column is None else f"column {column!r}"
         yield "clusters", f"{clusters['number']:,} ({kind}), the largest of {clusters['rows_of_the_largest']:,} rows"
-        yield "", f"{clusters['rows_in_clusters_of_several']:,} rows are in clusters of more than one"
+        if several := clusters["rows_in_clusters_of_several"]:
+            yield "", f"{several:,} rows are in clusters of more than one"
 
 
 def _format_padding(report: dict, longest: int) -> Iterator[tuple[str, str]]:

@@ -130,7 +130,7 @@ def _mean_values(rows: pa.Table, table: PromoterTable) -> tuple[np.ndarray, np.n
     has_value = reasons == 0
     count = has_value.sum(axis=0)
     mean = (values.sum(axis=0, where=has_value, dtype=np.float64) / np.maximum(count, 1)).astype(np.float32)
-    wrong = np.where(np.isin(reasons, (_NO_VALUE, _NAN)), 0, reasons).max(axis=0)
+    wrong = np.where(reasons < _INFINITE, 0, reasons).max(axis=0)  # those before are of values that are missing
     reason = np.where((wrong == 0) & (count == 0), reasons.min(axis=0), wrong).astype(np.uint8)
     return np.where(reason == 0, mean, np.float32(0)), reason
 

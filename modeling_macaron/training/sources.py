@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import datasets
+import httpx
 import pyarrow as pa
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from modeling_macaron.tables import (
     TABLE_SUFFIXES,
@@ -78,7 +77,8 @@ def open_source(
     ValueError
         If the source is nothing known, cannot be read or reached, or an option does not belong to it.
     """
-    values = (value_column,) if value_column is None or isinstance(value_column, str) else tuple(value_column)
+    is_single = value_column is None or isinstance(value_column, str)
+    values = (value_column,) if is_single else tuple(value_column) or (None,)
     if len(set(values)) < len(values):
         raise ValueError(f"--value_column names a column twice: {' '.join(values)}")
     given = Columns(sequence_column, values[0], split_column)
@@ -88,6 +88,8 @@ def open_source(
         raise ValueError("--num_sequences belongs to --source simulate")
     if any(option is not None for option in (config, revision, hub_split)) and not is_hub:
         raise ValueError("--config, --revision and --hub_split belong to a data set on the Hub")
+    if revision is not None and source is not None and Path(source).is_dir():
+        raise ValueError(f"--revision belongs to a data set on the Hub, and {source} is a folder")
     if is_simulation:
         if any(given):
             raise ValueError("--source simulate has columns of its own; none can be given")
@@ -139,11 +141,9 @@ def _open_simulation(num_sequences: int, seed: int) -> PromoterTable:
 def _open_hub(
     name: str, config: str | None, revision: str | None, hub_split: str | None, given: Columns
 ) -> PromoterTable:
-    with _explain_hub(name):
-        loaded = datasets.load_dataset(name, config, revision=revision, streaming=True)  # downloads nothing yet
+    loaded = _load_streaming(name, config, revision)
     splits = _choose_splits(name, list(loaded), hub_split, given.split)
-    with _explain_hub(name):
-        first = next(iter(loaded[splits[0]].take(1)), None)
+    first = next(iter(loaded[splits[0]].take(1)), None)
     if first is None:
         raise ValueError(f"data set {name}: split {splits[0]!r} is empty")
     columns, found_by = find_columns(list(first), given, f"data set {name}", require_value=True)
@@ -152,10 +152,9 @@ def _open_hub(
 
     def read_split(split: str) -> Iterator[TableBatch]:
         tables = loaded[split].with_format("arrow").iter(batch_size=_HUB_BATCH_ROWS)
-        with _explain_hub(name):
-            for batch in number_batches(tables):
-                splits_of_rows = pa.repeat(split, batch.table.num_rows)
-                yield batch._replace(table=batch.table.append_column(_HUB_SPLIT_COLUMN, splits_of_rows))
+        for batch in number_batches(tables):
+            splits_of_rows = pa.repeat(split, batch.table.num_rows)
+            yield batch._replace(table=batch.table.append_column(_HUB_SPLIT_COLUMN, splits_of_rows))
 
     def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
         return chain.from_iterable(map(read_split, splits))
@@ -164,19 +163,16 @@ def _open_hub(
     return PromoterTable(name, columns, found_by, "row", read_batches, details=details)
 
 
-@contextmanager
-def _explain_hub(name: str) -> Iterator[None]:
-    """Say in one line what is wrong with a data set or with the way to it."""
+def _load_streaming(name: str, config: str | None, revision: str | None) -> datasets.IterableDatasetDict:
+    """Open a data set without downloading it."""
     try:
-        yield
-    except (OSError, ValueError, HTTPError) as error:  # of whatever client huggingface_hub uses
-        if isinstance(error, ConnectionError) or (
-            isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
-        ):
-            raise ValueError(
-                f"data set {name}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
-                "pass --source with a file or 'simulate'"
-            ) from error
+        return datasets.load_dataset(name, config, revision=revision, streaming=True)
+    except (ConnectionError, httpx.TransportError) as error:
+        raise ValueError(
+            f"data set {name}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
+            "pass --source with a file or 'simulate'"
+        ) from error
+    except (OSError, ValueError, httpx.HTTPError) as error:
         raise ValueError(f"data set {name} cannot be opened: {' '.join(str(error).split())}") from error
 
 
