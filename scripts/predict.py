@@ -13,11 +13,10 @@ import argparse
 import os
 import sys
 
-import torch.distributed
-
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.parts import parts_folder
+from modeling_macaron.processes import run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,9 +44,6 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: --resume goes on with the rows that are done")
-    # The threads of a process group would otherwise go on while the interpreter ends.
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     if not is_main:
         return
     print(f"{command_line.plural(result.num_rows, 'row')} written to {args.output}")
@@ -59,4 +55,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -380,14 +380,20 @@ def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> 
     if wrong is not None:
         return _explain_letter(text, wrong)
     if problem == TOO_LONG:
-        return (
-            f"{length} nt are too many: the model reads the {tokenizer.strand_length} nt between the constant flanks "
-            f"({len(tokenizer.flank5)} nt {tokenizer.flank5} and {len(tokenizer.flank3)} nt {tokenizer.flank3}, which "
-            "may be there or not)."
-        )
+        return f"{length} nt are too many: {what_is_read(tokenizer)}"
     if problem == TOO_SHORT:
         return f"{length} nt are too few: the constant flanks alone have more."
     return "There is no DNA in it."
+
+
+def what_is_read(tokenizer: KmerTokenizer) -> str:
+    """Sentence on how long a promoter may be, and on its flanks."""
+    told = f"the model reads up to {tokenizer.strand_length} nt"
+    flanks = [f"{len(flank)} nt {flank}" for flank in (tokenizer.flank5, tokenizer.flank3) if flank]
+    if tokenizer.trimming == "never" or not flanks:
+        return f"{told}."
+    given = "must" if tokenizer.trimming == "always" else "may"
+    return f"{told} between the constant flanks ({' and '.join(flanks)}), which {given} be pasted too."
 
 
 def _explain_letter(text: str, position: int) -> str:

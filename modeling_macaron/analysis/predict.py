@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from modeling_macaron.atomic import check_free
 from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.hub import reading_from_hub
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_output
@@ -148,13 +149,13 @@ def load_checkpoint(
     Raises
     ------
     OSError
-        If there is no such checkpoint.
+        If there is no such checkpoint, or the Hub cannot be reached.
     ValueError
         If it is damaged (its weights must be finite numbers, and just those of its config's model), or a change is not
         possible.
     """
     check_checkpoint_name(name)
-    with _explain_damage(name):
+    with _explain_damage(name), reading_from_hub():
         kind = MacaronConfig.get_config_dict(name)[0].get("model_type")
         if kind == MacaronConfig.model_type:
             config = MacaronConfig.from_pretrained(name)
@@ -163,7 +164,7 @@ def load_checkpoint(
         raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
     config.update(changes)
     config.validate_architecture()
-    with _explain_damage(name):
+    with _explain_damage(name), reading_from_hub():
         model, report = MacaronForExpressionPrediction.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import datasets
-import httpx
 import pyarrow as pa
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HTTPError
 
+from modeling_macaron.hub import is_unreachable
 from modeling_macaron.tables import (
     TABLE_SUFFIXES,
     Columns,
@@ -143,7 +146,8 @@ def _open_hub(
 ) -> PromoterTable:
     loaded = _load_streaming(name, config, revision)
     splits = _choose_splits(name, list(loaded), hub_split, given.split)
-    first = next(iter(loaded[splits[0]].take(1)), None)
+    with _explain_hub_errors(name):
+        first = next(iter(loaded[splits[0]].take(1)), None)
     if first is None:
         raise ValueError(f"data set {name}: split {splits[0]!r} is empty")
     columns, found_by = find_columns(list(first), given, f"data set {name}", require_value=True)
@@ -151,10 +155,11 @@ def _open_hub(
         columns = columns._replace(split=_HUB_SPLIT_COLUMN)
 
     def read_split(split: str) -> Iterator[TableBatch]:
-        tables = loaded[split].with_format("arrow").iter(batch_size=_HUB_BATCH_ROWS)
-        for batch in number_batches(tables):
-            splits_of_rows = pa.repeat(split, batch.table.num_rows)
-            yield batch._replace(table=batch.table.append_column(_HUB_SPLIT_COLUMN, splits_of_rows))
+        with _explain_hub_errors(name):
+            tables = loaded[split].with_format("arrow").iter(batch_size=_HUB_BATCH_ROWS)
+            for batch in number_batches(tables):
+                splits_of_rows = pa.repeat(split, batch.table.num_rows)
+                yield batch._replace(table=batch.table.append_column(_HUB_SPLIT_COLUMN, splits_of_rows))
 
     def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
         return chain.from_iterable(map(read_split, splits))
@@ -165,15 +170,22 @@ def _open_hub(
 
 def _load_streaming(name: str, config: str | None, revision: str | None) -> datasets.IterableDatasetDict:
     """Open a data set without downloading it."""
-    try:
+    with _explain_hub_errors(name):
         return datasets.load_dataset(name, config, revision=revision, streaming=True)
-    except (ConnectionError, httpx.TransportError) as error:
-        raise ValueError(
-            f"data set {name}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
-            "pass --source with a file or 'simulate'"
-        ) from error
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        raise ValueError(f"data set {name} cannot be opened: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _explain_hub_errors(name: str) -> Iterator[None]:
+    """Raise a `ValueError` of one line where a data set cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
+        if isinstance(error, ConnectionError) or is_unreachable(error):
+            raise ValueError(
+                f"data set {name}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
+                "pass --source with a file or 'simulate'"
+            ) from error
+        raise ValueError(f"data set {name} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _choose_splits(name: str, splits: list[str], hub_split: str | None, split_column: str | None) -> list[str]:

@@ -73,7 +73,7 @@ class TestInputsEmbeds:
     def test_losses_are_the_same(self, make_model):
         model, ids = make_model(), random_ids(2)
         embedded = model.macaron.embeddings.embed_one_hot(torch.nn.functional.one_hot(ids, 6))
-        targets = {"labels": torch.tensor([0.5, -1.0]), "nucleotide_labels": ids}
+        targets = {"labels": torch.tensor([0.5, -1.0]), "masked_nucleotides": ids}
         assert torch.equal(model(inputs_embeds=embedded, **targets).loss, model(ids, **targets).loss)
 
     @pytest.mark.parametrize("model_class", [MacaronModel, MacaronForExpressionPrediction, MacaronForMaskedLM])

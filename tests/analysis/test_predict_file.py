@@ -13,14 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch.distributed as dist
 
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis import predict_file as predict_file_module
 from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.parts import TableParts
-from scripts.predict import main
 from tests.launching import free_port
 from tokenization import KmerTokenizer
 
@@ -257,13 +255,6 @@ def test_two_processes_write_what_one_does(tiny_folder, tmp_path):
     assert strict.returncode != 0
     assert "in.tsv, line 5: letter '" in strict.stderr
     assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
-
-
-def test_process_group_is_ended(tiny_folder, tmp_path):
-    random_table(tmp_path / "in.tsv", 5)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    main([str(tiny_folder), str(tmp_path / "in.tsv"), str(tmp_path / "out.tsv"), "--device", "cpu"])
-    assert not dist.is_initialized()
 
 
 def test_parts_without_their_request_are_not_joined(tiny_folder, make_model, tmp_path):

@@ -110,7 +110,7 @@ def test_a_sequence_over_several_lines_is_warned_of(tiny_tokenizer, text, warned
 def test_too_long_is_refused_or_cut(tiny_tokenizer):
     pasted = read_pasted("T" + "ACGTACGTACGTACGTACGT" + "CC", LIMITS)
     (refused,) = read_promoters(tiny_tokenizer, pasted)
-    assert isinstance(refused, BadInput) and "23 nt are too many: the model reads the 20 nt" in str(refused)
+    assert isinstance(refused, BadInput) and "23 nt are too many: the model reads up to 20 nt" in str(refused)
     (cut,) = read_promoters(tiny_tokenizer, pasted, keep_middle=True)
     assert cut.sequence == "ACGTACGTACGTACGTACGT"
     assert cut.notes == ("Too long by 3 nt: 1 were cut off at the 5' end and 2 at the 3' end.",)

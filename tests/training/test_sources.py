@@ -1,9 +1,9 @@
 import datasets
-import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import HTTPError
 
 from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.report import format_report
@@ -112,12 +112,12 @@ def test_revision_is_in_the_report(hub_folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (httpx.ConnectError("no route"), "cannot be reached"),
+        (HTTPError("no route"), "cannot be reached"),
         (
             datasets.exceptions.DatasetNotFoundError("Dataset 'a/b'\ndoesn't exist"),
-            "cannot be opened: Dataset 'a/b' doesn't",
+            "cannot be read: Dataset 'a/b' doesn't",
         ),
-        (ValueError("BuilderConfig 'x' not found"), "cannot be opened: BuilderConfig"),
+        (ValueError("BuilderConfig 'x' not found"), "cannot be read: BuilderConfig"),
     ],
 )
 def test_hub_errors_are_one_line(monkeypatch, error, message):

@@ -238,6 +238,7 @@ def test_what_a_run_trains_on_is_not_what_it_is_validated_on(prepared, tmp_path,
     assert (facts["training_rows"], facts["stream"]) == (None, {"files": "part-*.parquet", "number": 1})
     assert "| Training rows | 768 (with repeats) of the stream `part-*.parquet` (files: 1) |" in card
     assert str(tmp_path) not in card
+    assert json.loads((final / "reference.json").read_text())["split"] == "validation"
 
 
 @pytest.mark.parametrize(("shards", "processes"), [(8, 3), (2, 4)])
@@ -343,7 +344,7 @@ def test_masks_are_drawn_anew_in_each_pass(files):
         collate(sorted((row for row in rows if row["epoch"] == epoch), key=lambda row: row["row"])) for epoch in (0, 1)
     ]
     assert torch.equal(batches[0]["labels"], batches[1]["labels"])
-    masked = [batch["nucleotide_labels"] != -100 for batch in batches]
+    masked = [batch["masked_nucleotides"] != -100 for batch in batches]
     assert 0.05 < (masked[0] & masked[1]).float().mean() < 0.13 < masked[0].float().mean() < 0.35
 
 
@@ -490,7 +491,7 @@ def test_two_processes_and_resumed_runs_end_as_one_run_does(files, prepared, tmp
     """Twelve steps of 64 rows go through the 297 rows more than twice; runs are resumed in the second pass."""
     arguments = ["--dataset", prepared, *TINY, *STEPS, "--stream", files[0]]
     finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
-    accumulating = ["--per_device_train_batch_size", "16"]  # two batches a step in each process
+    accumulating = ["--gradient_accumulation_steps", "2"]  # two batches a step in each process
     finish(launch([*arguments, *accumulating, "--output_dir", tmp_path / "two"], processes=2))
     for name, processes in (("resumed", 1), ("resumed_by_two", 2)):
         shutil.copytree(tmp_path / "one", tmp_path / name)
