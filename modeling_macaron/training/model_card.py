@@ -196,8 +196,8 @@ def _augmentation(facts: dict) -> str:
     return ", ".join(kinds) or "none"
 
 
-def _division(facts: dict) -> str:
-    """Say what the division into training and validation rows keeps apart."""
+def describe_division(facts: dict) -> str:
+    """Say what the division into training and validation rows keeps together, from `training_facts`."""
     if facts.get("split_by") == "cluster" and facts["cluster_column"] is None:
         return (
             "Rows with equal or reverse-complemented sequences, or with\n"
@@ -323,7 +323,7 @@ def write_model_card(
         results=_rows({_MEASURES[key]: f"{metrics[key]:.4f}" for key in _MEASURES if key in metrics}),
         curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
         training=training_table(facts),
-        division=_division(facts),
+        division=describe_division(facts),
     )
     card.save(folder / "README.md")
     (folder / TRAINING_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
