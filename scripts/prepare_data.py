@@ -53,11 +53,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     sequence.add_argument(
         "--init_from", help="checkpoint folder or Hub model to fine-tune: its settings are the defaults of those below"
     )
-    sequence.add_argument("--flank5", help=f"constant 5' end of the construct ('' for none; default: {FLANK5})")
-    sequence.add_argument("--flank3", help=f"constant 3' end of the construct ('' for none; default: {FLANK3})")
-    sequence.add_argument("--trimming", choices=("auto", "always", "never"), help="when to cut flanks (default: auto)")
-    sequence.add_argument("--strand_length", type=int, help="longest variable part in nt (default: 100)")
-    sequence.add_argument("--kmer_size", type=int, help="k-mer length in nt (default: 10)")
+    unless_given = {"default": argparse.SUPPRESS}  # where left out, the tokenizer's or the checkpoint's own
+    sequence.add_argument("--flank5", help=f"constant 5' end, '' for none (default: {FLANK5})", **unless_given)
+    sequence.add_argument("--flank3", help=f"constant 3' end, '' for none (default: {FLANK3})", **unless_given)
+    sequence.add_argument(
+        "--trimming", choices=("auto", "always", "never"), help="when to cut these ends (default: auto)", **unless_given
+    )
+    sequence.add_argument(
+        "--strand_length", type=int, help="longest variable part in nt (default: 100)", **unless_given
+    )
+    sequence.add_argument("--kmer_size", type=int, help="k-mer length in nt (default: 10)", **unless_given)
     return parser.parse_args(argv)
 
 
@@ -69,7 +74,7 @@ def make_tokenizer(args: argparse.Namespace) -> KmerTokenizer:
     ValueError, OSError
         If there is no such checkpoint, it is damaged, or a length given is not that of the checkpoint.
     """
-    given = {name: getattr(args, name) for name in TOKENIZER_SETTINGS if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in TOKENIZER_SETTINGS if hasattr(args, name)}
     if args.init_from is None:
         return KmerTokenizer(**given)
     from modeling_macaron.analysis.predict import check_checkpoint_name
