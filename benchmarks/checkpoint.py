@@ -60,7 +60,7 @@ def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
     output = checkpoint / EVALUATION
     result = evaluate_files(
         table, output, model=checkpoint, pairs=pairs, split=SPLIT, baseline_train=table, intervals=resamples,
-        plots=plots, verbose=True,
+        plots=plots, overwrite=True, verbose=True,
     )  # fmt: skip
     for path in plots.iterdir():
         path.replace(checkpoint / PLOT) if path.name == "all.png" else path.unlink()

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_free(path: str | Path, overwrite: bool) -> None:
-    """Refuse to write a file where something stands, before any work is done for it.
+def check_free(path: str | Path, overwrite: bool, inputs: Iterable[object] = ()) -> None:
+    """Reject an output file that may not be written, before any work is done for it.
 
     Parameters
     ----------
@@ -26,18 +26,46 @@ def check_free(path: str | Path, overwrite: bool) -> None:
         File to be written.
     overwrite : bool
         Whether a file may be replaced.
+    inputs : iterable
+        What is read, see `check_not_input`.
 
     Raises
     ------
     IsADirectoryError
         If it is a folder.
     FileExistsError
-        If it is there and may not be replaced.
+        If it exists and may not be replaced, or is an input.
     """
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the file to write")
+    check_not_input(path, inputs)
     if Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; choose another name or pass --overwrite")
+
+
+def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
+    """Reject an output that would replace an input, under whatever name.
+
+    Parameters
+    ----------
+    output : str or Path
+        File or folder to be written.
+    inputs : iterable
+        Files and folders that are read. Everything else is ignored: loaded models, names on the Hub, None.
+
+    Raises
+    ------
+    FileExistsError
+        If the output is an input, lies in a folder that is one, or holds one.
+    """
+    output = Path(output)
+    for one in inputs:
+        if isinstance(one, (str, Path)) and output.exists() and Path(one).exists():
+            written, read = output.resolve(), Path(one).resolve()
+            if output.samefile(one):
+                raise FileExistsError(f"{output} is also an input: name another output")
+            if written in read.parents or read in written.parents:
+                raise FileExistsError(f"{output} would replace a part of the input {one}: name another output")
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -116,7 +144,9 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(output_dir: str | Path, *, overwrite: bool = False, marker: str = "report.json") -> Iterator[Path]:
+def new_folder(
+    output_dir: str | Path, *, overwrite: bool = False, marker: str = "report.json", inputs: Iterable[object] = ()
+) -> Iterator[Path]:
     """Give a hidden folder beside `output_dir` to write into, which takes that name once the block has ended well.
 
     After an error or Ctrl-C the hidden folder is removed; what a killed process left is removed by the next call.
@@ -129,6 +159,8 @@ def new_folder(output_dir: str | Path, *, overwrite: bool = False, marker: str =
         Replace an existing folder. Only one that holds `marker` is replaced.
     marker : str
         File by which a folder of the same kind is known.
+    inputs : iterable
+        What is read, see `check_not_input`.
 
     Yields
     ------
@@ -138,9 +170,10 @@ def new_folder(output_dir: str | Path, *, overwrite: bool = False, marker: str =
     Raises
     ------
     FileExistsError
-        If `output_dir` exists and may not be replaced.
+        If `output_dir` exists and may not be replaced, or is or holds an input.
     """
     output_dir = Path(output_dir).absolute()
+    check_not_input(output_dir, inputs)
     _check_free(output_dir, overwrite, marker)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(output_dir)

@@ -265,7 +265,9 @@ def convert_weights(weights: Mapping[str, np.ndarray], config: MacaronConfig) ->
     }
 
 
-def convert_checkpoint(source: str | Path, output_dir: str | Path, **overrides) -> MacaronForExpressionPrediction:
+def convert_checkpoint(
+    source: str | Path, output_dir: str | Path, *, overwrite: bool = False, **overrides
+) -> MacaronForExpressionPrediction:
     """Turn the original's weights into a Hub folder: weights, config, tokenizer and code.
 
     Parameters
@@ -273,7 +275,9 @@ def convert_checkpoint(source: str | Path, output_dir: str | Path, **overrides) 
     source : str or Path
         See `read_original_weights`.
     output_dir : str or Path
-        Folder to write; it must be new or empty.
+        Folder to write.
+    overwrite : bool
+        Replace a model's folder that exists.
     **overrides
         See `config_from_shapes`.
 
@@ -285,14 +289,15 @@ def convert_checkpoint(source: str | Path, output_dir: str | Path, **overrides) 
     Raises
     ------
     ValueError, ImportError, FileNotFoundError, FileExistsError
-        On weights that cannot be read or do not fit, fields that are unknown or contradict them, and a folder that is
-        not empty.
+        On weights that cannot be read or do not fit, fields that are unknown or contradict them, and a folder that
+        exists and may not be replaced, or that holds the source.
     """
-    weights = read_original_weights(source)
-    config = config_from_shapes(weights, **overrides)
-    model = MacaronForExpressionPrediction(config)
-    model.load_state_dict(convert_weights(weights, config))
-    with new_folder(output_dir) as folder:
+    inputs = (source, f"{source}.index")
+    with new_folder(output_dir, overwrite=overwrite, marker="config.json", inputs=inputs) as folder:
+        weights = read_original_weights(source)
+        config = config_from_shapes(weights, **overrides)
+        model = MacaronForExpressionPrediction(config)
+        model.load_state_dict(convert_weights(weights, config))
         (folder / "README.md").write_text(_CARD.format(parameters=model.num_parameters()), encoding="utf-8")
         model.save_pretrained(folder)
         KmerTokenizer(kmer_size=config.kmer_size, strand_length=config.strand_length).save_pretrained(folder)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Turn weights of the original TensorFlow implementation into a folder for the Hub.
 
-    python scripts/convert_tf_checkpoint.py SOURCE OUTPUT_DIR [--config JSON]
+    python scripts/convert_tf_checkpoint.py SOURCE OUTPUT_DIR [--config JSON] [--overwrite]
 
 SOURCE is the prefix of a TensorFlow checkpoint (needs the extra `tensorflow`) or a .safetensors file with the
 original's variable names. Shapes give the architecture; JSON (a file, or the text itself) gives what they do not tell:
@@ -40,9 +40,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("source", help="prefix of a TensorFlow checkpoint, or a .safetensors file")
     parser.add_argument("output_dir", type=Path, help="folder to write")
     parser.add_argument("--config", help="JSON (file or text) with config fields that shapes do not tell")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT_DIR where it holds a model")
     args = parser.parse_args(argv)
     try:
-        model = convert_checkpoint(args.source, args.output_dir, **read_overrides(args.config))
+        model = convert_checkpoint(
+            args.source, args.output_dir, overwrite=args.overwrite, **read_overrides(args.config)
+        )
     except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
     print(f"{model.num_parameters():,} parameters written to {args.output_dir}")

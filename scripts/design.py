@@ -70,7 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gc", type=float, help="GC fraction of random promoters (0.5, or the middle of --gc_range)")
     command_line.add_rows(parser, strict="stop at a start that nothing can be designed from")
     command_line.add_names(parser)
-    parser.add_argument("--target", type=parse_target, default="higher", help="higher, lower or an expression")
+    parser.add_argument(
+        "--target",
+        type=parse_target,
+        default="higher",
+        help="higher, lower or an expression; one is reached within 0.05 standard deviations of the training data",
+    )
     add_search_options(parser)
     parser.add_argument("--gc_range", type=float, nargs=2, metavar=("MIN", "MAX"), help="GC fractions of a design")
     parser.add_argument("--forbid", nargs="+", default=[], metavar="SITE", help="sites on neither strand, IUPAC")
@@ -101,6 +106,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{designs} for {starts} written to {options['output']}")
     if result.num_designs:
         print(f"predicted change in the median: {result.median_change:+.3f} assay units")
+    if result.num_designs and not isinstance(search.target, str):
+        print(f"{result.num_reached} of {result.num_designs} reached {search.target:g}; nearest {result.nearest:.2f}")
     if result.num_problems:
         print(f"{plural(result.num_problems, 'start')} could not be used: the column `problem` says why")
     if result.num_unchanged:

@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--plots", type=Path, help="folder for a scatter plot of each category")
+    command_line.add_overwrite(parser)
     parser.add_argument(
         "--intervals", type=int, metavar="N",
         help="number of bootstrap resamples for 95 %% confidence intervals of the correlations (1000 will do); rows of "

@@ -2,27 +2,32 @@
 """Predict the expression of every promoter in a file.
 
     python scripts/predict.py MODEL INPUT OUTPUT
+    python scripts/predict.py MODEL PROMOTERS.bed OUTPUT --genome GENOME.fa
     accelerate launch --num_processes 4 scripts/predict.py MODEL INPUT OUTPUT      (four GPUs)
 
-MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, FASTA or Parquet file (text also as .gz or
-.zst); OUTPUT is a .tsv, .csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`.
+MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
+.zst), or a BED of six columns whose intervals are read from the genome's FASTA, on their strand; OUTPUT is a .tsv,
+.csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`.
 It appears when it is complete; until then what is done stands in the folder OUTPUT.parts, from which --resume goes on.
 """
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.parts import parts_folder
 from modeling_macaron.processes import run_command
+from tokenization.tokenization_kmer import PROBLEMS, TOO_LONG
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command_line.add_files(parser)
+    parser.add_argument("--genome", type=Path, help="FASTA of the genome, plain or bgzipped, for a BED of intervals")
     parser.add_argument("--resume", action="store_true", help="go on with what an interrupted run has left")
     command_line.add_rows(parser)
     command_line.add_batches(parser)
@@ -48,9 +53,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     print(f"{command_line.plural(result.num_rows, 'row')} written to {args.output}")
     if result.num_problems:
-        print(f"{result.num_problems:,} of them could not be predicted: the column `problem` says why")
-    if 2 * result.num_problems > result.num_rows:
-        print("are they too long? The model cuts the constant flanks of its own construct only: take others off first")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons)
+        print(f"{result.num_problems:,} of them could not be predicted ({reasons}): see the column `problem`")
+    if 2 * dict(result.reasons).get(PROBLEMS[TOO_LONG], 0) > result.num_rows:
+        print("The model removes the constant flanks of its own construct only: remove other flanks first.")
     command_line.report_malformed(result, args.source)
 
 

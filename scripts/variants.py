@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predict variant effects: expression with the alternative allele less expression with the reference allele.
+"""Predict variant effects: expression with the alternative allele minus expression with the reference allele.
 
     python scripts/variants.py MODEL TABLE OUTPUT
     python scripts/variants.py MODEL VARIANTS.vcf OUTPUT --genome GENOME.fa --promoters PROMOTERS.bed
@@ -8,7 +8,7 @@ MODEL is a checkpoint folder or a name on the Hub. TABLE (TSV, CSV or Parquet) h
 reference_sequence, alternative_sequence) or a sequence with a variant in it (sequence, position, ref, alt). A VCF (or
 BCF) needs the genome's FASTA and a BED of the promoters with their strand; it gives one line for each variant,
 alternative allele and promoter. OUTPUT is a .tsv, .csv or .parquet file with `reference_expression`,
-`alternative_expression`, `delta` and `problem`, which says why a line has none.
+`alternative_expression`, `delta` (alternative minus reference) and `problem`, which says why a line has none.
 """
 
 import argparse

@@ -18,7 +18,6 @@ from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.constraints import Constraints
 from modeling_macaron.analysis.design import Design, Designer, SearchOptions
 from modeling_macaron.analysis.design_oracle import SearchStopped
-from modeling_macaron.analysis.mutants import NUM_BASES
 
 from .answers import Answers
 from .reading import BadInput, Limits, Promoter, read_one, read_positions, read_sites, to_sentence
@@ -92,7 +91,7 @@ class _SearchProgress:
             raise SearchStopped(self.reason)
 
     def update(self, number: int) -> None:
-        """Take the number of designs that were looked for."""
+        """Take the number of new predictions; `set_postfix` gives that of all."""
 
     def wait(self, seconds: float) -> int:
         """Give the number of predictions, the next time it changes or after some seconds."""
@@ -132,7 +131,7 @@ def search_designs(
     constraints = _constraints(request, tokenizer.strand_length)
     designer, letters = _prepare(answers, options, constraints, start)
     num_free = len(letters) - len(constraints.fixed_positions)
-    most = _most_predictions(options, num_free)
+    most = options.most_predictions(num_free)
     progress = _SearchProgress(stop, answers.limits.design_seconds)
     with ThreadPoolExecutor(1) as executor:
         search = executor.submit(designer.design, [letters], 0, progress)
@@ -224,9 +223,3 @@ def _constraints(request: DesignRequest, length: int) -> Constraints:
         return Constraints(gc_range, read_sites(request.sites), positions)
     except ValueError as error:
         raise BadInput(to_sentence(str(error)), "sites") from error
-
-
-def _most_predictions(options: SearchOptions, length: int) -> int:
-    """Most predictions that a search can take."""
-    an_edit = options.num_candidates if options.method == "gradient" else (NUM_BASES - 1) * length
-    return 1 + options.num_designs * options.max_edits * max(an_edit, 1)

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 from transformers.models.auto import auto_factory
@@ -367,11 +368,50 @@ def test_a_config_may_choose_an_attention_of_the_model(tiny_folder, tmp_path, im
     assert (model.config._attn_implementation, model.dtype) == (implementation, torch.bfloat16)
 
 
-@pytest.mark.parametrize("error", [OverflowError, ImportError, MemoryError, IndexError, RecursionError])
-def test_every_error_of_a_damaged_file_is_told_in_one_line(tiny_folder, monkeypatch, error):
+OURS = [AttributeError, ImportError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError]
+
+
+@pytest.mark.parametrize("error", [*OURS, torch.OutOfMemoryError])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        (MacaronForExpressionPrediction, "from_pretrained"), (MacaronForExpressionPrediction, "__init__"),
+        (MacaronConfig, "validate_architecture"), (KmerTokenizer, "__init__"),
+    ],
+)  # fmt: skip
+def test_a_bug_and_a_lack_of_memory_are_no_damage(tiny_folder, monkeypatch, broken, error):
+    def fail(*_, **__):
+        raise error("ours")
+
+    monkeypatch.setattr(*broken, fail)
+    with pytest.raises(error, match="ours"):
+        load_model(tiny_folder)
+
+
+@pytest.mark.parametrize("error", [ValueError, SafetensorError])
+def test_every_error_of_a_damaged_file_is_reported_in_one_line(tiny_folder, monkeypatch, error):
     def fail(*_, **__):
         raise error("first line\nand a second")
 
     monkeypatch.setattr(MacaronForExpressionPrediction, "from_pretrained", fail)
     with pytest.raises(ValueError, match=f"cannot be loaded .{error.__name__}.: first line and a second"):
         load_model(tiny_folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "null", '"x"', "[" * 100_000, {"id2label": []}, {"layer_types": -1}, {"rope_parameters": "x"},
+     {"added_tokens_decoder": None}, {"mask_token": []}, {"init_inputs": None}, {"chat_template": [1]}],
+)  # fmt: skip
+def test_settings_of_a_wrong_kind_are_damage(tiny_folder, tmp_path, file, content):
+    folder = copy_of(tiny_folder, tmp_path / "changed")
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((folder / file).read_text()) | content)
+    (folder / file).write_text(content)
+    try:
+        load_model(folder)  # most settings mean nothing in one of the two files
+    except ValueError as error:
+        assert f"the checkpoint {folder} cannot be loaded" in str(error) and "\n" not in str(error)
+    else:
+        assert content.startswith("{") or content == "null"

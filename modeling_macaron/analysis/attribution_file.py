@@ -122,7 +122,7 @@ def attribution_file(
     OSError
         If a file cannot be read or written, or there is no such checkpoint.
     """
-    check_request(output, overwrite, batch_size)
+    check_request(output, overwrite, batch_size, (model, source))
     for name, value, known in (("method", method, METHODS), ("baseline", baseline, BASELINES)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -18,6 +18,9 @@ from sklearn.preprocessing import FunctionTransformer
 
 from modeling_macaron.tables import open_table, string_buffers
 from tokenization import KmerTokenizer
+from tokenization.tokenization_kmer import MOST_LETTERS
+
+from .encoding import explain_rows
 
 KMER_SIZES = (1, 2, 3, 4, 5)
 ALPHAS = tuple(float(alpha) for alpha in np.logspace(0, 4, 9))
@@ -25,10 +28,10 @@ MAX_TRAINING_ROWS = 100_000
 SPLIT_COLUMN = "split"
 TRAIN_SPLIT = "train"
 
-_MAX_LENGTH = 200  # nucleotides of a whole construct: nothing of the challenge's files is longer
 _N_ID = 4
 _ALPHA_ROWS = 10_000  # the best penalty is noise over signal, which more rows do not change
-_BATCH_ROWS = 8_192
+_BATCH_ROWS = 8_192  # of a table
+_BATCH_LETTERS = 200 * _BATCH_ROWS
 _SEED = 0
 
 
@@ -50,19 +53,21 @@ class TrainingRows(NamedTuple):
     available: int
 
 
-def encode_constructs(sequences: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def encode_constructs(sequences: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """Encode sequences (rows,) as they are, flanks included: k-mers across the flanks' ends count too.
 
     Returns
     -------
     ids : numpy.ndarray
-        (rows, 200) uint8 letter ids of the forward strand.
-    usable : numpy.ndarray
-        (rows,) bool: False for what is empty, no DNA or longer than 200 nt.
+        (rows, length of the longest) uint8 letter ids of the forward strand.
+    problems : list of str
+        (rows,) why a sequence cannot be used; empty where it can.
     """
-    tokenizer = KmerTokenizer(strand_length=_MAX_LENGTH, trimming="never")
-    strands = tokenizer.encode_strands(*string_buffers(sequences))
-    return strands.ids, strands.problem == 0
+    letters, offsets = string_buffers(sequences)
+    longest = int(np.diff(offsets).max(initial=1))
+    tokenizer = KmerTokenizer(kmer_size=1, strand_length=min(longest, MOST_LETTERS), trimming="never")
+    strands = tokenizer.encode_strands(letters, offsets)
+    return strands.ids, explain_rows(tokenizer, sequences, strands)
 
 
 def _attach_flanks(strands: np.ndarray, flank5: str, flank3: str) -> np.ndarray:
@@ -117,12 +122,13 @@ def kmer_counts(ids: np.ndarray) -> sparse.csr_matrix:
         (rows, 692) float64. A k-mer and its reverse complement are one column, since on two strands together they
         occur equally often: 2 + 10 + 32 + 136 + 512 columns for k = 1 to 5.
     """
+    rows = max(_BATCH_LETTERS // max(ids.shape[1], 1), 1)
     batches = [
         sparse.csr_matrix(
-            np.concatenate([_count_batch(ids[start : start + _BATCH_ROWS], size) for size in KMER_SIZES], axis=1),
+            np.concatenate([_count_batch(ids[start : start + rows], size) for size in KMER_SIZES], axis=1),
             dtype=np.float64,
         )
-        for start in range(0, len(ids), _BATCH_ROWS)
+        for start in range(0, len(ids), rows)
     ]
     return sparse.vstack(batches, format="csr")
 
@@ -151,6 +157,24 @@ def fit_ridge(ids: np.ndarray, values: np.ndarray) -> Pipeline:
     return make_pipeline(FunctionTransformer(kmer_counts), ridge)
 
 
+def read_splits(folder: str | Path) -> list[str]:
+    """Names of the splits of a data set folder of scripts/prepare_data.py.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is no such folder.
+    """
+    return list(_load_folder(folder))
+
+
+def _load_folder(folder: str | Path) -> DatasetDict:
+    if not (Path(folder) / "report.json").is_file():
+        raise FileNotFoundError(f"{folder}: no data set of scripts/prepare_data.py (report.json is missing)")
+    data = load_from_disk(str(folder))
+    return data if isinstance(data, DatasetDict) else DatasetDict()
+
+
 def read_folder(folder: str | Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read one split of a data set folder of scripts/prepare_data.py; flanks are put back where most rows had them.
 
@@ -175,13 +199,10 @@ def read_folder(folder: str | Path, split: str) -> Iterator[tuple[np.ndarray, np
     FileNotFoundError
         If it is no such folder.
     """
-    folder = Path(folder)
-    if not (folder / "report.json").is_file():
-        raise FileNotFoundError(f"{folder}: no data set of scripts/prepare_data.py (report.json is missing)")
-    data = load_from_disk(str(folder))
-    if not isinstance(data, DatasetDict) or split not in data:
-        raise ValueError(f"{folder}: no split `{split}` in this data set; it has {', '.join(data)}")
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    data = _load_folder(folder)
+    if split not in data:
+        raise ValueError(f"{folder}: no split `{split}` in this data set; it has {', '.join(data) or 'none'}")
+    report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
     tokenizer = report["tokenizer"]
     was_trimmed = 2 * report["rows_trimmed"] > report["rows_read"]
     flanks = (tokenizer["flank5"], tokenizer["flank3"]) if was_trimmed else ("", "")
@@ -192,15 +213,22 @@ def read_folder(folder: str | Path, split: str) -> Iterator[tuple[np.ndarray, np
 
 def _batches_of_table(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Give ids and values of a promoter table, of its rows `train` where it has a column `split`."""
-    source = open_table(path, require_value=True)
+    source = open_table(path, require_value=True, batch_rows=_BATCH_ROWS)
     for batch in source:
         table = batch.table
-        ids, usable = encode_constructs(table[source.columns.sequence])
-        values = pd.to_numeric(table[source.columns.value].to_pandas(), errors="coerce").to_numpy(np.float64)
-        usable &= np.isfinite(values)
+        ids, problems = encode_constructs(table[source.columns.sequence])
+        values = pd.to_numeric(source.values_of(table).to_pandas(), errors="coerce").to_numpy(np.float64)
+        usable = np.isfinite(values) & np.array([problem == "" for problem in problems], bool)
         if SPLIT_COLUMN in table.column_names:
             usable &= (table[SPLIT_COLUMN].to_pandas() == TRAIN_SPLIT).to_numpy()
         yield ids[usable], values[usable]
+
+
+def _stack(first: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Stack letter ids (rows, length) of two lengths."""
+    length = max(first.shape[1], other.shape[1])
+    wide = (np.pad(ids, ((0, 0), (0, length - ids.shape[1])), constant_values=_N_ID) for ids in (first, other))
+    return np.concatenate(list(wide))
 
 
 def _draw(batches: Iterable[tuple[np.ndarray, np.ndarray]], max_rows: int) -> TrainingRows | None:
@@ -211,7 +239,9 @@ def _draw(batches: Iterable[tuple[np.ndarray, np.ndarray]], max_rows: int) -> Tr
     for ids, values in batches:
         available += len(values)
         new = (ids, values, random.random(len(values)))
-        kept = new if kept is None else tuple(np.concatenate(pair) for pair in zip(kept, new, strict=True))
+        kept = (
+            new if kept is None else (_stack(kept[0], ids), *map(np.concatenate, zip(kept[1:], new[1:], strict=True)))
+        )
         if len(kept[1]) > max_rows:
             smallest = np.argpartition(kept[2], max_rows)[:max_rows]
             kept = tuple(column[smallest] for column in kept)
@@ -232,7 +262,7 @@ def read_training_rows(source: str | Path, *, max_rows: int = MAX_TRAINING_ROWS)
     Returns
     -------
     TrainingRows
-        Rows that are no DNA, longer than 200 nt or without a finite value are left out.
+        Rows whose sequence cannot be used, or without a finite value, are left out.
 
     Raises
     ------

@@ -8,8 +8,9 @@ search finds the model's errors as readily as real effects: keep `max_edits` sma
 from __future__ import annotations
 
 import logging
+import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_LENGTH = 80  # nt of the challenge's variable part
 OUT_OF_RANGE = 3.0  # standard deviations of expression in training
+REACHED = 0.05  # of these: so close to a target in numbers is at it
 
 STARTS_AT_ONCE = 16  # searches that share batches; what each has seen is held in memory
 
@@ -112,6 +114,17 @@ class SearchOptions(NamedTuple):
                 f"two designs with {self.max_edits} edits each differ at {2 * self.max_edits} positions at most: "
                 f"min_distance {self.min_distance} is too large"
             )
+
+    def most_predictions(self, num_free: int) -> int:
+        """Most predictions for a start of which `num_free` positions may be edited."""
+        an_edit = max((NUM_BASES - 1) * num_free, 1)
+        most = {
+            "greedy": self.max_edits * an_edit,
+            "beam": (1 + (self.max_edits - 1) * self.beam_width) * an_edit,
+            "gradient": self.max_edits * self.num_candidates,
+            "evolution": self.population * (self.generations + 1),
+        }
+        return 1 + self.num_designs * most[self.method]
 
     def search(self, space: Space, goal: Goal) -> Search:
         """Begin the search; its seed belongs to the start and to the answers before, not to the other starts."""
@@ -225,9 +238,9 @@ def design(
     )
     letters = designer.random_starts(num_starts, length, gc) if starts is None else designer.encode_all(starts)
     designs: list[Design] = []
-    with progress_bar("designs", len(letters) * num_designs, verbose=verbose) as progress:
+    with designer.progress(letters, verbose=verbose) as progress:
         for first in range(0, len(letters), STARTS_AT_ONCE):
-            designs += designer.design(letters[first : first + STARTS_AT_ONCE], first, progress)
+            designs += designer.design_next(letters[first : first + STARTS_AT_ONCE], first, progress)
     return designs
 
 
@@ -321,6 +334,36 @@ class Designer:
         broken = self.rules.explain(letters)
         return "" if broken is None else f"breaks a constraint: {broken}"
 
+    def most_predictions(self, starts: Sequence[np.ndarray]) -> int:
+        """Most predictions that the designs from encoded starts take."""
+        return sum(self.options.most_predictions(self.rules.free_positions(part.size).size) for part in starts)
+
+    def progress(self, starts: Iterable[np.ndarray], *, verbose: bool) -> tqdm:
+        """Make a bar of the predictions for encoded starts, after a line that estimates their time, by one batch."""
+        most, first = 0, None
+        for part in starts:
+            most, first = most + self.most_predictions([part]), part if first is None else first
+        if verbose and first is not None:
+            seconds = most * self._oracle.seconds_per_prediction(first, most)
+            print(f"at most {most:,} predictions, which take about {_duration(seconds)}", file=sys.stderr)
+        return progress_bar("predictions", most, verbose=verbose)
+
+    def reached(self, expressions: Sequence[float]) -> tuple[int, float]:
+        """Count the expressions that reach a target in numbers, and find the nearest; 0 and NaN if there is none."""
+        if isinstance(self.options.target, str) or not len(expressions):
+            return 0, float("nan")
+        values = np.asarray(expressions)
+        distances = np.abs(values - self.options.target)
+        num_reached = int((distances <= REACHED * self._oracle.model.config.expression_std).sum())
+        return num_reached, float(values[distances.argmin()])
+
+    def design_next(self, starts: Sequence[np.ndarray], first: int, progress: tqdm) -> list[Design]:
+        """Design from some starts; what they took less than the most is taken off the total of the bar."""
+        before = progress.n
+        designs = self.design(starts, first, progress)
+        progress.total = (progress.total or 0) + progress.n - before - self.most_predictions(starts)
+        return designs
+
     def design(self, starts: Sequence[np.ndarray], first: int, progress: tqdm) -> list[Design]:
         """Design from some starts side by side.
 
@@ -331,8 +374,8 @@ class Designer:
         first : int
             Index of the first of them among all starts.
         progress : tqdm
-            Counts the designs that were looked for. Where its `set_postfix` raises `SearchStopped`, the answer is the
-            best of what was predicted until then.
+            Counts the predictions. Where its `set_postfix` raises `SearchStopped`, the answer is the best of what was
+            predicted until then.
 
         Returns
         -------
@@ -355,6 +398,12 @@ class Designer:
         strands = [pad_centered(answer[None], length) for answers in found for answer in answers]
         distances = self._training.distance_to(np.concatenate(strands)).tolist()
         return [one._replace(nearest_training_distance=near) for one, near in zip(designs, distances, strict=True)]
+
+
+def _duration(seconds: float) -> str:
+    """Write a time in the unit that fits."""
+    unit, size = next((pair for pair in (("hours", 3600), ("minutes", 60)) if seconds >= 2 * pair[1]), ("seconds", 1))
+    return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
 
 
 def _warn_of_far_target(target: str | float, config: MacaronConfig) -> None:
@@ -409,7 +458,6 @@ def _search_group(
             is_stopped = True
         for index, space in spaces.items():
             found[index] = np.concatenate([found[index], _pick(space, goal, known[index])])
-        progress.update(len(starts))
         if is_stopped:
             break
     return found

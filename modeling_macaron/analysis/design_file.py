@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 
 from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_output, write_table
 from modeling_macaron.tables import PromoterTable, open_table, string_buffers
 from tokenization import KmerTokenizer
@@ -53,6 +52,10 @@ class FileDesign(NamedTuple):
         Lines of the file of starts that are no row and were left out.
     malformed : tuple of (int, str)
         Number and reason of the first five of them.
+    num_reached : int
+        Designs within 0.05 standard deviations (of expression in training) of a target that is a number.
+    nearest : float
+        Expression of the design that is nearest to such a target; NaN where there is none.
     """
 
     num_starts: int
@@ -63,6 +66,8 @@ class FileDesign(NamedTuple):
     median_change: float
     num_malformed: int
     malformed: tuple[tuple[int, str], ...] = ()
+    num_reached: int = 0
+    nearest: float = float("nan")
 
 
 class _Starts(NamedTuple):
@@ -142,7 +147,7 @@ def design_file(
     options.check()
     check_batch_size(batch_size)
     check_output(output)
-    _check_free(output, fasta, overwrite)
+    _check_free(output, fasta, overwrite, (model, starts, training_sequences))
     table = None
     if starts is not None:
         table = open_table(starts, sequence_column=sequence_column, batch_rows=STARTS_AT_ONCE)
@@ -153,21 +158,23 @@ def design_file(
         model, tokenizer, options, constraints, training_sequences, batch_size=batch_size, verbose=verbose
     )
     if table is None:
-        batches = _random_batches(designer, num_starts, length, gc)
-    else:
-        batches = _read_batches(designer, table, name_column, strict)
-    total = num_starts if table is None else table.num_rows
-    with progress_bar("designs", total and total * options.num_designs, verbose=verbose) as progress:
-        return _write(designer, batches, table, output, fasta, progress)
+        drawn = list(_random_batches(designer, num_starts, length, gc))
+
+    def batches() -> Iterable[_Starts]:
+        return drawn if table is None else _read_batches(designer, table, name_column, strict)
+
+    letters = (part for starts in batches() for part in starts.letters)  # a file is read twice: to count, to design
+    with designer.progress(letters, verbose=verbose) as progress:
+        return _write(designer, batches(), table, output, fasta, progress)
 
 
-def _check_free(output: str | Path, fasta: str | Path | None, overwrite: bool) -> None:
-    """Refuse outputs that are there, before any work is done."""
-    if fasta is not None and Path(fasta).absolute() == Path(output).absolute():
+def _check_free(output: str | Path, fasta: str | Path | None, overwrite: bool, inputs: Sequence[object]) -> None:
+    """Reject outputs that exist or are inputs, before any work is done."""
+    if fasta is not None and Path(fasta).resolve() == Path(output).resolve():
         raise ValueError(f"{output} cannot be both the table and the FASTA file")
     for path in (output, fasta):
         if path is not None:
-            check_free(path, overwrite)
+            check_free(path, overwrite, inputs)
 
 
 def _random_batches(designer: Designer, num_starts: int, length: int | None, gc: float | None) -> Iterator[_Starts]:
@@ -200,7 +207,7 @@ def _read_batches(designer: Designer, table: PromoterTable, name_column: str | N
 
 def _write(
     designer: Designer,
-    batches: Iterator[_Starts],
+    batches: Iterable[_Starts],
     table: PromoterTable | None,
     output: str | Path,
     fasta: str | Path | None,
@@ -209,28 +216,32 @@ def _write(
     """Design from all starts and write table and FASTA."""
     num_starts = num_problems = num_unchanged = num_out_of_range = 0
     changes: list[float] = []
+    expressions: list[float] = []
     with ExitStack() as stack:
         write = stack.enter_context(write_table(output))
         records = None
         if fasta is not None:
             records = stack.enter_context(stack.enter_context(new_file(fasta)).open("w", encoding="ascii"))
         for starts in batches:
-            designs = designer.design(starts.letters, 0, progress)
+            designs = designer.design_next(starts.letters, 0, progress)
             lines = _lines(starts, designs, num_starts + 1)
             write(lines)
             if records is not None:
                 _write_fasta(lines, records)
             bad = sum(problem != "" for problem in starts.problems)
-            progress.update(bad * designer.options.num_designs)
             num_starts, num_problems = num_starts + len(starts.problems), num_problems + bad
             num_unchanged += sum(not found.edits for found in designs)
             num_out_of_range += sum(found.out_of_range for found in designs)
             changes += [found.expression - found.start_expression for found in designs]
+            expressions += [found.expression for found in designs]
         if not num_starts:
             raise table.no_rows()
     median = float(np.median(changes)) if changes else float("nan")
     malformed = (0, ()) if table is None else (table.num_malformed, table.first_malformed)
-    return FileDesign(num_starts, len(changes), num_problems, num_unchanged, num_out_of_range, median, *malformed)
+    reached = designer.reached(expressions)
+    return FileDesign(
+        num_starts, len(changes), num_problems, num_unchanged, num_out_of_range, median, *malformed, *reached
+    )
 
 
 def _lines(starts: _Starts, designs: Sequence[Design], first_row: int) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +39,16 @@ class Oracle:
         self.model, self.batch_size = model, batch_size
         self.module = as_one_hot_module(model, tokenizer)
         self.num_predictions = 0
+
+    def seconds_per_prediction(self, letters: np.ndarray, most: int) -> float:
+        """Time a batch of `most` sequences, or of a full batch, like `letters` (length,)."""
+        batch = pad_centered(
+            np.repeat(letters[None], min(most, self.batch_size), axis=0), self.model.config.strand_length
+        )
+        for rows in (batch[:1], batch):  # the first is slow
+            began = time.perf_counter()
+            next(predict_strands(self.model, rows, batch_size=len(batch)))
+        return (time.perf_counter() - began) / len(batch)
 
     def values(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Expression (rows,) in assay units of each group of sequences (rows, length), in full batches."""
@@ -82,11 +93,13 @@ def run_searches(
     oracle : Oracle
         The model.
     progress : tqdm
-        Its postfix tells the number of predictions.
+        Counts the predictions; its postfix tells the number of all.
     """
     waiting = {index: next(search) for index, search in searches.items()}
     while waiting:
+        before = oracle.num_predictions
         replies = _answer(waiting, known, oracle)
+        progress.update(oracle.num_predictions - before)
         progress.set_postfix(predictions=oracle.num_predictions)
         for index, reply in replies.items():
             try:

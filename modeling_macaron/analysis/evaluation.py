@@ -10,15 +10,16 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.atomic import new_file
+from modeling_macaron.atomic import check_free, new_file
 
-from .measurements import Measurements, first_values, load_measurements, read_predictions
+from .measurements import Measurements, load_measurements, read_predictions
 
 SCORES = ("pearson_score", "spearman_score")
 PUBLIC_COLUMN = "leaderboard_public"
@@ -117,12 +118,10 @@ def score_baseline(source: str | Path, measurements: Measurements) -> dict:
     """
     from .baselines import KMER_SIZES, encode_constructs, fit_ridge, read_training_rows, shared_sequences
 
-    ids, usable = encode_constructs(pa.array(measurements.rows["sequence"], pa.large_string()))
-    if not usable.all():
-        bad = measurements.rows["row_id"][~usable]
-        raise ValueError(
-            f"{len(bad)} sequences of the table are empty, no DNA or too long (row_id {first_values(bad)})"
-        )
+    ids, problems = encode_constructs(pa.array(measurements.rows["sequence"], pa.large_string()))
+    if bad := [row for row, problem in enumerate(problems) if problem]:
+        reasons = ", ".join(f"row_id {measurements.rows['row_id'][row]}: {problems[row]}" for row in bad[:3])
+        raise ValueError(f"{len(bad)} of {len(problems)} sequences of the table cannot be used ({reasons})")
     training = read_training_rows(source)
     pipeline = fit_ridge(training.ids, training.values)
     result = score(pipeline.predict(ids), measurements)
@@ -299,10 +298,17 @@ def _add_intervals(result: dict, predicted: np.ndarray, measurements: Measuremen
         result["all"][name] |= figures
 
 
-def _check_request(output: str | Path, batch_size: int, intervals: int | None) -> None:
-    """Refuse, before any work, an output or numbers that are none."""
-    if Path(output).is_dir():
-        raise ValueError(f"{output} is a folder: give the name of the JSON file to write")
+def _check_outputs(output: str | Path, plots: str | Path | None, overwrite: bool, inputs: Sequence[object]) -> None:
+    """Reject outputs that exist or are inputs, before any work."""
+    check_free(output, overwrite, inputs)
+    if plots is not None and Path(plots).exists() and not Path(plots).is_dir():
+        raise FileExistsError(f"{plots} is a file: name a folder for the plots")
+    for name in TITLES if plots is not None else ():
+        check_free(Path(plots) / f"{name}.png", overwrite, inputs)
+
+
+def _check_numbers(batch_size: int, intervals: int | None) -> None:
+    """Reject numbers that are out of range, before any work."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if intervals is not None and intervals < 2:
@@ -324,6 +330,7 @@ def evaluate_files(
     intervals: int | None = None,
     cluster_column: str = "cluster",
     batch_size: int = 256,
+    overwrite: bool = False,
     verbose: bool = False,
 ) -> dict:
     """Score a model or a file of predictions on a measured table, and write the figures.
@@ -347,6 +354,8 @@ def evaluate_files(
         Column that names the cluster of each row; rows of one cluster are drawn together.
     batch_size : int
         Sequences per forward pass of the model.
+    overwrite : bool
+        Replace an output, and plots, that exist.
     verbose : bool
         Show the model's progress.
 
@@ -362,7 +371,8 @@ def evaluate_files(
     """
     if (model is None) == (predictions is None):
         raise ValueError("give either a model or a file of predictions")
-    _check_request(output, batch_size, intervals)
+    _check_numbers(batch_size, intervals)
+    _check_outputs(output, plots, overwrite, (table, model, predictions, pairs, baseline_train))
     measurements = load_measurements(
         table, pairs, split=split, sequence_column=sequence_column, value_column=value_column
     )

@@ -121,7 +121,7 @@ def export_onnx(
         If the export fails, or its numbers differ from PyTorch's by more than 1e-4 standard deviations.
     """
     output = Path(output)
-    _check_request(output, overwrite)
+    _check_request(output, overwrite, model)
     from onnx.helper import set_model_props
 
     model = model if isinstance(model, (str, Path)) else copy.deepcopy(model)
@@ -333,11 +333,11 @@ def _both_strands(strands: np.ndarray) -> np.ndarray:
     return np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
 
 
-def _check_request(output: Path, overwrite: bool) -> None:
+def _check_request(output: Path, overwrite: bool, model: object) -> None:
     """Refuse what cannot be written, before anything is loaded."""
     if output.suffix != ".onnx":
         raise ValueError(f"{output}: name a file that ends in .onnx")
-    check_free(output, overwrite)
+    check_free(output, overwrite, (model,))
     _check_installed("onnx", "onnxruntime", "onnxscript")
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import re
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, islice
 from pathlib import Path
@@ -18,46 +16,28 @@ import pyarrow as pa
 import pysam
 import torch
 
-from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model
+from modeling_macaron.analysis.fasta_index import open_fasta, quiet_htslib
+from modeling_macaron.analysis.genome import (
+    Promoter,
+    hint_at_chr,
+    plus_strand,
+    read_promoters,
+    reverse_complement_text,
+)
+from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model, without_trimming
 from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.analysis.variants import apply_variant, check_allele, check_different
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
-from tokenization.tokenization_kmer import MOST_LETTERS
 
-_COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
-_NO_INTERVAL = re.compile(r"#|(track|browser)\b")
-_BED_LINE_LETTERS = 4 << 20
-_BED_LETTERS = 256 << 20
-_BED_PROMOTERS = 4 << 20
 _VCF_BYTES = 64 << 20  # of a header, and of a line: one of 500,000 genotypes has about a third of it
 _PIECE_BYTES = 1 << 20
+_INDEX_BYTES = 256 << 20
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
 _SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in _COLUMNS])
-
-
-class Promoter(NamedTuple):
-    """A promoter of a genome.
-
-    Attributes
-    ----------
-    contig : str
-        Name of the chromosome or contig.
-    start, end : int
-        Its first nucleotide and the one behind its last, counted from 0, as in BED.
-    name : str
-        Its name; `contig:start-end` (counted from 1) where it has none.
-    strand : str
-        `"+"` or `"-"`: the strand whose 5'-3' sequence the construct holds.
-    """
-
-    contig: str
-    start: int
-    end: int
-    name: str
-    strand: str
 
 
 class _Contig(NamedTuple):
@@ -77,17 +57,7 @@ class _Line(NamedTuple):
     problem: str
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let htslib print nothing beside the errors that pysam raises."""
-    verbosity = pysam.set_verbosity(0)
-    try:
-        yield
-    finally:
-        pysam.set_verbosity(verbosity)
-
-
-@_quiet()
+@quiet_htslib()
 def vcf_file(
     model: str | Path | MacaronForExpressionPrediction,
     vcf: str | Path,
@@ -117,17 +87,18 @@ def vcf_file(
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     vcf : str or Path
-        VCF, plain or compressed by bgzip, or BCF. Of one with an index (`.tbi`, `.csi`) that is not older than it, only
-        the promoters' regions are read; any other is read to its end for the sizes of its lines first.
+        VCF, plain or compressed by bgzip, or BCF. Of one with an index (`.tbi`, `.csi`) that is not older than it and
+        ends where it does, only the promoters' regions are read; any other is read to its end for the sizes of its
+        lines first.
     genome : str or Path
-        FASTA, plain or compressed by bgzip. Its index (`.fai`) is written beside it where there is none, as
-        `samtools faidx` does.
+        FASTA, plain or compressed by bgzip; see `open_fasta` for its index.
     promoters : str or Path
         BED of six columns or more, also as `.gz`: the genomic intervals of the variable parts, with strand.
     output : str or Path
         `.parquet`, `.csv` or `.tsv` with one line for each variant, alternative allele and promoter: `chrom`, `pos`
         (counted from 1), `id`, `ref`, `alt` (as in the VCF), `promoter`, `strand`, `reference_expression`,
-        `alternative_expression`, `delta` (assay units) and `problem`. It appears under its name when it is complete.
+        `alternative_expression`, `delta` (alternative minus reference, in assay units) and `problem`. It appears under
+        its name when it is complete.
     overflow, both_orientations, plots, num_plots, plot_format, strict, overwrite, batch_size, verbose
         See `variants_file`.
 
@@ -154,121 +125,31 @@ def vcf_file(
     within the promoter; no alternative allele (`.`); and those of `variants_file`.
     """
     check_overflow(overflow)
-    check_request(output, overwrite, batch_size)
+    check_request(output, overwrite, batch_size, (model, vcf, genome, promoters))
     figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     contigs = _by_contig(read_promoters(promoters))
-    with _open_genome(genome):
-        first = _first_contig(vcf)
-    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-
-    tokenizer = _without_trimming(tokenizer)
 
     def read_rows() -> Iterator[VariantRows]:
-        with _open_genome(genome) as fasta:
-            lines = _read_lines(_records(Path(vcf), contigs), contigs, fasta)
-            while some := list(islice(lines, 16 * batch_size)):
-                yield _to_rows(some)
+        lines = _read_lines(_records(Path(vcf), contigs), contigs, fasta)
+        while some := list(islice(lines, 16 * batch_size)):
+            yield _to_rows(some)
 
     def no_variants() -> ValueError:
         names = f"their first contigs are {first!r} and {next(iter(contigs))!r}"
-        hint = _hint(first, next(iter(contigs)))
+        hint = hint_at_chr(first, next(iter(contigs)))
         return ValueError(f"no variant of {vcf} lies in a promoter of {promoters} ({names}){hint}")
 
+    fasta = open_fasta(genome)  # never closed by hand: the thread that reads may still be at it after an error
+    first = _first_contig(vcf)
+    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     with progress_bar("variants", verbose=verbose) as progress:
         num_rows, num_problems = write_effects(
-            model, tokenizer, read_rows(), output,
+            model, without_trimming(tokenizer), read_rows(), output,
             both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
             plots=figures, name_column="promoter", overflow=overflow,
             if_none=no_variants,
         )  # fmt: skip
     return FilePrediction(num_rows, num_problems, 0)
-
-
-def _without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:
-    """Tokenizer that takes the intervals of a genome for the variable parts that they are."""
-    return KmerTokenizer(
-        kmer_size=tokenizer.kmer_size, strand_length=tokenizer.strand_length, flank5=tokenizer.flank5,
-        flank3=tokenizer.flank3, trimming="never",
-    )  # fmt: skip
-
-
-def read_promoters(path: str | Path) -> list[Promoter]:
-    """Read the promoters of a BED file.
-
-    Parameters
-    ----------
-    path : str or Path
-        Tab-separated, with six columns or more; also as `.gz`. Lines that begin with `#`, `track` or `browser` are left
-        out.
-
-    Returns
-    -------
-    list of Promoter
-        In the order of the file.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be read or has no interval, or one without whole numbers, length or strand.
-    FileNotFoundError
-        If there is no such file.
-    """
-    promoters = []
-    try:
-        for number, line in _bed_lines(path):
-            promoters.append(_to_promoter(line, f"{path}, line {number}"))
-            if len(promoters) > _BED_PROMOTERS:
-                raise ValueError(f"{path} has more than {_BED_PROMOTERS:,} promoters")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no file {path}") from error
-    except (zlib.error, UnicodeDecodeError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as BED of six columns, tab-separated: {error}") from error
-    if not promoters:
-        raise ValueError(f"{path} has no promoters")
-    return promoters
-
-
-def _bed_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Intervals of a BED file with the number of their line, as long as they fit into memory."""
-    opened, letters = gzip.open if str(path).endswith(".gz") else open, 0
-    with opened(path, "rt", encoding="utf-8-sig") as file:
-        for number, line in enumerate(iter(partial(file.readline, _BED_LINE_LETTERS + 1), ""), start=1):
-            if len(line) > _BED_LINE_LETTERS:
-                raise ValueError(f"{path}, line {number}: more than {_BED_LINE_LETTERS:,} letters; is it a BED file?")
-            if line.strip() and not _NO_INTERVAL.match(line):
-                letters += len(line)
-                if letters > _BED_LETTERS:
-                    raise ValueError(f"{path} has intervals of more than {_BED_LETTERS:,} letters in all")
-                yield number, line.rstrip("\r\n")
-
-
-def _to_promoter(line: str, where: str) -> Promoter:
-    """Read a line of a BED file."""
-    fields = line.split("\t", 6)[:6]
-    if len(fields) < 6:
-        raise ValueError(
-            f"{where}: {len(fields)} column{'s' * (len(fields) > 1)}, separated by tabs; six are needed "
-            "(contig, start, end, name, score and strand)"
-        )
-    contig, start, end, name, _, strand = fields
-    whole = all(re.fullmatch("[0-9]{1,18}", number) for number in (start, end))
-    if not whole or int(start) >= int(end) or strand not in ("+", "-"):
-        told = " ".join(fields)[:100]
-        raise ValueError(f"{where}: expected contig, start < end, name, score and strand (+ or -), got {told!r}")
-    name = name if name not in ("", ".") else f"{contig}:{int(start) + 1}-{end}"
-    return Promoter(contig, int(start), int(end), name, strand)
-
-
-def _hint(first: str, second: str) -> str:
-    """Say that two contigs differ in `chr`, if they do."""
-    if first.startswith("chr") == second.startswith("chr"):
-        return ""
-    return ": one file names its contigs with `chr`, the other without; rename those of one"
-
-
-def reverse_complement_text(sequence: str) -> str:
-    """Return the reverse complement of DNA as text; U becomes A, and IUPAC letters their complements."""
-    return sequence.translate(_COMPLEMENT)[::-1]
 
 
 def _by_contig(promoters: list[Promoter]) -> dict[str, _Contig]:
@@ -286,16 +167,6 @@ def _overlapping(contig: _Contig, start: int, end: int) -> list[Promoter]:
     """Promoters that hold one nucleotide or more of an interval."""
     first, last = bisect_right(contig.furthest_ends, start), bisect_left(contig.starts, end)
     return [promoter for promoter in contig.promoters[first:last] if promoter.end > start]
-
-
-def _open_genome(path: str | Path) -> pysam.FastaFile:
-    """Open a FASTA file by its index."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        return pysam.FastaFile(str(path))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as FASTA (plain, or compressed by bgzip): {error}") from error
 
 
 def _first_contig(vcf: str | Path) -> str:
@@ -369,8 +240,45 @@ def _records(path: Path, contigs: dict[str, _Contig] | None) -> Iterator[pysam.V
 
 
 def _has_new_index(path: Path) -> bool:
+    """Whether a VCF has an index; none may be older than the VCF or end elsewhere: htslib takes any that is there."""
     indexes = [path.with_name(path.name + suffix) for suffix in (".tbi", ".csi")]
-    return any(index.exists() and index.stat().st_mtime >= path.stat().st_mtime for index in indexes)
+    indexes = [index for index in indexes if index.exists()]
+    changed = path.stat().st_mtime_ns
+    return bool(indexes) and all(i.stat().st_mtime_ns >= changed and _ends_with(i, path) for i in indexes)
+
+
+def _ends_with(index: Path, path: Path) -> bool:
+    """Whether the last record of an index ends where the file that it is of does."""
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(end - len(_BGZF_END), 0))
+        end -= len(_BGZF_END) if file.read() == _BGZF_END else 0
+    try:
+        with gzip.open(index) as file:
+            return _last_offset(file.read(_INDEX_BYTES)) == end
+    except (EOFError, OSError, zlib.error, struct.error):
+        return False
+
+
+def _last_offset(index: bytes) -> int:
+    """Place in its file at which the last record of an index (TBI or CSI, of the specifications of SAM/BAM) ends."""
+    is_csi = index[:3] == b"CSI"
+    if is_csi:
+        at = 16 + struct.unpack_from("<i", index, 12)[0]
+        (num_contigs,), at = struct.unpack_from("<i", index, at), at + 4
+    else:
+        num_contigs, at = struct.unpack_from("<i", index, 4)[0], 36 + struct.unpack_from("<i", index, 32)[0]
+    last = 0
+    for _ in range(num_contigs):
+        (num_bins,), at = struct.unpack_from("<i", index, at), at + 4
+        for _ in range(num_bins):
+            at += 12 if is_csi else 4
+            (num_chunks,), at = struct.unpack_from("<i", index, at), at + 4
+            last = max((last, *struct.unpack_from(f"<{2 * num_chunks}Q", index, at)[1::2]))
+            at += 16 * num_chunks
+        if not is_csi:
+            at += 4 + 8 * struct.unpack_from("<i", index, at)[0]
+    return last >> 16
 
 
 def _indexed_records(file: pysam.VariantFile, contigs: dict[str, _Contig]) -> Iterator[pysam.VariantRecord]:
@@ -396,7 +304,7 @@ def _read_lines(
     records: Iterator[pysam.VariantRecord], contigs: dict[str, _Contig], fasta: pysam.FastaFile
 ) -> Iterator[_Line]:
     """Lines of the output: for each record, each alternative allele, each promoter."""
-    sequence_of = lru_cache(1024)(lambda promoter: _plus_strand(fasta, promoter))
+    sequence_of = lru_cache(1024)(lambda promoter: plus_strand(fasta, promoter))
     for record in records:
         contig = contigs.get(record.contig)
         promoters = _overlapping(contig, record.start, record.stop) if contig else ()
@@ -421,18 +329,6 @@ def _to_line(
     return _Line(columns, sequence, changed, "")
 
 
-def _plus_strand(fasta: pysam.FastaFile, promoter: Promoter) -> str:
-    """Sequence of a promoter's interval on the plus strand."""
-    if promoter.contig not in fasta:
-        hint = _hint(promoter.contig, fasta.references[0])
-        raise ValueError(f"the FASTA lacks the contig{hint}")
-    if promoter.end - promoter.start > MOST_LETTERS:
-        raise ValueError(f"{promoter.end - promoter.start} nt are more than the {MOST_LETTERS:,} that a model may read")
-    if promoter.end > fasta.get_reference_length(promoter.contig):
-        raise ValueError("the promoter reaches beyond the end of its contig")
-    return fasta.fetch(promoter.contig, promoter.start, promoter.end)
-
-
 def _apply_within(promoter: Promoter, sequence: str, start: int, reference: str, alternative: str) -> str:
     """Put an allele into a promoter's plus strand, without what both alleles share beyond its ends."""
     if alternative == ".":
@@ -451,5 +347,12 @@ def _to_rows(lines: list[_Line]) -> VariantRows:
     """Rows of the output and their sequences."""
     columns, references, alternatives, problems = map(list, zip(*lines, strict=True))
     arrays = [pa.array(values, kind.type) for values, kind in zip(zip(*columns, strict=True), _SCHEMA, strict=True)]
-    places = [f"variant {chrom}:{pos} {ref}>{alt}, promoter {name}" for chrom, pos, _, ref, alt, name, _ in columns]
-    return VariantRows(pa.Table.from_arrays(arrays, schema=_SCHEMA), references, alternatives, problems, places)
+
+    def refuse_problems(problems: Sequence[str]) -> None:
+        for (chrom, pos, _, ref, alt, name, _), problem in zip(columns, problems, strict=True):
+            if problem:
+                raise ValueError(f"variant {chrom}:{pos} {ref}>{alt}, promoter {name}: {problem}")
+
+    return VariantRows(
+        pa.Table.from_arrays(arrays, schema=_SCHEMA), references, alternatives, problems, refuse_problems
+    )

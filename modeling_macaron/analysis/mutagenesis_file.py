@@ -73,9 +73,10 @@ def mutagenesis_file(
         TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (where rows have one), `position` (from 1
-        in the variable part), `ref`, `alt`, `predicted_reference`, `delta` (both in assay units) and `problem`: a row
-        without a prediction has one line that says why. With `window`, `start`, `end` (first and last position of the
-        window, from 1) and `letters` stand in the place of `position`, `ref` and `alt`. It appears when it is complete.
+        in the variable part), `ref`, `alt`, `predicted_reference`, `delta` (mutant minus original, in assay units) and
+        `problem`: a row without a prediction has one line that says why. With `window`, `start`, `end` (first and last
+        position of the window, from 1) and `letters` stand in the place of `position`, `ref` and `alt`. It appears when
+        it is complete.
     window, step, method, num_shuffles, seed
         See `window_scan`; without `window` every single substitution is made.
     plots : str or Path, optional
@@ -104,7 +105,7 @@ def mutagenesis_file(
     OSError
         If a file cannot be read or written, or there is no such checkpoint.
     """
-    check_request(output, overwrite, batch_size)
+    check_request(output, overwrite, batch_size, (model, source))
     edits = Substitutions() if window is None else WindowEdits(window, step, method, num_shuffles, seed)
     figures = None
     if plots is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from modeling_macaron.atomic import check_free
+from modeling_macaron.atomic import check_free, is_full_disk
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import reading_from_hub
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
@@ -23,10 +24,8 @@ from modeling_macaron.table_writer import check_output
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import N_ID
 
-_OF_DAMAGED_FILES = (
-    ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError, SafetensorError,
-    StrictDataclassError, TypeError, ValueError,
-)  # fmt: skip
+_OF_DAMAGED_FILES = (SafetensorError, StrictDataclassError, ValueError)
+_OF_WRONG_SETTINGS = (AttributeError, LookupError, OverflowError, RecursionError, TypeError)
 _WIDEST_FLASH_HEAD = 256
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")  # what decides how it reads
 
@@ -44,12 +43,15 @@ class FilePrediction(NamedTuple):
         Lines of the input that are no row and were left out.
     malformed : tuple of (int, str)
         Number and reason of the first five of them.
+    reasons : tuple of (str, int)
+        Problems of the rows without a prediction, and how many rows have each; from `predict_file`.
     """
 
     num_rows: int
     num_problems: int
     num_malformed: int
     malformed: tuple[tuple[int, str], ...] = ()
+    reasons: tuple[tuple[str, int], ...] = ()
 
 
 def load_model(
@@ -155,8 +157,11 @@ def load_checkpoint(
         possible.
     """
     check_checkpoint_name(name)
-    with _explain_damage(name), reading_from_hub():
-        kind = MacaronConfig.get_config_dict(name)[0].get("model_type")
+    with _explain_failure(name, settings=True), reading_from_hub():
+        fields = MacaronConfig.get_config_dict(name)[0]
+        if not isinstance(fields, dict):
+            raise ValueError(f"config.json must hold an object, got {type(fields).__name__}")
+        kind = fields.get("model_type")
         if kind == MacaronConfig.model_type:
             config = MacaronConfig.from_pretrained(name)
             tokenizer = KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
@@ -164,7 +169,7 @@ def load_checkpoint(
         raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
     config.update(changes)
     config.validate_architecture()
-    with _explain_damage(name), reading_from_hub():
+    with _explain_failure(name), reading_from_hub():
         model, report = MacaronForExpressionPrediction.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -183,13 +188,31 @@ def load_checkpoint(
 
 
 @contextmanager
-def _explain_damage(name: str | Path) -> Iterator[None]:
-    """Tell in one line what a damaged checkpoint makes of loading."""
+def _explain_failure(name: str | Path, settings: bool = False) -> Iterator[None]:
+    """Report in one line what a damaged checkpoint, or one that is not there, makes of loading; a bug keeps its type.
+
+    With `settings`, the block reads the JSON files of config and tokenizer, whose readers trust what these hold.
+    """
     try:
         yield
-    except _OF_DAMAGED_FILES as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {told[:300]}") from error
+    except OSError as error:
+        if Path(name).is_dir() or is_full_disk(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"neither a folder {name} nor a repository of this name on the Hub can be read: {reason[:300]}"
+        ) from error
+    except (*_OF_DAMAGED_FILES, *_OF_WRONG_SETTINGS) as error:
+        if isinstance(error, _OF_WRONG_SETTINGS) and not (settings and _is_of_reader(error)):
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint {name} cannot be loaded ({type(error).__name__}): {reason[:300]}") from error
+
+
+def _is_of_reader(error: BaseException) -> bool:
+    """Whether an error was raised by code of the standard library or transformers, not by ours."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].partition(".")[0] in ("json", "transformers")
 
 
 def _check_device(device: str | torch.device | None) -> None:
@@ -209,7 +232,7 @@ def _floating_point(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def check_checkpoint_name(name: str | Path) -> None:
-    """Refuse a checkpoint that is plainly no folder and no name on the Hub, before the Hub is asked for it.
+    """Reject a checkpoint that is no folder and cannot be a name on the Hub, before the Hub is asked for it.
 
     Parameters
     ----------
@@ -225,8 +248,23 @@ def check_checkpoint_name(name: str | Path) -> None:
     if path.is_dir() and not (path / "config.json").is_file():
         hint = f": did you mean {path / 'final'}?" if (path / "final").is_dir() else " (config.json is missing)"
         raise FileNotFoundError(f"{name} is no checkpoint folder{hint}")
-    if not path.is_dir() and (str(name).count("/") != 1 or path.is_absolute() or path.parent.is_dir()):
+    if not path.is_dir() and (str(name).count("/") != 1 or path.is_absolute()):
         raise FileNotFoundError(f"there is no checkpoint folder {name}, and a name on the Hub is OWNER/NAME")
+
+
+def without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:
+    """Return a tokenizer that takes the intervals of a genome for the variable parts that they are.
+
+    Parameters
+    ----------
+    tokenizer : KmerTokenizer
+        The model's.
+
+    Returns
+    -------
+    KmerTokenizer
+    """
+    return KmerTokenizer(**{name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS} | {"trimming": "never"})
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -235,8 +273,8 @@ def check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
-def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
-    """Refuse what can be refused before any work.
+def check_request(output: str | Path, overwrite: bool, batch_size: int, inputs: Iterable[object]) -> None:
+    """Reject what can be rejected before any work.
 
     Parameters
     ----------
@@ -246,17 +284,19 @@ def check_request(output: str | Path, overwrite: bool, batch_size: int) -> None:
         Whether it may be replaced.
     batch_size : int
         Sequences that go through the model at once.
+    inputs : iterable
+        What is read, see `check_not_input`.
 
     Raises
     ------
     FileExistsError
-        If the output is there and may not be replaced.
+        If the output is there and may not be replaced, or is an input.
     ValueError
         If it is of unknown kind, or the batch size is below 1.
     """
     check_batch_size(batch_size)
     check_output(output)
-    check_free(output, overwrite)
+    check_free(output, overwrite, inputs)
 
 
 @contextmanager

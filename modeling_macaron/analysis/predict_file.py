@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,7 @@ from modeling_macaron.analysis.predict import (
     check_request,
     load_model,
     predict_all,
+    without_trimming,
 )
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
@@ -30,7 +34,7 @@ from modeling_macaron.parts import TableParts, check_parts, parts_folder
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_columns, write_table
 from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
-from tokenization import KmerTokenizer, StrandBatch
+from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 JOINED_ROWS = 65_536
@@ -43,6 +47,7 @@ def predict_file(
     *,
     tokenizer: KmerTokenizer | None = None,
     sequence_column: str | None = None,
+    genome: str | Path | None = None,
     resume: bool = False,
     strict: bool = False,
     overwrite: bool = False,
@@ -64,13 +69,17 @@ def predict_file(
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`. The default device of one of several processes is the GPU of its own.
     source : str or Path
-        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
+        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`. With `genome`, a BED of six columns or
+        more: the genomic intervals of the variable parts, with strand.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `predicted_expression` (assay units) and
         `problem`, which says why a row has no prediction. It appears under its name when it is complete; until then
         the rows that are done stand in a folder beside it, `OUTPUT.parts`.
     sequence_column : str, optional
         Name of the column with the DNA, or its position in a file without header.
+    genome : str or Path, optional
+        FASTA of the genome that the intervals lie in, plain or compressed by bgzip. The output has the columns of
+        `open_intervals`.
     resume : bool
         Go on with what an interrupted run has left in `OUTPUT.parts`, if it has; the output is that of a run that was
         never interrupted. Model, source, batch size and the like must be the same.
@@ -99,13 +108,15 @@ def predict_file(
         If a file cannot be read or written, or there is no such checkpoint.
     """
     goes_on = resume and parts_folder(output).is_dir()  # whatever stands there may be replaced: that run was to do so
-    check_request(output, overwrite or goes_on, batch_size)
-    table = open_table(source, sequence_column=sequence_column, batch_rows=16 * batch_size)
+    check_request(output, overwrite or goes_on, batch_size, (model, source, genome))
+    rows = _open_rows(source, sequence_column, genome, 16 * batch_size)
+    table = rows.table
     process, processes, device = _place_among_processes(device)
     if process == 0:
         check_parts(parts_folder(output), resume=resume, overwrite=overwrite)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    parts = TableParts(output, _request(table, model, tokenizer, batch_size, deduplicate))
+    tokenizer = tokenizer if genome is None else without_trimming(tokenizer)
+    parts = TableParts(output, _request(rows, model, tokenizer, batch_size, deduplicate) if process == 0 else {})
     if process == 0:
         parts.begin(resume=resume, overwrite=overwrite)
     _wait_for_others(processes)
@@ -116,10 +127,12 @@ def predict_file(
         ) as progress,
     ):
         counts = _predict_parts(
-            model, tokenizer, table, parts, lambda number: number % processes == process,
+            model, tokenizer, rows, parts, lambda number: number % processes == process,
             strict=strict, batch_size=batch_size, known={} if deduplicate else None, progress=progress,
         )  # fmt: skip
-        num_parts, num_rows, num_problems = np.sum(_from_all(counts, processes), axis=0).tolist()
+        of_all = _from_all(counts, processes)
+        num_parts, num_rows = (sum(getattr(one, name) for one in of_all) for name in ("num_parts", "num_rows"))
+        reasons = sum((one.reasons for one in of_all), Counter())
         if not num_rows:
             raise table.no_rows()
         if process == 0:
@@ -128,7 +141,43 @@ def predict_file(
                     write(some)
             parts.remove()
     _wait_for_others(processes)
-    return FilePrediction(num_rows, num_problems, table.num_malformed, table.first_malformed)
+    return FilePrediction(
+        num_rows, reasons.total(), table.num_malformed, table.first_malformed, tuple(reasons.most_common())
+    )
+
+
+class _Counts(NamedTuple):
+    """What a process did with its share: parts, rows, and rows with a problem by its kind."""
+
+    num_parts: int
+    num_rows: int
+    reasons: Counter[str]
+
+
+class _Rows(NamedTuple):
+    """A source, and a function that gives the sequences of some of its rows and what is known to be wrong with each."""
+
+    table: PromoterTable
+    sequences: Callable[[pa.Table], tuple[pa.ChunkedArray | pa.Array, Sequence[str]]]
+    genome: str | Path | None = None
+
+
+def _open_rows(source: str | Path, sequence_column: str | None, genome: str | Path | None, batch_rows: int) -> _Rows:
+    """Open a table with sequences, or a BED of intervals in a genome."""
+    if genome is None:
+        if str(source).lower().endswith((".bed", ".bed.gz")):
+            raise ValueError(f"{source} holds intervals, not sequences: pass --genome, the FASTA that they lie in")
+        table = open_table(source, sequence_column=sequence_column, batch_rows=batch_rows)
+        return _Rows(table, lambda rows: (rows.column(table.columns.sequence), [""] * rows.num_rows))
+    if sequence_column is not None:
+        raise ValueError("--sequence_column is for a table of sequences, not for the intervals of a --genome")
+    try:
+        from modeling_macaron.analysis.fasta_index import open_fasta
+        from modeling_macaron.analysis.genome import interval_sequences, open_intervals
+    except ImportError as error:
+        raise ValueError(f"--genome needs the extra `analysis` of this package ({error})") from error
+    table = open_intervals(source, batch_rows=batch_rows)
+    return _Rows(table, partial(interval_sequences, open_fasta(genome)), genome)
 
 
 def _place_among_processes(device: str | torch.device | None) -> tuple[int, int, str | torch.device | None]:
@@ -155,25 +204,25 @@ def _wait_for_others(processes: int) -> None:
         PartialState().wait_for_everyone()
 
 
-def _from_all(counts: tuple[int, int, int], processes: int) -> list[tuple[int, int, int]]:
+def _from_all(counts: list[int], processes: int) -> list[list[int]]:
     """Gather the counts of all processes."""
     return gather_object([counts]) if processes > 1 else [counts]
 
 
 def _request(
-    table: PromoterTable,
+    rows: _Rows,
     model: MacaronForExpressionPrediction,
     tokenizer: KmerTokenizer,
     batch_size: int,
     deduplicate: bool,
 ) -> dict:
     """All that decides what the parts of an output hold."""
-    stat = os.stat(table.path)
-    weights = hashlib.sha256()
+    table, weights = rows.table, hashlib.sha256()
     for name, tensor in model.state_dict().items():
         weights.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return {
-        "source": [Path(table.path).name, stat.st_size, stat.st_mtime_ns],
+        "source": [Path(table.path).name, _digest_file(table.path)],
+        "genome": rows.genome and _digest_sequences(rows),
         "sequence_column": table.columns.sequence,
         "config": {name: getattr(model.config, name) for name in MacaronConfig.__annotations__},
         "weights": weights.hexdigest(),
@@ -183,10 +232,26 @@ def _request(
     }
 
 
+def _digest_file(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(partial(file.read, 1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _digest_sequences(rows: _Rows) -> str:
+    digest = hashlib.sha256()
+    for batch in rows.table:
+        letters, offsets = string_buffers(rows.sequences(batch.table)[0])
+        digest.update(letters.tobytes() + offsets.tobytes())
+    return digest.hexdigest()
+
+
 def _predict_parts(
     model: MacaronForExpressionPrediction,
     tokenizer: KmerTokenizer,
-    table: PromoterTable,
+    rows: _Rows,
     parts: TableParts,
     is_mine: Callable[[int], bool],
     *,
@@ -194,14 +259,14 @@ def _predict_parts(
     batch_size: int,
     known: dict[bytes, float] | None,
     progress: tqdm,
-) -> tuple[int, int, int]:
-    """Write the parts of this process that are not there yet; count its parts, their rows and their problems."""
-    num_parts = num_rows = num_problems = 0
+) -> _Counts:
+    """Write the missing parts of this process; count its parts, its rows and their problems."""
+    num_parts, num_rows, reasons = 0, 0, Counter()
+    table = rows.table
     with write_behind(lambda part: parts.write(*part)) as put:
-        for number, batch, strands in read_ahead(_encode_batches(table, tokenizer, is_mine)):
+        for number, batch, strands, problems, known_reasons in read_ahead(_encode_batches(rows, tokenizer, is_mine)):
             fine = strands.problem == 0
-            problems = explain_rows(tokenizer, batch.table.column(table.columns.sequence), strands)
-            num_parts, num_rows, num_problems = num_parts + 1, num_rows + len(fine), num_problems + int((~fine).sum())
+            num_parts, num_rows, reasons = num_parts + 1, num_rows + len(fine), reasons + known_reasons
             if num_parts == 1:
                 check_columns(parts.output, batch.table.schema)
             if strict:
@@ -217,18 +282,23 @@ def _predict_parts(
             put((number, _with_prediction(batch.table, predicted, problems)))
         if strict:
             table.refuse_malformed()
-    return num_parts, num_rows, num_problems
+    return _Counts(num_parts, num_rows, reasons)
 
 
 def _encode_batches(
-    table: PromoterTable, tokenizer: KmerTokenizer, is_mine: Callable[[int], bool]
-) -> Iterator[tuple[int, TableBatch, StrandBatch]]:
-    """Give number, rows and strands of those batches of a table that are this process's."""
-    for number, batch in enumerate(table):
-        table.refuse_columns(batch.table.column_names, (PREDICTION, PROBLEM))
+    rows: _Rows, tokenizer: KmerTokenizer, is_mine: Callable[[int], bool]
+) -> Iterator[tuple[int, TableBatch, StrandBatch, list[str], Counter]]:
+    """Give number, rows, strands, problems and counts of their kinds, of this process's batches of a table."""
+    for number, batch in enumerate(rows.table):
+        rows.table.refuse_columns(batch.table.column_names, (PREDICTION, PROBLEM))
         if is_mine(number):
-            column = batch.table.column(table.columns.sequence)
-            yield number, batch, tokenizer.encode_strands(*string_buffers(column))
+            column, known = rows.sequences(batch.table)
+            strands = tokenizer.encode_strands(*string_buffers(column))
+            problems = explain_rows(tokenizer, column, strands)
+            codes = zip(known, strands.problem.tolist(), strict=True)
+            reasons = Counter(first or PROBLEMS[code] for first, code in codes if code)
+            problems = [first or other for first, other in zip(known, problems, strict=True)]
+            yield number, batch, strands, problems, reasons
 
 
 def _keys(strands: np.ndarray) -> list[bytes]:

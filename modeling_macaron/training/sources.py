@@ -150,7 +150,9 @@ def _open_hub(
         first = next(iter(loaded[splits[0]].take(1)), None)
     if first is None:
         raise ValueError(f"data set {name}: split {splits[0]!r} is empty")
-    columns, found_by = find_columns(list(first), given, f"data set {name}", require_value=True)
+    columns, found_by = find_columns(
+        list(first), given, f"data set {name}", require_value=True, texts_of=lambda column: [str(first[column])]
+    )
     if len(splits) > 1:
         columns = columns._replace(split=_HUB_SPLIT_COLUMN)
 

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import partial
 from heapq import heapify, heapreplace
@@ -19,9 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
-from huggingface_hub.errors import HTTPError  # of the client that it uses, which is not the same in every version
 
-from modeling_macaron.tables import Columns, find_columns, string_buffers
+from modeling_macaron.tables import Columns, find_columns, parquet_texts, string_buffers
 from tokenization import KmerTokenizer
 
 from .clusters import KeySet
@@ -105,7 +104,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             found = sorted(self._filesystem.glob(path, detail=True).items())
         except FileNotFoundError:  # no such data set on the Hub
             found = []
-        except (OSError, ValueError, ImportError, HTTPError) as error:
+        except Exception as error:  # each file system has errors of its own
             raise ValueError(f"{files} cannot be opened: {' '.join(str(error).split())}") from error
         sizes = {path: about.get("size") or 1 for path, about in found if self._is_file(path, about["type"])}
         if not sizes:
@@ -280,14 +279,31 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
 
     @contextmanager
     def _open(self, file: int) -> Iterator[pyarrow.parquet.ParquetFile]:
-        """Open a file; what goes wrong while it is read is told with its name."""
+        """Open a file."""
+        with ExitStack() as stack:
+            with self._naming_file(file):
+                opened = stack.enter_context(self._filesystem.open(self._paths[file]))
+                parquet = stack.enter_context(pyarrow.parquet.ParquetFile(opened, metadata=self._footers.get(file)))
+            yield parquet
+
+    def _batches(
+        self, file: int, parquet: pyarrow.parquet.ParquetFile, groups: Iterable[int], columns: Columns
+    ) -> Iterator[pa.RecordBatch]:
+        """Read the two columns of row groups."""
+        batches = parquet.iter_batches(_BATCH_ROWS, groups, columns=[columns.sequence, columns.value])
+        while True:
+            with self._naming_file(file):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def _naming_file(self, file: int) -> Iterator[None]:
+        """Raise a `ValueError` with the file's name for whatever goes wrong while it is read."""
         try:
-            with (
-                self._filesystem.open(self._paths[file]) as opened,
-                pyarrow.parquet.ParquetFile(opened, metadata=self._footers.get(file)) as parquet,
-            ):
-                yield parquet
-        except (pa.ArrowException, OSError, HTTPError) as error:
+            yield
+        except Exception as error:  # each file system has errors of its own
             message = " ".join(str(error).split())
             raise ValueError(f"{self._name_file(file)} cannot be read as Parquet: {message}") from error
 
@@ -295,10 +311,11 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         """Give the rows of a unit batch by batch, (batch,) of `_row_type`; note what is kept, refused and held out."""
         name = self._name_file(unit.file)
         with self._open(unit.file) as parquet:
-            columns, _ = find_columns(parquet.schema_arrow.names, self._columns, name, True)
+            texts_of = partial(parquet_texts, parquet)
+            columns, _ = find_columns(parquet.schema_arrow.names, self._columns, name, True, texts_of)
             groups = range(parquet.num_row_groups) if unit.groups is None else unit.groups
             place = unit.file * _ROWS_OF_A_FILE + unit.first_row + 1
-            for batch in parquet.iter_batches(_BATCH_ROWS, groups, columns=[columns.sequence, columns.value]):
+            for batch in self._batches(unit.file, parquet, groups, columns):
                 mine = (place + np.arange(batch.num_rows)) % unit.parts == unit.part
                 rows, fine = self._encode(batch, mine, columns, name)
                 rows["row"] = place + fine

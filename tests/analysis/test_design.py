@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modeling_macaron.analysis.constraints import Constraints
-from modeling_macaron.analysis.design import design
+from modeling_macaron.analysis.design import Designer, SearchOptions, design
 from modeling_macaron.analysis.design_search import METHODS, Goal, Space, search_beam, search_by_evolution
 from modeling_macaron.analysis.nearest import nearest_training_distance
 from modeling_macaron.analysis.predict import predict
@@ -409,3 +409,25 @@ def test_target_beyond_the_training_data_is_warned_of(make_model, tiny_tokenizer
             f"the target {value:g} lies outside {mean - 3 * std:.2f} to {mean + 3 * std:.2f}, 3 standard deviations"
         )
         assert told[0].startswith(expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_predictions_are_counted_and_bounded(model, forwards, monkeypatch, method):
+    bars = []
+    original = Designer.progress
+
+    def progress(*arguments, **options):
+        bars.append(original(*arguments, **options))
+        return bars[-1]
+
+    monkeypatch.setattr(Designer, "progress", progress)
+    options = SearchOptions(max_edits=3, method=method, num_designs=2, **SMALL)
+    most = sum(options.most_predictions(len(start)) for start in STARTS)
+    design(model, STARTS, **options._asdict(), verbose=True)
+    (bar,) = bars
+    assert forwards[:2] == [1, min(most, 256)], "timed before the bar begins"
+    forwards = forwards[2:]
+    gradients = 2 * 3 * len(STARTS) if method == "gradient" else 0
+    assert bar.n <= sum(forwards) <= bar.n + gradients
+    assert len(STARTS) < bar.n <= most
+    assert bar.total == bar.n

@@ -36,7 +36,7 @@ def test_file_has_a_line_for_each_design(model, tmp_path, name):
     expected = design(model, STARTS, **options._asdict(), **training)
     changes = [found.expression - found.start_expression for found in expected]
     out_of_range = sum(found.out_of_range for found in expected)
-    assert result == (3, len(expected), 0, 0, out_of_range, pytest.approx(np.median(changes)), 0, ())
+    assert result[:8] == (3, len(expected), 0, 0, out_of_range, pytest.approx(np.median(changes)), 0, ())
     if name.endswith(".parquet"):
         lines = pd.read_parquet(tmp_path / name)
     else:
@@ -192,5 +192,32 @@ def test_script_says_what_an_empty_distance_means(tiny_folder, tmp_path, monkeyp
     assert lines[0] == "1 design for 1 start written to out.csv"
     note = "`nearest_training_distance` is empty: --training FILE compares the designs with the training sequences"
     assert note in lines
-    runpy.run_path(str(SCRIPT))["main"]([*arguments, "--overwrite", "--training", "out.csv"])
+    (tmp_path / "out.csv").rename("training.csv")
+    runpy.run_path(str(SCRIPT))["main"]([*arguments, "--training", "training.csv"])
     assert not any("nearest_training_distance" in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("target", [60.0, 7.5])
+def test_designs_that_reach_a_target_are_counted(model, tmp_path, target):
+    options = SearchOptions(target, max_edits=4, num_designs=2)
+    result = design_file(model, tmp_path / "out.csv", num_starts=3, length=18, options=options)
+    expression = pd.read_csv(tmp_path / "out.csv")["expression"]
+    distance = (expression - target).abs()
+    assert result.num_reached == (distance <= 0.05 * model.config.expression_std).sum()
+    assert (result.num_reached == 0) == (target == 60.0)
+    assert result.nearest == pytest.approx(expression[distance.argmin()])
+
+
+def test_script_says_how_long_it_takes_and_how_near_it_came(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.csv").write_text(f"sequence\n{START}\nACGTACGTAC\n")
+    main = runpy.run_path(str(SCRIPT))["main"]
+    main([str(tiny_folder), "out.csv", "--starts", "in.csv", "--max_edits", "2", "--target", "60"])
+    printed = capsys.readouterr()
+    nearest = pd.read_csv(tmp_path / "out.csv")["expression"].max()
+    assert f"0 of 2 reached 60; nearest {nearest:.2f}" in printed.out.splitlines()
+    most = 2 + 2 * 3 * (20 + 10)
+    assert f"at most {most} predictions, which take about " in printed.err
+    assert "predictions: 100%|" in printed.err, "what was not needed does not count in the end"
+    main([str(tiny_folder), "out.csv", "--starts", "in.csv", "--max_edits", "2", "--overwrite"])
+    assert "reached" not in capsys.readouterr().out

@@ -232,8 +232,8 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.text("ACGTN", min_size=1, max_size=40), min_size=1, max_size=5))
 def test_kmer_counts_against_a_slow_version(sequences):
-    ids, usable = encode_constructs(pa.array(sequences))
-    assert usable.all()
+    ids, problems = encode_constructs(pa.array(sequences))
+    assert problems == [""] * len(sequences)
     counts = kmer_counts(ids).toarray()
     assert counts.shape == (len(sequences), 692)
     for sequence, row in zip(sequences, counts, strict=True):
@@ -383,3 +383,51 @@ def test_learning_curves(tmp_path):
     with pytest.raises(ValueError, match=r"\.png, \.pdf or \.svg"):
         save_figure(learning_curves(history), tmp_path / "curves.gif")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("lengths", [(230, 231), (20, 1_000)])
+def test_ridge_reads_constructs_of_any_length(tmp_path, lengths):
+    random = np.random.default_rng(0)
+    shares = random.uniform(0.1, 0.7, 60)
+    odds = [[share, *[(1 - share) / 3] * 3] for share in shares]
+    sequences = ["".join(random.choice(list("ACGT"), lengths[row % 2], p=odds[row])) for row in range(60)]
+    activity = [float(sequence.count("A")) for sequence in sequences]
+    table = pd.DataFrame({"sequence": sequences, "activity": activity, "split": ["train"] * 40 + ["test"] * 20})
+    table.to_parquet(tmp_path / "table.parquet")
+    measurements = load_measurements(tmp_path / "table.parquet", split="test")
+    result = score_baseline(tmp_path / "table.parquet", measurements)
+    assert (result["training_rows"], result["scored_rows_in_training"]) == (40, 0)
+    assert result["all"]["all"]["pearson_r"] > 0.9
+    ids, _ = encode_constructs(pa.array(sequences))
+    for sequence, row in zip(sequences[:2], kmer_counts(ids[:2]).toarray(), strict=True):
+        np.testing.assert_array_equal(row, np.concatenate([slow_counts(sequence, size) for size in range(1, 6)]))
+    assert score_baseline(tmp_path / "table.parquet", load_measurements(tmp_path / "table.parquet"))[
+        "scored_rows_in_training"
+    ] == 40  # fmt: skip
+
+
+def test_sequences_that_the_baseline_cannot_read_are_named(tmp_path):
+    sequences = ["ACGT", "ACXT", "", "ACGT" * 3_000]
+    pd.DataFrame({"sequence": sequences, "activity": 1.0, "row_id": list("abcd")}).to_csv(tmp_path / "t.csv")
+    table = load_measurements(tmp_path / "t.csv")
+    table.rows["sequence"] = sequences
+    with pytest.raises(ValueError) as caught:
+        score_baseline(tmp_path / "t.csv", table)
+    message = str(caught.value)
+    assert message.startswith("3 of 4 sequences of the table cannot be used (row_id b: letter 'X' at position 3")
+    assert "row_id c: empty sequence" in message and "row_id d: 12000 nt are more than" in message
+
+
+def test_each_split_of_a_prepared_folder_is_scored(tmp_path):
+    random = np.random.default_rng(0)
+    sequences = ["".join(random.choice(list("ACGT"), 50)) for _ in range(90)]
+    split = ["train"] * 50 + ["validation"] * 10 + ["test"] * 30
+    frame = pd.DataFrame({"sequence": sequences, "value": np.arange(90.0), "split": split})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    prepare_dataset(open_source(tmp_path / "table.csv", split_column="split"), tmp_path / "data")
+    for name, rows in frame.groupby("split"):
+        measurements = load_measurements(tmp_path / "data", split=name)
+        assert set(measurements.rows["sequence"]) == set(rows["sequence"])
+        assert score(np.arange(len(rows)), measurements)["all"]["all"]["n"] == len(rows)
+    with pytest.raises(ValueError, match="no row of split tests; it has train, validation, test"):
+        load_measurements(tmp_path / "data", split="tests")

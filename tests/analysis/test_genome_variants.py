@@ -10,14 +10,10 @@ import pandas as pd
 import pysam
 import pytest
 
-from modeling_macaron.analysis import genome_variants
-from modeling_macaron.analysis.genome_variants import (
-    Promoter,
-    _by_contig,
-    _check_sizes,
-    _records,
-    vcf_file,
-)
+from modeling_macaron.analysis import fasta_index, genome_variants
+from modeling_macaron.analysis.fasta_index import _has_index
+from modeling_macaron.analysis.genome import Promoter
+from modeling_macaron.analysis.genome_variants import _by_contig, _check_sizes, _has_new_index, _records, vcf_file
 from tests.analysis.variant_cases import (
     EFFECTS,
     SCRIPT,
@@ -492,3 +488,117 @@ def test_contigs_of_the_genome_named_without_chr_are_hinted_at(tiny_folder, tmp_
     vcf_file(tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
     (problem,) = read(tmp_path / "out.csv")["problem"]
     assert problem.startswith("the FASTA lacks the contig: one file names its contigs with `chr`, the other without")
+
+
+def as_old_as(path, other):
+    """Give a file the times of another, as `cp -p` and archives do."""
+    os.utime(path, ns=(other.stat().st_atime_ns, other.stat().st_mtime_ns))
+
+
+def deltas(folder, path, genome):
+    vcf_file(folder, path / "v.vcf", path / genome, path / "p.bed", path / "out.csv", overwrite=True)
+    return read(path / "out.csv")["delta"].tolist()
+
+
+def change_genome(text, change):
+    """Change a genome of lines of 50 letters; what is read by the index of before is another sequence then."""
+    if change == "longer header":
+        return text.replace(">chr1 made", ">chr1 made anew")
+    if change == "letters more":
+        return text.replace("\n>chr2", "\n" + "A" * 50 + "\n>chr2")
+    if change == "other names":
+        return text.replace(">chr2", ">chr9")
+    lines = text.replace("\n>", "\n\n>", 1).splitlines()  # as many bytes, and other lines
+    assert change == "other lines"
+    letters = "".join(lines[1:7])
+    return "\n".join([lines[0], *(letters[i : i + 52] for i in range(0, 300, 52)), *lines[7:]]) + "\n"
+
+
+@pytest.mark.parametrize("is_older", [True, False])
+@pytest.mark.parametrize("change", ["longer header", "letters more", "other names", "other lines"])
+@pytest.mark.parametrize("genome", ["g.fa", "g.fa.gz"])
+def test_index_of_another_genome_is_built_anew(tiny_folder, tmp_path, genome, change, is_older):
+    """The index has no time that gives it away, or one: it is the old one's in any case."""
+
+    def write(text):
+        (tmp_path / "g.fa").write_text(text)
+        if genome.endswith(".gz"):
+            pysam.tabix_compress(str(tmp_path / "g.fa"), str(tmp_path / genome), force=True)
+
+    write_genome(tmp_path / "g.fa")
+    text = (tmp_path / "g.fa").read_text()
+    write_bed(tmp_path / "p.bed")
+    write_vcf(tmp_path / "v.vcf", random_records())
+    write(text)
+    before = deltas(tiny_folder, tmp_path, genome)
+    indexes = [path for path in tmp_path.iterdir() if path.suffix in (".fai", ".gzi")]
+    assert len(indexes) == 1 + genome.endswith(".gz") and _has_index(tmp_path / genome)
+    old = {path: path.read_bytes() for path in indexes}
+    write(change_genome(text, change))
+    for path in indexes:
+        os.utime(path, (1e9, 1e9)) if is_older else as_old_as(path, tmp_path / genome)
+    assert not _has_index(tmp_path / genome)
+    after = deltas(tiny_folder, tmp_path, genome)
+    assert _has_index(tmp_path / genome) and any(path.read_bytes() != old[path] for path in indexes)
+    for path in indexes:
+        path.unlink()
+    np.testing.assert_equal(after, deltas(tiny_folder, tmp_path, genome))
+    if change == "longer header":
+        np.testing.assert_equal(after, before)
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n", "\r\n"])
+def test_an_index_that_fits_is_kept(tmp_path, ending):
+    for name, text in {
+        "a.fa": ">a\nACGT\nAC\n>b x\nAC\n\n>c\nACGT\nA", "b.fa": ">one\nACGT", "c.fa": ">e\n>f\nACGT\nA",
+    }.items():  # fmt: skip
+        path = tmp_path / name
+        path.write_bytes((text + ending).replace("\n", "\r\n" if "\r" in ending else "\n").encode())
+        pysam.faidx(str(path))
+        assert _has_index(path)
+        pysam.tabix_compress(str(path), f"{path}.gz", force=True)
+        pysam.faidx(f"{path}.gz")
+        assert _has_index(tmp_path / f"{name}.gz")
+
+
+def test_a_genome_in_a_folder_that_cannot_be_written_is_read(tiny_folder, tmp_path, monkeypatch):
+    write_genome(tmp_path / "g.fa")
+    write_bed(tmp_path / "p.bed")
+    write_vcf(tmp_path / "v.vcf", random_records())
+    expected = deltas(tiny_folder, tmp_path, "g.fa")
+    (tmp_path / "g.fa.fai").write_text("stale\n")
+
+    def fail(path):
+        raise PermissionError(f"no writing to {path}")
+
+    monkeypatch.setattr(fasta_index, "new_file", fail)
+    np.testing.assert_equal(deltas(tiny_folder, tmp_path, "g.fa"), expected)
+    assert (tmp_path / "g.fa.fai").read_text() == "stale\n"
+
+
+@pytest.mark.parametrize("kind", ["tbi", "csi", "bcf"])
+def test_index_of_another_vcf_is_not_used(tiny_folder, tmp_path, kind):
+    write_genome(tmp_path / "g.fa")
+    write_bed(tmp_path / "p.bed")
+    records, path = random_records(count=40), tmp_path / ("v.bcf" if kind == "bcf" else "v.vcf.gz")
+    write_vcf(tmp_path / "v.vcf", records)
+    convert_vcf(tmp_path / "v.vcf", "bcf" if kind == "bcf" else "vcf.gz")
+    pysam.tabix_index(str(path), preset="bcf" if kind == "bcf" else "vcf", force=True, csi=kind != "tbi")
+    index = tmp_path / f"{path.name}.{'tbi' if kind == 'tbi' else 'csi'}"
+    assert index.exists() and _has_new_index(path)
+    write_vcf(tmp_path / "v.vcf", records[20:])
+    convert_vcf(tmp_path / "v.vcf", "bcf" if kind == "bcf" else "vcf.gz")
+    as_old_as(index, path)
+    assert not _has_new_index(path)
+    vcf_file(tiny_folder, path, tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
+    assert len(read(tmp_path / "out.csv")) == len(slow_lines(records[20:]))
+
+
+def test_of_two_indexes_both_must_be_new(tmp_path):
+    write_vcf(tmp_path / "v.vcf", random_records(count=40))
+    vcf = convert_vcf(tmp_path / "v.vcf", "vcf.gz+index")
+    assert _has_new_index(vcf)
+    pysam.tabix_index(str(vcf), preset="vcf", force=True, csi=True)
+    assert _has_new_index(vcf)
+    os.utime(f"{vcf}.csi", (1e9, 1e9))
+    assert not _has_new_index(vcf), "htslib prefers the other one"

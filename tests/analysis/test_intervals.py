@@ -213,7 +213,7 @@ def files(tmp_path):
 
 
 def evaluate(folder, **options):
-    inputs = {"predictions": folder / "predictions.parquet", "pairs": folder / "pairs.parquet"}
+    inputs = {"predictions": folder / "predictions.parquet", "pairs": folder / "pairs.parquet", "overwrite": True}
     return evaluate_files(folder / "table.parquet", folder / "score.json", **inputs | options)
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from modeling_macaron.analysis import predict_file as predict_file_module
 from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.parts import TableParts
+from scripts.predict import main
 from tests.launching import free_port
 from tokenization import KmerTokenizer
 
@@ -406,7 +408,8 @@ def test_script_says_that_there_is_nothing_to_resume_and_what_most_problems_may_
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "nothing of an interrupted run is beside OUT.CSV" in result.stdout
-    assert "are they too long? The model cuts the constant flanks of its own construct only" in result.stdout
+    assert "2 of them could not be predicted (2 longer than strand_length)" in result.stdout
+    assert "The model removes the constant flanks of its own construct only" in result.stdout
     too_long = "30 nt are more than the 20 that the model reads"
     assert pd.read_csv(tmp_path / "OUT.CSV")["problem"].fillna("").tolist() == [too_long] * 2 + [""]
 
@@ -425,3 +428,114 @@ def test_batch_size_of_zero_is_refused(tiny_folder, tmp_path):
     frame_of(SEQUENCES).to_csv(tmp_path / "in.csv", index=False)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", batch_size=0)
+
+
+def test_source_with_old_times_is_another_source(tiny_folder, tmp_path):
+    """As after `cp -p` of a table with as many bytes; a table that is only touched is the same."""
+    interrupted(tiny_folder, tmp_path)
+    source, text = tmp_path / "in.tsv", (tmp_path / "in.tsv").read_text()
+    times = (source.stat().st_atime_ns, source.stat().st_mtime_ns)
+    source.write_text(text.replace("A", "C", 1) if "\nA" in text else text.replace("C", "A", 1))
+    os.utime(source, ns=times)
+    with pytest.raises(ValueError, match="had other values of source"):
+        predict_file(tiny_folder, source, tmp_path / "out.csv", batch_size=2, resume=True)
+    source.write_text(text)
+    assert predict_file(tiny_folder, source, tmp_path / "out.csv", batch_size=2, resume=True).num_rows == 250
+
+
+GENOME_SEQUENCE = "".join(np.random.default_rng(3).choice(list("ACGT"), 200))
+BED = [
+    ("chr1", 10, 28, "plus", "0", "+"), ("chr1", 10, 28, "minus", "1.5", "-", "more"),
+    ("chr1", 190, 201, ".", ".", "+"),
+    ("chr2", 0, 9, "absent", "0", "-"), ("chr1", 20, 50, "long", "0", "+"), ("chr1", 30, 37, "short", "0", "-"),
+]  # fmt: skip
+
+
+def write_intervals(folder):
+    (folder / "g.fa").write_text(f">chr1 made\n{GENOME_SEQUENCE}\n")
+    (folder / "p.bed").write_text("track\n" + "".join("\t".join(map(str, row)) + "\n" for row in BED))
+
+
+@pytest.mark.parametrize("batch_size", [1, 256])
+@pytest.mark.parametrize("output", ["out.tsv", "out.parquet"])
+def test_intervals_of_a_genome_are_rows(tiny_folder, tmp_path, monkeypatch, capsys, output, batch_size):
+    monkeypatch.setattr(predict_file_module, "JOINED_ROWS", 2)
+    write_intervals(tmp_path)
+    arguments = [str(tiny_folder), str(tmp_path / "p.bed"), str(tmp_path / output), "--genome", str(tmp_path / "g.fa")]
+    main([*arguments, "--batch_size", str(batch_size)])
+    assert capsys.readouterr().out.startswith("6 rows written to")
+    path = tmp_path / output
+    read = pd.read_parquet if output.endswith(".parquet") else partial(pd.read_csv, sep="\t", keep_default_na=False)
+    got = read(path)
+    names = ["chrom", "start", "end", "name", "score", "strand", "column_7"]
+    assert got.columns.tolist() == [*names, "predicted_expression", "problem"]
+    expected = [tuple(map(str, row)) + ("",) * (7 - len(row)) for row in BED]
+    assert [tuple(map(str, row)) for row in got[names].itertuples(index=False)] == expected
+    assert got["problem"].tolist() == [
+        "", "", "the promoter reaches beyond the end of its contig", "the FASTA lacks the contig",
+        "30 nt are more than the 20 that the model reads", "",
+    ]  # fmt: skip
+    minus = [
+        GENOME_SEQUENCE[start:end].translate(str.maketrans("ACGT", "TGCA"))[::-1] for start, end in ((10, 28), (30, 37))
+    ]
+    values = predict(tiny_folder, [GENOME_SEQUENCE[10:28], *minus])
+    np.testing.assert_allclose(got["predicted_expression"][[0, 1, 5]].astype(float), values, rtol=1e-5)
+    assert len(set(np.round(values, 3))) == 3
+
+
+def test_intervals_are_not_trimmed(tiny_folder, tmp_path):
+    """They begin and end with letters of the flanks, which stand for themselves there."""
+    interval = "ACCATGTGTCAGGT"
+    (tmp_path / "g.fa").write_text(f">c\nTTT{interval}TTT\n")
+    (tmp_path / "p.bed").write_text("c\t3\t17\tp\t0\t+\n")
+    predict_file(tiny_folder, tmp_path / "p.bed", tmp_path / "out.csv", genome=tmp_path / "g.fa")
+    settings = {"kmer_size": 5, "strand_length": 20, "trimming": "never"}
+    expected = predict(tiny_folder, [interval], tokenizer=KmerTokenizer(**settings))
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "out.csv")["predicted_expression"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changed", ["genome", "source"])
+def test_parts_of_another_genome_are_not_joined(tiny_folder, tmp_path, changed):
+    write_intervals(tmp_path)
+    lines = [f"chr1\t{i % 150}\t{i % 150 + 12}\tp\t0\t{'+-'[i % 2]}\n" for i in range(250)]
+    (tmp_path / "p.bed").write_text("".join(lines))
+    call = {"genome": tmp_path / "g.fa", "batch_size": 2}
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(failing_at(tiny_folder, 40, KeyboardInterrupt()), tmp_path / "p.bed", tmp_path / "out.csv", **call)
+    before = (tmp_path / "g.fa").read_text(), "".join(lines)
+    if changed == "genome":
+        (tmp_path / "g.fa").write_text(before[0].replace(GENOME_SEQUENCE[:50], GENOME_SEQUENCE[50:100]))
+    else:
+        (tmp_path / "p.bed").write_text(before[1].replace("-", "+", 1))
+    with pytest.raises(ValueError, match=f"had other values of {changed}"):
+        predict_file(tiny_folder, tmp_path / "p.bed", tmp_path / "out.csv", resume=True, **call)
+    (tmp_path / "g.fa").write_text(before[0])
+    (tmp_path / "p.bed").write_text(before[1])
+    predict_file(tiny_folder, tmp_path / "p.bed", tmp_path / "out.csv", resume=True, **call)
+    predict_file(tiny_folder, tmp_path / "p.bed", tmp_path / "whole.csv", **call)
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["p.bed", "out.csv"], "p.bed holds intervals, not sequences: pass --genome"),
+        (["p.bed", "out.csv", "--genome", "absent.fa"], "there is no file absent.fa"),
+        (["absent.bed", "out.csv", "--genome", "g.fa"], "there is no file absent.bed"),
+        (["bad.bed", "out.csv", "--genome", "g.fa"], "bad.bed, line 2: 3 columns"),
+        (["p.bed", "out.csv", "--genome", "p.bed"], "p.bed cannot be read as FASTA"),
+        (["p.bed", "out.csv", "--genome", "g.fa", "--sequence_column", "0"], "--sequence_column is for a table"),
+        (["p.bed", "out.csv", "--genome", "g.fa", "--strict"], "p.bed, line 4: the promoter reaches beyond the end"),
+    ],
+)
+def test_mistakes_with_intervals_are_reported_in_one_line(
+    tiny_folder, tmp_path, monkeypatch, capfd, arguments, message
+):
+    write_intervals(tmp_path)
+    (tmp_path / "bad.bed").write_text("chr1\t1\t9\tp\t0\t+\nchr1\t1\t9\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main([str(tiny_folder), *arguments])
+    assert str(stop.value.code).startswith("error: ") and message in stop.value.code and "\n" not in stop.value.code
+    assert "[E::" not in capfd.readouterr().err
+    assert set(names_in(tmp_path)) - {"g.fa.fai"} == {"bad.bed", "g.fa", "p.bed"}

@@ -5,13 +5,8 @@ import gzip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_macaron.analysis.genome_variants import (
-    Promoter,
-    _by_contig,
-    _merged,
-    _overlapping,
-    read_promoters,
-)
+from modeling_macaron.analysis.genome import Promoter, read_promoters
+from modeling_macaron.analysis.genome_variants import _by_contig, _merged, _overlapping
 
 
 @given(

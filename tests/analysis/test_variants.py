@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.analysis.genome_variants import reverse_complement_text
+from modeling_macaron.analysis.genome import reverse_complement_text
 from modeling_macaron.analysis.variants import apply_variant, variant_effects, variants_file
 from tests.analysis.variant_cases import (
     EFFECTS,

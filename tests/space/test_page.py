@@ -218,9 +218,9 @@ def test_predict(visit, model):
     one.run("predict")
     assert one.outputs("predict") == [number(predict(model, [LOW.sequence[:60]])[0])]
     assert "The constant 5' flank was trimmed" in one.result("predict")
-    one.fill("predict-sequence", "N" * 80)
+    one.fill("predict-sequence", "A" + "N" * 79)
     one.run("predict")
-    assert "Only 0 of the 80 nt" in one.page.inner_text("#predict-result .warning")
+    assert "Only 1 of the 80 nt" in one.page.inner_text("#predict-result .warning")
     one.fill("predict-sequence", f"{LOW.sequence[:40]}\n{LOW.sequence[40:]}")
     one.run("predict")
     assert "read as a promoter of its own" in one.page.inner_text("#predict-result .card > .warning")

@@ -1,0 +1,207 @@
+"""Promoters of a genome: the intervals of a BED file, and their sequences in a FASTA file."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pysam
+
+from modeling_macaron.tables import Columns, PromoterTable, TableBatch
+from tokenization.tokenization_kmer import MOST_LETTERS
+
+BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
+
+_COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
+_NO_INTERVAL = re.compile(r"#|(track|browser)\b")
+_BED_LINE_LETTERS = 4 << 20
+_BED_LETTERS = 256 << 20
+_BED_PROMOTERS = 4 << 20
+
+
+class Promoter(NamedTuple):
+    """A promoter of a genome.
+
+    Attributes
+    ----------
+    contig : str
+        Name of the chromosome or contig.
+    start, end : int
+        Its first nucleotide and the one behind its last, counted from 0, as in BED.
+    name : str
+        Its name; `contig:start-end` (counted from 1) where it has none.
+    strand : str
+        `"+"` or `"-"`: the strand whose 5'-3' sequence the construct holds.
+    """
+
+    contig: str
+    start: int
+    end: int
+    name: str
+    strand: str
+
+
+def read_promoters(path: str | Path) -> list[Promoter]:
+    """Read the promoters of a BED file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Tab-separated, with six columns or more; also as `.gz`. Lines that begin with `#`, `track` or `browser` are left
+        out.
+
+    Returns
+    -------
+    list of Promoter
+        In the order of the file.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read or has no interval, or one without whole numbers, length or strand.
+    FileNotFoundError
+        If there is no such file.
+    """
+    return [promoter for _, promoter, _ in _read_bed(path)]
+
+
+def _read_bed(path: str | Path) -> Iterator[tuple[int, Promoter, str]]:
+    """Give number, promoter and text of each line of a BED file that is an interval."""
+    count = 0
+    try:
+        for count, (number, line) in enumerate(_bed_lines(path), start=1):
+            if count > _BED_PROMOTERS:
+                raise ValueError(f"{path} has more than {_BED_PROMOTERS:,} promoters")
+            yield number, _to_promoter(line, f"{path}, line {number}"), line
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {path}") from error
+    except (zlib.error, UnicodeDecodeError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as BED of six columns, tab-separated: {error}") from error
+    if not count:
+        raise ValueError(f"{path} has no promoters")
+
+
+def open_intervals(path: str | Path, *, batch_rows: int = 65_536) -> PromoterTable:
+    """Read the intervals of a BED file as a table without sequences; see `interval_sequences` for these.
+
+    Parameters
+    ----------
+    path : str or Path
+        See `read_promoters`.
+    batch_rows : int
+        Most rows of a batch.
+
+    Returns
+    -------
+    PromoterTable
+        Its columns, of text, are `chrom`, `start`, `end`, `name`, `score`, `strand`, then `column_7` and so on.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `read_promoters`.
+    """
+    lines = [(number, line) for number, _, line in _read_bed(path)]
+    width = max(line.count("\t") for _, line in lines) + 1
+    names = [*BED_COLUMNS, *(f"column_{number}" for number in range(len(BED_COLUMNS) + 1, width + 1))]
+
+    def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
+        for first in range(0, len(lines), batch_rows):
+            numbers, texts = zip(*lines[first : first + batch_rows], strict=True)
+            rows = [text.split("\t") + [""] * (width - 1 - text.count("\t")) for text in texts]
+            columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+            yield TableBatch(pa.table(columns, names), np.array(numbers))
+
+    return PromoterTable(str(path), Columns(""), "BED", "line", read_batches, len(lines))
+
+
+def interval_sequences(fasta: pysam.FastaFile, rows: pa.Table) -> tuple[pa.Array, list[str]]:
+    """Find the sequences of intervals.
+
+    Parameters
+    ----------
+    fasta : pysam.FastaFile
+        See `open_fasta`.
+    rows : pyarrow.Table
+        (rows) of `open_intervals`.
+
+    Returns
+    -------
+    pyarrow.Array
+        (rows,) their sequences, of those on the minus strand the reverse complements; empty where there is a problem.
+    list of str
+        (rows,) problems, or empty texts.
+    """
+    sequences, problems = [], []
+    for contig, start, end, strand in zip(
+        *(rows.column(name).to_pylist() for name in ("chrom", "start", "end", "strand")), strict=True
+    ):
+        try:
+            sequence, problem = plus_strand(fasta, Promoter(contig, int(start), int(end), "", strand)), ""
+        except ValueError as error:
+            sequence, problem = "", str(error)
+        sequences.append(reverse_complement_text(sequence) if strand == "-" else sequence)
+        problems.append(problem)
+    return pa.array(sequences, pa.string()), problems
+
+
+def _bed_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Intervals of a BED file with the number of their line, as long as they fit into memory."""
+    opened, letters = gzip.open if str(path).endswith(".gz") else open, 0
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        for number, line in enumerate(iter(partial(file.readline, _BED_LINE_LETTERS + 1), ""), start=1):
+            if len(line) > _BED_LINE_LETTERS:
+                raise ValueError(f"{path}, line {number}: more than {_BED_LINE_LETTERS:,} letters; is it a BED file?")
+            if line.strip() and not _NO_INTERVAL.match(line):
+                letters += len(line)
+                if letters > _BED_LETTERS:
+                    raise ValueError(f"{path} has intervals of more than {_BED_LETTERS:,} letters in all")
+                yield number, line.rstrip("\r\n")
+
+
+def _to_promoter(line: str, where: str) -> Promoter:
+    """Read a line of a BED file."""
+    fields = line.split("\t", len(BED_COLUMNS))[: len(BED_COLUMNS)]
+    if len(fields) < len(BED_COLUMNS):
+        raise ValueError(
+            f"{where}: {len(fields)} column{'s' * (len(fields) > 1)}, separated by tabs; six are needed "
+            "(contig, start, end, name, score and strand)"
+        )
+    contig, start, end, name, _, strand = fields
+    whole = all(re.fullmatch("[0-9]{1,18}", number) for number in (start, end))
+    if not whole or int(start) >= int(end) or strand not in ("+", "-"):
+        told = " ".join(fields)[:100]
+        raise ValueError(f"{where}: expected contig, start < end, name, score and strand (+ or -), got {told!r}")
+    name = name if name not in ("", ".") else f"{contig}:{int(start) + 1}-{end}"
+    return Promoter(contig, int(start), int(end), name, strand)
+
+
+def plus_strand(fasta: pysam.FastaFile, promoter: Promoter) -> str:
+    """Sequence of a promoter's interval on the plus strand."""
+    if promoter.contig not in fasta:
+        hint = hint_at_chr(promoter.contig, fasta.references[0])
+        raise ValueError(f"the FASTA lacks the contig{hint}")
+    if promoter.end - promoter.start > MOST_LETTERS:
+        raise ValueError(f"{promoter.end - promoter.start} nt are more than the {MOST_LETTERS:,} that a model may read")
+    if promoter.end > fasta.get_reference_length(promoter.contig):
+        raise ValueError("the promoter reaches beyond the end of its contig")
+    return fasta.fetch(promoter.contig, promoter.start, promoter.end)
+
+
+def reverse_complement_text(sequence: str) -> str:
+    """Return the reverse complement of DNA as text; U becomes A, and IUPAC letters their complements."""
+    return sequence.translate(_COMPLEMENT)[::-1]
+
+
+def hint_at_chr(first: str, second: str) -> str:
+    """Say that two contigs differ in `chr`, if they do."""
+    if first.startswith("chr") == second.startswith("chr"):
+        return ""
+    return ": one file names its contigs with `chr`, the other without; rename those of one"
