@@ -107,6 +107,8 @@ class PromoterTable:
         Number of all such lines so far.
     extra_columns : tuple of str
         Further columns that are worth keeping, such as the ground truth of a simulation.
+    replicates : tuple of str
+        Further value columns: the value of a row is the mean of those that it has.
     has_decimal_comma : bool
         Whether numbers have a decimal comma, as in text that is separated by semicolons.
     """
@@ -121,11 +123,12 @@ class PromoterTable:
     malformed: list[tuple[int, str]] = field(default_factory=list, repr=False)
     num_malformed: int = 0
     extra_columns: tuple[str, ...] = ()
+    replicates: tuple[str, ...] = ()
     has_decimal_comma: bool = False
 
-    def values_of(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Value column of some rows, with decimal points."""
-        column = rows[self.columns.value]
+    def values_of(self, rows: pa.Table, name: str | None = None) -> pa.ChunkedArray:
+        """Value column of some rows, or a replicate by its name, with decimal points."""
+        column = rows[name or self.columns.value]
         return pc.replace_substring(column, ",", ".", max_replacements=1) if self.has_decimal_comma else column
 
     def __iter__(self) -> Iterator[TableBatch]:

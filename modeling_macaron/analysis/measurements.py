@@ -79,7 +79,9 @@ def first_values(values: pd.Series | np.ndarray) -> str:
 
 
 def _read_prepared(folder: str | Path) -> pd.DataFrame:
-    """Rows of a data set folder as sequences with their flanks, values and splits."""
+    """Rows of a data set folder as sequences with their flanks, values, splits and clusters."""
+    from datasets import load_from_disk
+
     from .baselines import read_folder, read_splits
 
     letters = np.frombuffer(b"ACGTN", np.uint8)
@@ -88,7 +90,13 @@ def _read_prepared(folder: str | Path) -> pd.DataFrame:
         for ids, values in read_folder(folder, split):
             sequences = [row.tobytes().decode().strip("N") for row in letters[ids]]
             frames.append(pd.DataFrame({"sequence": sequences, "activity": values, "split": split}))
-    return pd.concat(frames, ignore_index=True)
+    rows = pd.concat(frames, ignore_index=True)
+    data = load_from_disk(str(folder))
+    if "cluster" in data["train"].column_names:
+        rows["cluster"] = pd.concat(
+            [pd.Series(data[split]["cluster"][:]) for split in rows["split"].unique()]
+        ).to_numpy()
+    return rows
 
 
 def _check_row_ids(row_ids: pd.Series, path: str | Path) -> None:

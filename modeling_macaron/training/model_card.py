@@ -67,9 +67,7 @@ Validation split of the training table ({{ validation_rows }} rows; the checkpoi
 
 ## Limits
 
-Predictions hold for the assay, the cells and the kind of promoters in the training table. A random split lets
-near-copies of training rows stand in validation, so the figures above flatter a model trained on a library of similar
-designs.
+Predictions hold for the assay, the cells and the kind of promoters in the training table. {{ division }}
 
 ## Citation
 
@@ -144,6 +142,10 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "started_from": None if args.init_from is None else public_name(args.init_from),
         "base_model": _base_model(args.init_from),
         "table": public_name(data.report["source"]["name"]),
+        "table_revision": data.report["source"].get("revision"),
+        "split_by": data.report.get("split_by", "row" if data.report["validation_fraction"] else "column"),
+        "cluster_kmer": data.report.get("cluster_kmer"),
+        "cluster_column": data.report.get("cluster_column"),
         "stream": stream,
         "training_rows": len(data.train) if stream is None else None,
         "validation_rows": len(data.validation),
@@ -194,15 +196,31 @@ def _augmentation(facts: dict) -> str:
     return ", ".join(kinds) or "none"
 
 
+def describe_division(facts: dict) -> str:
+    """Say what the division into training and validation rows keeps together, from `training_facts`."""
+    if facts.get("split_by") == "cluster" and facts["cluster_column"] is None:
+        return (
+            "Rows with equal or reverse-complemented sequences, or with\n"
+            f"{facts['cluster_kmer']} nt in common on either strand, are on one side of the split."
+        )
+    if facts.get("split_by") == "cluster":
+        return f"Rows of one cluster (column `{facts['cluster_column']}`) are on one side of the split."
+    return (
+        "Near-copies of training rows may be in\nvalidation, so the figures above may flatter a model trained on a "
+        "library of similar designs."
+    )
+
+
 def _source(facts: dict) -> dict[str, str]:
     """Tell where the rows came from."""
     stream = facts.get("stream")
+    revision = f" (revision `{facts['table_revision']}`)" if facts.get("table_revision") else ""
     if not stream:
-        return {"Table": facts["table"], "Training rows": f"{facts['training_rows']:,}"}
+        return {"Table": facts["table"] + revision, "Training rows": f"{facts['training_rows']:,}"}
     seen = facts["steps"] * facts["global_batch_size"]
     return {
         "Training rows": f"{seen:,} (with repeats) of the stream `{stream['files']}` (files: {stream['number']:,})",
-        "Table of the validation rows, mean and standard deviation": facts["table"],
+        "Table of the validation rows, mean and standard deviation": facts["table"] + revision,
     }
 
 
@@ -305,6 +323,7 @@ def write_model_card(
         results=_rows({_MEASURES[key]: f"{metrics[key]:.4f}" for key in _MEASURES if key in metrics}),
         curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
         training=training_table(facts),
+        division=describe_division(facts),
     )
     card.save(folder / "README.md")
     (folder / TRAINING_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

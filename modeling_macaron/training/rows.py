@@ -72,7 +72,7 @@ def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) 
         All (batch,) rows. What is wrong with letters or value comes before a length beyond `strand_length`.
     """
     strands = tokenizer.encode_strands(*string_buffers(rows[table.columns.sequence]))
-    labels, value_reasons = parse_values(table.values_of(rows), f"{table.path}, column {table.columns.value!r}")
+    labels, value_reasons = _mean_values(rows, table)
     reasons = np.where((strands.problem == 0) | (strands.problem == TOO_LONG), value_reasons, strands.problem)
     reasons = np.where(reasons == 0, strands.problem, reasons)
     return EncodedRows(strands.ids, labels, reasons, strands.lengths, strands.trimmed)
@@ -105,7 +105,7 @@ def describe_refused(
     """
     reason = int(encoded.reasons[index])
     if reason >= len(PROBLEMS):
-        return REASONS[reason], repr(rows[table.columns.value][index].as_py())
+        return REASONS[reason], ", ".join(repr(rows[name][index].as_py()) for name in _value_columns(table))
     text = rows[table.columns.sequence][index].as_py() or ""
     excerpt = repr(text if len(text) <= 40 else text[:40] + "...")
     try:
@@ -113,6 +113,26 @@ def describe_refused(
     except ValueError as error:
         excerpt += f", {str(error).partition(';')[0]}"
     return REASONS[reason], excerpt
+
+
+def _value_columns(table: PromoterTable) -> tuple[str, ...]:
+    return (table.columns.value, *table.replicates)
+
+
+def _mean_values(rows: pa.Table, table: PromoterTable) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the values of each row, of those replicates that have one, and reasons, both as of `parse_values`."""
+    parsed = [
+        parse_values(table.values_of(rows, name), f"{table.path}, column {name!r}") for name in _value_columns(table)
+    ]
+    if len(parsed) == 1:
+        return parsed[0]
+    values, reasons = (np.stack(arrays) for arrays in zip(*parsed, strict=True))
+    has_value = reasons == 0
+    count = has_value.sum(axis=0)
+    mean = (values.sum(axis=0, where=has_value, dtype=np.float64) / np.maximum(count, 1)).astype(np.float32)
+    wrong = np.where(reasons == _NO_VALUE, 0, reasons).max(axis=0)
+    reason = np.where((wrong == 0) & (count == 0), reasons.min(axis=0), wrong).astype(np.uint8)
+    return np.where(reason == 0, mean, np.float32(0)), reason
 
 
 def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import partial
@@ -23,14 +23,18 @@ import torch
 from modeling_macaron.tables import Columns, find_columns, parquet_texts, string_buffers
 from tokenization import KmerTokenizer
 
+from .clusters import KeySet
 from .rows import parse_values
 
 logger = logging.getLogger(__name__)
 
-_BATCH_ROWS = 1_000
+_BATCH_ROWS = 8_000
 _ROWS_OF_A_FILE = 2**40  # a row's number is its file's times this, and its place in the file
 _UNITS_OF_A_SHARD = 4  # about so many, where row groups are small enough
-_LEFT_OUT = {"refused": "are no promoters with a value", "held_out": "are held out for validation or test"}
+_LEFT_OUT = {
+    "refused": "are no promoters with a value",
+    "held_out": "are held out for validation or test, or near-copies of such rows",
+}
 _UNEVEN = 1.3  # the fullest shard may have this many times the mean, where row groups can be divided
 _ANY_COLUMNS = Columns(None, None, None)
 
@@ -69,8 +73,9 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         The number of processes must divide it. Each shard has a file open and a row group's two columns in memory.
     columns : Columns
         Names of the columns with the sequences and the values, where they are not the usual ones.
-    held_out : collection of bytes
-        Strands (strand_length uint8 each) whose rows are left out and counted: those of the validation split, say.
+    held_out : KeySet, optional
+        Rows that are equal to these strands or near-copies of them are left out and counted: those of the validation
+        split, say.
 
     Raises
     ------
@@ -90,7 +95,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         buffer_rows: int = 100_000,
         num_shards: int = 8,
         columns: Columns = _ANY_COLUMNS,
-        held_out: Collection[bytes] = frozenset(),
+        held_out: KeySet | None = None,
     ):
         if buffer_rows < 1 or num_shards < 1:
             raise ValueError(f"a stream needs a buffer and shards, got {buffer_rows} rows and {num_shards} shards")
@@ -320,12 +325,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 yield kept
 
     def _without_held_out(self, rows: np.ndarray) -> np.ndarray:
-        """Leave rows out whose strands are held out."""
-        if not self._held_out:
-            return rows
-        strands, length = rows["input_ids"].tobytes(), self._tokenizer.strand_length
-        keys = (strands[start : start + length] for start in range(0, len(strands), length))
-        return rows[np.array([key not in self._held_out for key in keys], bool)]
+        """Leave out the rows that are held out."""
+        return rows if self._held_out is None else rows[~self._held_out.find(rows["input_ids"])]
 
     def _count(self, tally: Counter, some: Counter) -> None:
         """Count rows, and tell of those that are left out when they are the first, and tens, hundreds, ... of them."""

@@ -92,6 +92,7 @@ def test_layout_is_memory_mapped_with_exact_features(tmp_path):
             "input_ids": datasets.List(datasets.Value("uint8"), length=90),
             "labels": datasets.Value("float32"),
             "row": datasets.Value("int64"),
+            "cluster": datasets.Value("int64"),
         }
         assert len(dataset) == report["splits"][split]["rows"]
         assert [Path(file["filename"]).parent.name for file in dataset.cache_files] == [split]

@@ -21,7 +21,7 @@ from modeling_macaron.hub import check_hub_folder
 from modeling_macaron.training.arguments import parse_recipe, share_of_batch
 from modeling_macaron.training.checkpoints import find_checkpoint, is_complete
 from modeling_macaron.training.dataset import PreparedData
-from modeling_macaron.training.model_card import public_name
+from modeling_macaron.training.model_card import describe_division, public_name, training_table
 from modeling_macaron.training.run import build_model, train
 from tests.batches import random_ids
 from tests.launching import free_port
@@ -109,6 +109,18 @@ def test_last_lines_tell_what_came_out(finished, prepared):
     assert summary.startswith("12 steps in ")
     assert f"{rows} Pearson r {results['eval_pearson_r']:.3f}" in summary
     assert str(finished / "final") in place
+
+
+def test_card_says_how_rows_were_divided_and_which_revision_they_have(finished):
+    card, facts = ((finished / "final" / name).read_text() for name in ("README.md", "training.json"))
+    facts = json.loads(facts)
+    assert (facts["split_by"], facts["cluster_kmer"], facts["table_revision"]) == ("cluster", 20, None)
+    assert "20 nt in common on either strand, are on one side of the split" in card
+    assert "| Table | simulate |" in card
+    facts |= {"table": "owner/name", "table_revision": "5b18e5067f", "split_by": "row"}
+    assert "| Table | owner/name (revision `5b18e5067f`) |" in training_table(facts)
+    assert "may flatter a model" in describe_division(facts)
+    assert "column `family`" in describe_division({**facts, "split_by": "cluster", "cluster_column": "family"})
 
 
 def test_model_card_has_the_figures_of_the_run(finished):
