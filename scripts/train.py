@@ -25,6 +25,10 @@ def main(argv: list[str] | None = None) -> None:
         final = train(*parse_recipe(sys.argv[1:] if argv is None else argv))
     except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except RuntimeError as error:
+        if "pip install" not in str(error):  # as the Trainer says of what --report_to names
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
     if final is not None:

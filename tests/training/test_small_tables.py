@@ -3,7 +3,6 @@
 import logging
 import runpy
 import warnings
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,8 @@ from modeling_macaron.training.run import train
 from modeling_macaron.training.sources import open_source
 from tests.training.test_run import RECIPE, ROOT, TINY
 from tokenization import KmerTokenizer
+
+TRAIN = runpy.run_path(str(ROOT / "scripts" / "train.py"))["main"]
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +93,21 @@ def test_recipes_warm_up_for_a_share_of_the_run(few, tmp_path, recipe):
     assert 0 < parse_recipe(arguments)[1].warmup_steps < 0.2
 
 
+def test_a_reporter_that_is_not_installed(few, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    arguments = [RECIPE, "--dataset", str(few), "--output_dir", str(tmp_path / "run"), *TINY, "--report_to", "wandb"]
+    with pytest.raises(SystemExit, match=r"^error: WandbCallback requires wandb to be installed"):
+        TRAIN([*arguments, "--global_batch_size", "4"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_prints_what_concerns_its_user(few, tmp_path, capfd):
     recipe = (ROOT / "configs" / "small_table.yaml").read_text()
     (tmp_path / "recipe.yaml").write_text(recipe.replace("dataloader_drop_last: true", "dataloader_drop_last: false"))
     options = ["--num_train_epochs", "1", "--warmup_steps", "0", *TINY]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        runpy.run_path(str(Path(ROOT, "scripts", "train.py")))["main"](
-            [str(tmp_path / "recipe.yaml"), "--dataset", str(few), "--output_dir", str(tmp_path / "run"), *options]
-        )
+        TRAIN([str(tmp_path / "recipe.yaml"), "--dataset", str(few), "--output_dir", str(tmp_path / "run"), *options])
     out, err = capfd.readouterr()
     assert out.splitlines()[-1].startswith("the model is in")
     assert err == ""
