@@ -200,7 +200,7 @@ def random_batch(model: MacaronForExpressionPrediction, rows: int, seed: int = 0
     batch = {
         "input_ids": true_ids.masked_fill(masked, model.config.mask_token_id),
         "labels": torch.randn(rows, generator=generator),
-        "nucleotide_labels": true_ids.masked_fill(~masked, -100),
+        "masked_nucleotides": true_ids.masked_fill(~masked, -100),
     }
     return {name: values.to(model.device) for name, values in batch.items()}
 
@@ -241,7 +241,7 @@ def count_flops(size: str, projections: str, task: str) -> float:
     mapping = {torch.ops.aten.convolution_backward: _count_convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         if task == "train":
-            model.train()(ids, labels=torch.zeros(rows, device="meta"), nucleotide_labels=ids).loss.backward()
+            model.train()(ids, labels=torch.zeros(rows, device="meta"), masked_nucleotides=ids).loss.backward()
         else:
             with torch.no_grad():
                 model.eval()(ids, output_nucleotide_logits=task == "whole")

@@ -1,11 +1,19 @@
 """Configuration of the Macaron promoter model."""
 
 import copy
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers.configuration_utils import PreTrainedConfig
+
+if TYPE_CHECKING:
+    # Never executed. Transformers finds relative imports in the text, and a folder's code is identified by these files.
+    # Without them two folders with equal configuration files share one model class, whatever their modeling files say.
+    from .attention_macaron import MacaronAttentionBase  # noqa: F401
+    from .layers_macaron import MacaronLayer  # noqa: F401
+    from .modeling_macaron import MacaronModel  # noqa: F401
+    from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401
 
 _AUTO_MAP = {
     "AutoConfig": "configuration_macaron.MacaronConfig",

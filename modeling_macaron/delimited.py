@@ -1,11 +1,14 @@
-"""Stream TSV and CSV files through Arrow with the line number of every row."""
+"""Stream TSV and CSV files, and the first sheet of a spreadsheet, through Arrow with the line number of every row."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import io
 import re
-from collections.abc import Callable, Collection, Iterator
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +23,13 @@ _SAMPLE_LINES = 100
 _LINE_BREAK = re.compile(b"\n")
 _WANTED = "text in UTF-8 (Excel: 'CSV UTF-8')"
 _DNA = re.compile(r"[ACGTUN]", re.IGNORECASE)
+_SPACES_AND_NUMBERS = re.compile(r"[\s\d]+")
+_DELIMITERS = ("\t", ",", ";")
+
+# As in tokenization_kmer.py, which needs transformers: reading a table does not.
+MISSING_WORDS = frozenset(
+    ("NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "-", "--", ".", "?")
+)
 
 
 class Layout(NamedTuple):
@@ -30,13 +40,16 @@ class Layout(NamedTuple):
     delimiter : str
         The character between two fields.
     names : list of str
-        Column names: of the header, else positions counted from 0.
+        Column names: of the header, else positions counted from 0. Empty columns without a name at the end are left
+        out.
     skip_lines : int
         Lines before the first row.
     has_header : bool
         Whether the first line that is not blank names the columns.
     sample : list of list of str
         The first rows, field by field.
+    padding : int
+        Number of empty columns without a name at the end of each row.
     """
 
     delimiter: str
@@ -44,20 +57,33 @@ class Layout(NamedTuple):
     skip_lines: int
     has_header: bool
     sample: list[list[str]]
+    padding: int = 0
+
+    def texts_of(self, name: str) -> list[str]:
+        """Give the sampled fields of a column."""
+        index = self.names.index(name)
+        return [row[index] for row in self.sample]
 
     def columns_that_are(self, kind: Callable[[str], bool]) -> list[str]:
-        """Names of the columns in which at least half of the sampled fields are of a kind."""
-        return [
-            name
-            for index, name in enumerate(self.names)
-            if 2 * sum(kind(row[index]) for row in self.sample) >= max(len(self.sample), 1)
-        ]
+        """Names of the columns whose sampled fields are mostly of a kind."""
+        return [name for name in self.names if are_mostly(kind, self.texts_of(name))]
+
+
+def are_mostly(kind: Callable[[str], bool], texts: Sequence[str]) -> bool:
+    """Whether at least half of the texts that are not missing are of a kind."""
+    known = [text for text in texts if text.strip() and not is_missing(text)]
+    return 2 * sum(map(kind, known)) >= max(len(known), 1)
+
+
+def is_missing(text: str) -> bool:
+    """Whether a field is a usual word for a missing value; an empty field is not."""
+    return text.strip().upper() in MISSING_WORDS
 
 
 def is_number(text: str) -> bool:
-    """Whether a field can be read as a number."""
+    """Whether a field is a number, with a decimal point or comma."""
     try:
-        float(text)
+        float(text.replace(",", ".", 1))
     except ValueError:
         return False
     return True
@@ -65,7 +91,54 @@ def is_number(text: str) -> bool:
 
 def looks_like_dna(text: str) -> bool:
     """Whether a field is most likely a sequence: four letters or more, nearly all of them A, C, G, T, U or N."""
+    text = _SPACES_AND_NUMBERS.sub("", text)
     return len(text) >= 4 and len(_DNA.findall(text)) > 0.9 * len(text)
+
+
+def open_bytes(path: Path, compression: str | None, max_rows: int | None = None) -> pa.NativeFile:
+    """Open a text file, or the first sheet of an `.xlsx` file as comma-separated text.
+
+    Parameters
+    ----------
+    path, compression
+        See `find_layout`.
+    max_rows : int, optional
+        Rows of the sheet that are wanted.
+
+    Returns
+    -------
+    pyarrow.NativeFile
+
+    Raises
+    ------
+    ValueError
+        If the spreadsheet cannot be read.
+    """
+    if path.suffix.lower() != ".xlsx":
+        return pa.input_stream(str(path), compression=compression)
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise ValueError(f"{path}: reading .xlsx needs openpyxl (pip install openpyxl); or save it as .csv") from error
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        rows = [
+            [_field(cell) for cell in row] for row in book.worksheets[0].iter_rows(max_row=max_rows, values_only=True)
+        ]
+        book.close()
+    except (zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as .xlsx: {error}") from error
+    lengths = [max((index for index, text in enumerate(row, start=1) if text), default=0) for row in rows]
+    width = max(lengths[:_SAMPLE_LINES], default=0)
+    text, blank = io.StringIO(), [""] * width
+    full = ((row + blank)[: max(width, length)] if length else [] for row, length in zip(rows, lengths, strict=True))
+    csv.writer(text, lineterminator="\n").writerows(full)
+    return pa.BufferReader(text.getvalue().encode())
+
+
+def _field(cell: object) -> str:
+    """Write a cell of a spreadsheet on one line."""
+    return "" if cell is None else " ".join(str(cell).splitlines())
 
 
 def read_head(path: Path, compression: str | None) -> bytes:
@@ -80,7 +153,7 @@ def read_head(path: Path, compression: str | None) -> bytes:
     -------
     bytes
     """
-    with pa.input_stream(str(path), compression=compression) as stream:
+    with open_bytes(path, compression, _SAMPLE_LINES) as stream:
         head = stream.read(_HEAD_BYTES)
     if len(head) == _HEAD_BYTES:
         head = head[: max(head.rfind(b"\n"), head.rfind(b"\r")) + 1] or head
@@ -127,10 +200,11 @@ def find_layout(path: Path, compression: str | None, delimiter: str, known_names
     compression : str or None
         `"gzip"`, `"zstd"` or `None`.
     delimiter : str
-        The character between two fields.
+        The character between two fields. Another one (tab, comma, semicolon) is used if only that one gives a column
+        with a known name or with DNA.
     known_names : collection of str
         Names (in lower case) that a header may hold; the first line that is not blank is a header if it holds one of
-        them, or neither a number nor DNA.
+        them, or neither a number nor DNA nor a word for a missing value.
 
     Returns
     -------
@@ -149,17 +223,41 @@ def find_layout(path: Path, compression: str | None, delimiter: str, known_names
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise ValueError(f"{path} is empty")
-    texts = (line.decode(errors="replace") for line in lines[first : first + _SAMPLE_LINES])
+    texts = [line.decode(errors="replace") for line in lines[first : first + _SAMPLE_LINES]]
     try:
-        rows = list(csv.reader(texts, delimiter=delimiter))
+        delimiter, rows = _split(texts, delimiter, known_names)
     except csv.Error as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
     has_header = any(name.strip().lower() in known_names for name in rows[0]) or not any(
-        is_number(text) or looks_like_dna(text) for text in rows[0]
+        is_number(text) or looks_like_dna(text) or is_missing(text) for text in rows[0]
     )
     names = rows[0] if has_header else [str(index) for index in range(len(rows[0]))]
-    sample = [row for row in rows[has_header:] if len(row) == len(names)]
-    return Layout(delimiter, names, first + has_header, has_header, sample)
+    width, padding = _measure(names, rows[1:])
+    sample = [row[:width] for row in rows[has_header:] if len(row) == width + padding]
+    return Layout(delimiter, names[:width], first + has_header, has_header, sample, padding)
+
+
+def _split(lines: list[str], delimiter: str, known_names: Collection[str]) -> tuple[str, list[list[str]]]:
+    """Split lines at the first delimiter that gives a column with a known name or with DNA, else at the usual one."""
+
+    def fits(rows: list[list[str]]) -> bool:
+        dna = (looks_like_dna(text) and not set(text) & set(_DELIMITERS) for row in rows for text in row)
+        return any(name.strip().lower() in known_names for name in rows[0]) or any(dna)
+
+    for one in (delimiter, *_DELIMITERS):
+        rows = list(csv.reader(lines, delimiter=one))
+        if fits(rows):
+            return one, rows
+    return delimiter, list(csv.reader(lines, delimiter=delimiter))
+
+
+def _measure(names: list[str], rows: list[list[str]]) -> tuple[int, int]:
+    """Count the columns to be read, and those after them that are empty and have no name."""
+    width = max((index for index, name in enumerate(names, start=1) if name.strip()), default=0)
+    if not width or any(text for row in rows for text in row[width:]):
+        return len(names), 0
+    usual = Counter(len(row) for row in rows if width <= len(row) <= len(names)).most_common(1)
+    return width, usual[0][0] - width if usual else 0
 
 
 def read_delimited(
@@ -188,7 +286,8 @@ def read_delimited(
     Raises
     ------
     ValueError
-        If a field in quotes spans lines: it would shift the numbers of all lines below it.
+        If a field in quotes spans lines: it would shift the numbers of all lines below it. If a column without a name
+        is not empty.
     """
     malformed: list[int] = []
 
@@ -199,7 +298,7 @@ def read_delimited(
         malformed.append(-row.number if "\n" in row.text else row.number)
         return "skip"
 
-    with pa.input_stream(str(path), compression=compression) as stream:
+    with open_bytes(path, compression) as stream:
         next_line = layout.skip_lines + 1
         for block in _blocks(stream, layout, skip_line, path):
             numbers = _leave_out(next_line, block.num_rows, malformed)
@@ -207,22 +306,21 @@ def read_delimited(
             if block.num_rows:
                 next_line = int(numbers[-1]) + 1
                 malformed[:] = [number for number in malformed if number >= next_line]
-                yield _drop_blank(pa.Table.from_batches([block]), numbers)
+                yield _drop_blank(_drop_padding(pa.Table.from_batches([block]), numbers, layout, path), numbers)
         _refuse_line_breaks(None, None, malformed, path)
 
 
 def _blocks(stream: pa.NativeFile, layout: Layout, on_invalid: Callable, path: Path) -> Iterator[pa.RecordBatch]:
     """Parse a stream block by block, every column as text."""
     # Without threads Arrow knows the line numbers of invalid rows, and it is faster too.
+    names = [*layout.names, *(f"\0{index}" for index in range(layout.padding))]
     read = pyarrow.csv.ReadOptions(
-        use_threads=False, block_size=_BLOCK_BYTES, column_names=layout.names, skip_rows=layout.skip_lines
+        use_threads=False, block_size=_BLOCK_BYTES, column_names=names, skip_rows=layout.skip_lines
     )
     parse = pyarrow.csv.ParseOptions(
         delimiter=layout.delimiter, ignore_empty_lines=False, invalid_row_handler=on_invalid
     )
-    convert = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(layout.names, pa.string()), strings_can_be_null=False
-    )
+    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     try:
         yield from pyarrow.csv.open_csv(stream, read, parse, convert)
     except pa.ArrowInvalid as error:
@@ -255,6 +353,16 @@ def _refuse_line_breaks(
             broken.append(int(numbers[rows[0].as_py()]))
     if broken:
         raise ValueError(f'{path}, line {min(broken)}: a field in quotes (") does not end on its line; mend the quotes')
+
+
+def _drop_padding(rows: pa.Table, numbers: np.ndarray, layout: Layout, path: Path) -> pa.Table:
+    """Leave out the columns without a name, which must be empty."""
+    for column in rows.columns[len(layout.names) :]:
+        filled = np.flatnonzero(pc.binary_length(column).to_numpy())
+        if filled.size:
+            value = column[int(filled[0])].as_py()
+            raise ValueError(f"{path}, line {numbers[filled[0]]}: {value!r} is in a column without a name; name it")
+    return rows.select(range(len(layout.names)))
 
 
 def _drop_blank(rows: pa.Table, numbers: np.ndarray) -> tuple[pa.Table, np.ndarray]:

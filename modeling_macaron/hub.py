@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, RepoUrl, get_token
+from huggingface_hub import HfApi, RepoUrl, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
@@ -211,6 +211,40 @@ def _weight_faults(folder: Path) -> list[str]:
 
 
 @contextmanager
+def reading_from_hub() -> Iterator[None]:
+    """Turn what goes wrong while files are read from the Hub into one line; errors of local files stay as they are.
+
+    Raises
+    ------
+    ConnectionError
+        If the Hub cannot be reached, or breaks off.
+    OSError
+        If it answers with an error.
+    """
+    try:
+        yield
+    except (OSError, HTTPError) as error:
+        cause = error
+        while cause is not None and not isinstance(cause, HTTPError):
+            cause = cause.__cause__ or cause.__context__
+        if is_unreachable(cause):
+            raise _unreachable(constants.ENDPOINT, cause) from error
+        if "\n" in str(error):
+            raise OSError(_one_line(error)) from error
+        raise
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Return whether the Hub could not be reached or broke off: a client's error without an answer of the Hub."""
+    return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
+
+
+def _unreachable(endpoint: str, error: BaseException) -> ConnectionError:
+    reason = _one_line(error) or type(error).__name__
+    return ConnectionError(f"the Hub at {endpoint} cannot be reached ({reason}): check the network and HF_ENDPOINT")
+
+
+@contextmanager
 def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
     """Turn what goes wrong at the Hub into one line that says what to do."""
     try:
@@ -220,13 +254,17 @@ def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
     except OfflineModeIsEnabled as error:
         raise ConnectionError("offline mode is on: unset HF_HUB_OFFLINE to push to the Hub") from error
     except HTTPError as error:
-        reason = _one_line(error) or type(error).__name__
-        raise ConnectionError(f"the Hub at {endpoint} cannot be reached ({reason}): check the network") from error
+        raise _unreachable(endpoint, error) from error
+    except (LookupError, TypeError, json.JSONDecodeError, UnicodeError) as error:
+        reason = f"{type(error).__name__}: {_one_line(error)}"
+        raise ConnectionError(
+            f"{endpoint} does not answer as the Hub does ({reason}): check the network and HF_ENDPOINT"
+        ) from error
     except (RuntimeError, ConnectionError) as error:  # the transfer of a large file failed
         reason = _one_line(error.__cause__ or error)
         raise ConnectionError(f"the upload to {repo_id} was interrupted, push again: {reason}") from error
     except ValueError as error:
-        raise ValueError(f"the Hub refused the upload to {repo_id}: {_one_line(error)}") from error
+        raise ValueError(f"the Hub rejected the upload to {repo_id}: {_one_line(error)}") from error
 
 
 def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> OSError:

@@ -1,12 +1,10 @@
 """Macaron Transformer that predicts expression from promoter DNA (team Unlock_DNA, Proformer)."""
 
 import copy
-import inspect
 import json
 import math
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -297,37 +295,25 @@ def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def reconstruction_loss(nucleotide_logits: torch.Tensor, nucleotide_labels: torch.Tensor) -> torch.Tensor:
+def reconstruction_loss(nucleotide_logits: torch.Tensor, masked_nucleotides: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the masked letters: their sum / (their number + 1), in nats.
 
     Parameters
     ----------
     nucleotide_logits : torch.Tensor
         (batch, length, vocab_size).
-    nucleotide_labels : torch.Tensor
-        (batch, length or more) true letters, -100 where nothing was masked; what lies beyond the logits is not read.
+    masked_nucleotides : torch.Tensor
+        (batch, length or more) true ids, -100 where nothing was masked; positions beyond the logits are not read.
 
     Returns
     -------
     torch.Tensor
         () loss; 0 where nothing is masked.
     """
-    nucleotide_labels = nucleotide_labels[:, : nucleotide_logits.shape[1]]
+    masked_nucleotides = masked_nucleotides[:, : nucleotide_logits.shape[1]]
     logits = _full_precision(nucleotide_logits.transpose(1, 2))
-    total = F.cross_entropy(logits, nucleotide_labels.long(), reduction="sum")
-    return total / ((nucleotide_labels != -100).sum() + 1)
-
-
-def _hide_nucleotide_labels(forward: Callable) -> Callable:
-    """Leave `nucleotide_labels` out of the signature of `forward`.
-
-    The Trainer reads the signature and takes every argument with 'label' in its name for one that evaluation batches
-    must have; a plain regression has `labels` only.
-    """
-    signature = inspect.signature(forward)
-    shown = [parameter for name, parameter in signature.parameters.items() if name != "nucleotide_labels"]
-    forward.__signature__ = signature.replace(parameters=shown)
-    return forward
+    total = F.cross_entropy(logits, masked_nucleotides.long(), reduction="sum")
+    return total / ((masked_nucleotides != -100).sum() + 1)
 
 
 class MacaronForExpressionPrediction(MacaronPreTrainedModel):
@@ -353,13 +339,12 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         self.nucleotide_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
-    @_hide_nucleotide_labels
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        nucleotide_labels: torch.Tensor | None = None,
+        masked_nucleotides: torch.Tensor | None = None,
         output_nucleotide_logits: bool = True,
         **kwargs,
     ) -> MacaronOutput:
@@ -371,8 +356,9 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             (batch, 2 * strand_length) letter ids of both strands.
         labels : torch.Tensor, optional
             (batch,) or (batch, 1) standardized expression.
-        nucleotide_labels : torch.Tensor, optional
-            (batch, 2 * strand_length) letters to reconstruct, -100 where there is nothing to predict.
+        masked_nucleotides : torch.Tensor, optional
+            (batch, 2 * strand_length) true ids of the masked letters, -100 where nothing was masked. The Trainer takes
+            each argument with "label" in its name for a column that evaluation must have, hence the name.
         output_nucleotide_logits : bool
             False where only the expression is wanted: the last block then computes the expression positions alone, with
             the same numbers.
@@ -387,11 +373,15 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         Raises
         ------
         ValueError
-            If `input_ids` or `labels` have the wrong shape, or there are `nucleotide_labels` and their logits are not
+            If `input_ids` or `labels` have the wrong shape, or there are `masked_nucleotides` and their logits are not
             wanted.
+        TypeError
+            If `nucleotide_labels`, the former name of `masked_nucleotides`, is given.
         """
-        if nucleotide_labels is not None and not output_nucleotide_logits:
-            raise ValueError("nucleotide_labels need the nucleotide logits: leave output_nucleotide_logits=True")
+        if "nucleotide_labels" in kwargs:  # else it would be ignored, and its term missing from the loss
+            raise TypeError("nucleotide_labels has been renamed: pass masked_nucleotides")
+        if masked_nucleotides is not None and not output_nucleotide_logits:
+            raise ValueError("masked_nucleotides need the nucleotide logits: leave output_nucleotide_logits=True")
         outputs = self.macaron(
             input_ids, expression_positions_only=not output_nucleotide_logits, return_dict=True, **kwargs
         )
@@ -409,8 +399,8 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             if self.training and not output_nucleotide_logits:
                 # A gradient of zero for the other head: a parameter without one breaks distributed training.
                 loss = loss + 0.0 * self.nucleotide_head(hidden_states[:, :1]).sum()
-        if nucleotide_labels is not None:
-            nucleotide_loss = reconstruction_loss(nucleotide_logits, nucleotide_labels)
+        if masked_nucleotides is not None:
+            nucleotide_loss = reconstruction_loss(nucleotide_logits, masked_nucleotides)
             weighted = self.config.reconstruction_weight * nucleotide_loss
             loss = weighted if loss is None else loss + weighted
         return MacaronOutput(

@@ -1,11 +1,13 @@
-"""Read promoter tables (TSV, CSV, Parquet, FASTA) as a stream of Arrow tables with line numbers."""
+"""Read promoter tables (TSV, CSV, XLSX, Parquet, FASTA) as a stream of Arrow tables with line numbers."""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from modeling_macaron.delimited import find_layout, is_number, looks_like_dna, read_delimited, read_head, refuse_binary
+from modeling_macaron.delimited import (
+    are_mostly,
+    find_layout,
+    is_number,
+    looks_like_dna,
+    read_delimited,
+    read_head,
+    refuse_binary,
+)
 
 SEQUENCE_NAMES = ("sequence", "seq", "promoter", "promoter_sequence", "dna", "dna_sequence", "nucleotide_sequence")
 VALUE_NAMES = (
@@ -31,15 +41,21 @@ VALUE_NAMES = (
 )
 
 DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+READ_DELIMITERS = {**DELIMITERS, ".xlsx": ","}  # a sheet is read as comma-separated text
 _FASTA = (".fa", ".fasta", ".fna")
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 TABLE_SUFFIXES = (
     ".parquet",
+    ".xlsx",
     *(suffix + compression for suffix in (*DELIMITERS, *_FASTA) for compression in ("", *_COMPRESSIONS)),
 )
 _MAX_MALFORMED = 1000  # remembered one by one; all are counted
 _RECORD_LETTERS = 4 << 20  # of a FASTA record, as of a line of a table: what is longer ends the reading
 _BATCH_LETTERS = 64 << 20
+_SAMPLE_ROWS = 100
+_KINDS = {"sequence": looks_like_dna, "value": is_number}
+
+TextsOf = Callable[[str], list[str]]  # from the name of a column to some of its fields
 
 
 class Columns(NamedTuple):
@@ -91,6 +107,10 @@ class PromoterTable:
         Number of all such lines so far.
     extra_columns : tuple of str
         Further columns that are worth keeping, such as the ground truth of a simulation.
+    replicates : tuple of str
+        Further value columns: the value of a row is the mean of those that it has.
+    has_decimal_comma : bool
+        Whether numbers have a decimal comma, as in text that is separated by semicolons.
     """
 
     path: str
@@ -103,6 +123,13 @@ class PromoterTable:
     malformed: list[tuple[int, str]] = field(default_factory=list, repr=False)
     num_malformed: int = 0
     extra_columns: tuple[str, ...] = ()
+    replicates: tuple[str, ...] = ()
+    has_decimal_comma: bool = False
+
+    def values_of(self, rows: pa.Table, name: str | None = None) -> pa.ChunkedArray:
+        """Value column of some rows, or a replicate by its name, with decimal points."""
+        column = rows[name or self.columns.value]
+        return pc.replace_substring(column, ",", ".", max_replacements=1) if self.has_decimal_comma else column
 
     def __iter__(self) -> Iterator[TableBatch]:
         """Read the source.
@@ -157,7 +184,8 @@ class PromoterTable:
             The message tells where and why.
         """
         first = next((row for row, problem in enumerate(problems) if problem), None)
-        if first is None or (self.malformed and self.malformed[0][0] < numbers[first]):
+        # A thread reads ahead: malformed lines below this batch may be known before the problems of rows above them.
+        if self.malformed and self.malformed[0][0] < numbers[-1 if first is None else first]:
             self.refuse_malformed()
         if first is not None:
             raise self.error_at(int(numbers[first]), problems[first])
@@ -222,13 +250,13 @@ def open_table(
     Parameters
     ----------
     source : str or Path
-        `.tsv`, `.txt` (tab-separated), `.csv`, `.fa`, `.fasta`, `.fna`, each also with `.gz` or `.zst`, or `.parquet`.
-        Text files may have a header or none; a FASTA record may carry its value as `>name expression=1.25`,
-        `>name 1.25` or `>name|1.25`.
+        `.tsv`, `.txt` (tab-separated), `.csv` (also with semicolons and decimal commas), `.fa`, `.fasta`, `.fna`, each
+        also with `.gz` or `.zst`, or `.parquet`, or `.xlsx` (its first sheet). Tables may have a header or none; a
+        FASTA record may carry its value as `>name expression=1.25`, `>name 1.25` or `>name|1.25`.
     sequence_column, value_column, split_column : str, optional
         Column names, or positions counted from 0 (`"0"`) in a file without header. The first two are found by the
-        usual names (`SEQUENCE_NAMES`, `VALUE_NAMES`) or, without header, by what the columns hold. In FASTA,
-        `value_column` is the key before the `=`.
+        usual names (`SEQUENCE_NAMES`, `VALUE_NAMES`) and, where several have one or there is no header, by what the
+        columns hold. In FASTA, `value_column` is the key before the `=`.
     batch_rows : int
         Most rows of a batch.
     require_value : bool
@@ -255,15 +283,15 @@ def open_table(
     compression = _COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     suffix = (suffixes[:-1] if compression else suffixes)[-1:] or [""]
     given = Columns(sequence_column, value_column, split_column)
-    if suffix[0] in DELIMITERS:
-        return _open_text(path, compression, DELIMITERS[suffix[0]], given, batch_rows, require_value)
+    if suffix[0] in DELIMITERS or (suffix[0] == ".xlsx" and compression is None):
+        return _open_text(path, compression, READ_DELIMITERS[suffix[0]], given, batch_rows, require_value)
     if suffix[0] in _FASTA:
         return _open_fasta(path, compression, given, batch_rows)
     if suffix[0] == ".parquet" and compression is None:
         return _open_parquet(path, given, batch_rows, require_value)
     raise ValueError(
         f"{source}: unknown kind of file; expected .tsv, .txt, .csv, .fa, .fasta or .fna (each also with .gz or .zst), "
-        "or .parquet"
+        ".parquet or .xlsx"
     )
 
 
@@ -297,8 +325,10 @@ def string_buffers(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.n
     return letters, offsets - start
 
 
-def find_columns(names: Sequence[str], given: Columns, where: str, require_value: bool) -> tuple[Columns, str]:
-    """Find the columns that matter by the names given or by the usual ones.
+def find_columns(
+    names: Sequence[str], given: Columns, where: str, require_value: bool, texts_of: TextsOf
+) -> tuple[Columns, str]:
+    """Find the columns that matter by the names given or by the usual ones, and among several by what they hold.
 
     Parameters
     ----------
@@ -310,6 +340,8 @@ def find_columns(names: Sequence[str], given: Columns, where: str, require_value
         The source, for messages.
     require_value : bool
         Whether the value column must be found.
+    texts_of : callable
+        Gives some fields of a column as text.
 
     Returns
     -------
@@ -321,14 +353,25 @@ def find_columns(names: Sequence[str], given: Columns, where: str, require_value
     Raises
     ------
     ValueError
-        If a given name is not there, or the usual names give none or more than one.
+        If a given name is not there, or if names and contents give none or more than one.
     """
     _refuse_repeated(names, where)
     usual = {
         "sequence": [name for name in names if name.strip().lower() in SEQUENCE_NAMES],
         "value": [name for name in names if name.strip().lower() in VALUE_NAMES],
     }
-    return _choose_columns(names, given, usual, "by its name", where, require_value)
+    return _choose_columns(names, given, usual, "by its name", where, require_value, texts_of)
+
+
+def choose_by_content(role: str, names: list[str], texts_of: TextsOf) -> list[str]:
+    """Of several columns that may be the `"sequence"` or the `"value"`, name those that hold DNA or numbers."""
+    return [name for name in names if are_mostly(_KINDS[role], texts_of(name))] if len(names) > 1 else names
+
+
+def parquet_texts(file: pyarrow.parquet.ParquetFile, name: str) -> list[str]:
+    """Give the first fields of a column as text, without those that are null."""
+    batches = file.iter_batches(_SAMPLE_ROWS, columns=[name])
+    return [str(value) for batch in islice(batches, 1) for value in batch.column(0).to_pylist() if value is not None]
 
 
 def _choose_columns(
@@ -338,11 +381,10 @@ def _choose_columns(
     how: str,
     where: str,
     require_value: bool,
+    texts_of: TextsOf,
 ) -> tuple[Columns, str]:
-    """Take the columns given, else the only candidate of each role."""
+    """Take the columns given, else the only candidate of each role, else the only one that holds what it should."""
     listed = "its columns are " + ", ".join(repr(name) for name in names)
-    if any(";" in name for name in names):
-        listed += " (is it separated by semicolons? Replace them by commas, or by tabs in a .tsv file)"
     chosen, found_by = {}, {}
     for role, name in given._asdict().items():
         if name is not None:
@@ -351,8 +393,10 @@ def _choose_columns(
             chosen[role], found_by[role] = name, "given"
         elif role != "split":
             found = [candidate for candidate in candidates[role] if candidate not in chosen.values()]
-            if len(found) == 1:
-                chosen[role], found_by[role] = found[0], how
+            fitting = choose_by_content(role, found, texts_of)
+            if len(fitting) == 1:
+                also = "" if fitting == found else ", and among several by what it holds"
+                chosen[role], found_by[role] = fitting[0], how + also
             elif role == "sequence" or require_value:
                 what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
                 raise ValueError(f"{where}: {what}; {listed}. Pass --{role}_column")
@@ -363,6 +407,8 @@ def _choose_columns(
 
 def _refuse_repeated(names: Sequence[str], where: str) -> None:
     repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated and not repeated[0].strip():
+        raise ValueError(f"{where}: more than one column has no name; name them in the header, or delete them")
     if repeated:
         raise ValueError(f"{where}: more than one column is called {repeated[0]!r}; rename all but one")
 
@@ -384,27 +430,28 @@ def _open_text(
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read: {_one_line(error)}") from error
     if layout.has_header:
-        columns, found_by = find_columns(layout.names, given, str(path), require_value)
+        columns, found_by = find_columns(layout.names, given, str(path), require_value, layout.texts_of)
     else:
-        kinds = {"sequence": layout.columns_that_are(looks_like_dna), "value": layout.columns_that_are(is_number)}
+        kinds = {role: layout.columns_that_are(kind) for role, kind in _KINDS.items()}
         where, how = f"{path} (without header)", "by what it holds, no header"
-        columns, found_by = _choose_columns(layout.names, given, kinds, how, where, require_value)
+        columns, found_by = _choose_columns(layout.names, given, kinds, how, where, require_value, layout.texts_of)
 
     def read_batches(table: PromoterTable) -> Iterator[TableBatch]:
         for rows, numbers in read_delimited(path, compression, layout, table.add_malformed):
             for start in range(0, rows.num_rows, batch_rows):
                 yield TableBatch(rows.slice(start, batch_rows), numbers[start : start + batch_rows])
 
-    return PromoterTable(str(path), columns, found_by, "line", read_batches)
+    comma = layout.delimiter == ";"
+    return PromoterTable(str(path), columns, found_by, "line", read_batches, has_decimal_comma=comma)
 
 
 def _open_parquet(path: Path, given: Columns, batch_rows: int, require_value: bool) -> PromoterTable:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+            names, num_rows = file.schema_arrow.names, file.metadata.num_rows
+            columns, found_by = find_columns(names, given, str(path), require_value, partial(parquet_texts, file))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read: {_one_line(error)}") from error
-    columns, found_by = find_columns(schema.names, given, str(path), require_value)
 
     def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -446,9 +493,9 @@ def _fasta_tables(
     letters = 0
     for header, sequence in _fasta_records(lines, path):
         value = _header_value(header, keys, bare)
-        parts = header.partition(" ")[0].split("|")
-        name = "|".join(parts[:1] + [part for part in parts[1:] if part != value])
-        records.append((name, sequence, value.rpartition("=")[2]))
+        name, *parts = re.split(r"(?=[|;])", (header.split() or [""])[0])
+        name += "".join(part for part in parts if part[1:] != value)
+        records.append((name.rstrip(";"), sequence, re.split("[=:]", value)[-1].strip()))
         letters += len(header) + len(sequence)
         if len(records) == batch_rows or letters > _BATCH_LETTERS:
             yield _fasta_table(records)
@@ -486,12 +533,15 @@ def _fasta_records(lines: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, s
 def _header_value(header: str, keys: Sequence[str], bare: bool) -> str:
     """Field of a FASTA header that holds the value: behind one of the keys, or a number alone; empty if unclear.
 
-    A number among other words is none: it may count anything.
+    Fields end at white space, `|` or `;`. A number among other words is none: it may count anything.
     """
-    lowered, fields = [key.lower() for key in keys], header.replace("|", " ").split()[1:]
-    found = [text for text in fields if "=" in text and text.partition("=")[0].lower() in lowered]
+    any_key = "|".join(map(re.escape, keys))
+    pairs = re.finditer(rf"(?<=[\s|;])(?:{any_key})\s*([=:])\s*([^\s|;]*)", header, re.IGNORECASE)
+    found = [pair[0] for pair in pairs if pair[1] == "=" or is_number(pair[2])]
     if not found and bare:
-        name, *words = header.split() or [""]
-        words = [text for text in words or name.split("|")[1:] if "=" not in text]
+        name, *rest = header.split(maxsplit=1) or [""]
+        words = [
+            text for text in re.split(r"[\s|;]+", rest[0] if rest else name)[not rest :] if text and "=" not in text
+        ]
         found = words if len(words) == 1 and is_number(words[0]) else []
     return found[0] if len(found) == 1 else ""

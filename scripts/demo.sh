@@ -19,8 +19,7 @@ run python scripts/prepare_data.py --source simulate --num_sequences 20000 --str
 
 echo
 echo "2. Train a tiny model (two epochs)"
-run accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-    scripts/train.py configs/cpu_tiny.yaml --dataset demo/data --output_dir demo/run
+run python scripts/train.py configs/cpu_tiny.yaml --dataset demo/data --output_dir demo/run
 
 echo
 echo "3. Score it on 2,000 promoters of another seed, beside ridge regression on k-mer counts"

@@ -5,7 +5,7 @@
     python scripts/predict.py MODEL PROMOTERS.bed OUTPUT --genome GENOME.fa
     accelerate launch --num_processes 4 scripts/predict.py MODEL INPUT OUTPUT      (four GPUs)
 
-MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, FASTA or Parquet file (text also as .gz or
+MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
 .zst), or a BED of six columns whose intervals are read from the genome's FASTA, on their strand; OUTPUT is a .tsv,
 .csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`.
 It appears when it is complete; until then what is done stands in the folder OUTPUT.parts, from which --resume goes on.
@@ -16,11 +16,11 @@ import os
 import sys
 from pathlib import Path
 
-import torch.distributed
-
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.parts import parts_folder
+from modeling_macaron.processes import run_command
+from tokenization.tokenization_kmer import PROBLEMS, TOO_LONG
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,18 +49,16 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: --resume goes on with the rows that are done")
-    # The threads of a process group would otherwise go on while the interpreter ends.
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     if not is_main:
         return
     print(f"{command_line.plural(result.num_rows, 'row')} written to {args.output}")
     if result.num_problems:
-        print(f"{result.num_problems:,} of them could not be predicted: the column `problem` says why")
-    if 2 * result.num_problems > result.num_rows:
-        print("are they too long? The model cuts the constant flanks of its own construct only: take others off first")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons)
+        print(f"{result.num_problems:,} of them could not be predicted ({reasons}): see the column `problem`")
+    if 2 * dict(result.reasons).get(PROBLEMS[TOO_LONG], 0) > result.num_rows:
+        print("The model removes the constant flanks of its own construct only: remove other flanks first.")
     command_line.report_malformed(result, args.source)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

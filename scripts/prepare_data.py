@@ -4,8 +4,10 @@
 import argparse
 import sys
 
+from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.training.clusters import DEFAULT_KMER
 from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.report import format_report
+from modeling_macaron.training.report import TOKENIZER_SETTINGS, format_report
 from modeling_macaron.training.sources import DEFAULT_DATASET, open_source
 from tokenization import FLANK3, FLANK5, KmerTokenizer
 
@@ -20,38 +22,91 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         f"owner/name; if left out, {DEFAULT_DATASET}",
     )
     source.add_argument("--sequence_column", help="name; without header 0, 1, 2, ...; else found by usual names")
-    source.add_argument("--value_column", help="the same for the expression; in FASTA the key before '='")
+    source.add_argument(
+        "--value_column", nargs="+",
+        help="the same for the expression; in FASTA the key before '='. Of several, the mean of those that a row has",
+    )  # fmt: skip
     source.add_argument("--split_column", help="column that says train, validation or test")
     source.add_argument("--config", help="configuration of a data set on the Hub")
+    source.add_argument(
+        "--revision", help="commit, tag or branch of a data set on the Hub; the default one's is pinned"
+    )
     source.add_argument("--hub_split", help="use only this split of a data set on the Hub, and split it anew")
     source.add_argument("--num_sequences", type=int, help="promoters to simulate (100,000 if left out)")
     source.add_argument("--extra_columns", nargs="*", help="further columns to keep")
     output = parser.add_argument_group("output")
     output.add_argument("--output", required=True, help="folder to be written")
     output.add_argument("--overwrite", action="store_true", help="replace a data set that stands there")
+    output.add_argument(
+        "--split_by", choices=("cluster", "row"), default="cluster",
+        help="keep near-copies on one side (equal or reverse complements, or with a common stretch), or only copies",
+    )  # fmt: skip
+    output.add_argument("--cluster_kmer", type=int, default=DEFAULT_KMER, help="length of that stretch in nt, up to 32")
+    output.add_argument("--cluster_column", help="column with clusters of the table's own, which are used instead")
+    output.add_argument(
+        "--average_duplicates", action="store_true", help="store equal sequences once, with the mean of their values"
+    )
     output.add_argument("--validation_fraction", type=float, default=0.05, help="share of rows for validation")
     output.add_argument("--seed", type=int, default=0, help="seed of the split and of the simulation")
     output.add_argument("--strict", action="store_true", help="stop at the first row that is refused")
     sequence = parser.add_argument_group("sequence")
-    sequence.add_argument("--flank5", default=FLANK5, help="constant 5' end of the construct ('' for none)")
-    sequence.add_argument("--flank3", default=FLANK3, help="constant 3' end of the construct ('' for none)")
-    sequence.add_argument("--trimming", choices=("auto", "always", "never"), default="auto", help="when to cut flanks")
-    sequence.add_argument("--strand_length", type=int, default=100, help="longest variable part in nt")
-    sequence.add_argument("--kmer_size", type=int, default=10, help="k-mer length in nt")
+    sequence.add_argument(
+        "--init_from", help="checkpoint folder or Hub model to fine-tune: its settings are the defaults of those below"
+    )
+    unless_given = {"default": argparse.SUPPRESS}  # where left out, the tokenizer's or the checkpoint's own
+    sequence.add_argument("--flank5", help=f"constant 5' end, '' for none (default: {FLANK5})", **unless_given)
+    sequence.add_argument("--flank3", help=f"constant 3' end, '' for none (default: {FLANK3})", **unless_given)
+    sequence.add_argument(
+        "--trimming", choices=("auto", "always", "never"), help="when to cut these ends (default: auto)", **unless_given
+    )
+    sequence.add_argument(
+        "--strand_length", type=int, help="longest variable part in nt (default: 100)", **unless_given
+    )
+    sequence.add_argument("--kmer_size", type=int, help="k-mer length in nt (default: 10)", **unless_given)
     return parser.parse_args(argv)
+
+
+def make_tokenizer(args: argparse.Namespace) -> KmerTokenizer:
+    """Make the tokenizer: the usual one or a checkpoint's, with the options given in place of its settings.
+
+    Raises
+    ------
+    ValueError, OSError
+        If there is no such checkpoint, it is damaged, or a length given is not that of the checkpoint.
+    """
+    given = {name: getattr(args, name) for name in TOKENIZER_SETTINGS if hasattr(args, name)}
+    if args.init_from is None:
+        return KmerTokenizer(**given)
+    from modeling_macaron.analysis.predict import check_checkpoint_name
+
+    check_checkpoint_name(args.init_from)
+    if (kind := MacaronConfig.get_config_dict(args.init_from)[0].get("model_type")) != MacaronConfig.model_type:
+        raise ValueError(
+            f"the checkpoint {args.init_from} is a model of type {kind!r}, not {MacaronConfig.model_type!r}"
+        )
+    config, tokenizer = MacaronConfig.from_pretrained(args.init_from), KmerTokenizer.from_pretrained(args.init_from)
+    settings = {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS}
+    for name in ("kmer_size", "strand_length"):
+        of_model = getattr(config, name)
+        if settings[name] != of_model:
+            raise ValueError(f"the checkpoint {args.init_from} has {name} {of_model}, its tokenizer {settings[name]}")
+        if given.get(name, of_model) != of_model:
+            raise ValueError(f"--{name} is {of_model} in {args.init_from}, got {given[name]}: leave it out")
+    return KmerTokenizer(**{**settings, **given})
 
 
 def main(argv: list[str] | None = None) -> None:
     """Prepare a data set."""
     args = parse_arguments(argv)
     try:
-        tokenizer = KmerTokenizer(args.kmer_size, args.strand_length, args.flank5, args.flank3, args.trimming)
+        tokenizer = make_tokenizer(args)
         table = open_source(
             args.source,
             sequence_column=args.sequence_column,
             value_column=args.value_column,
             split_column=args.split_column,
             config=args.config,
+            revision=args.revision,
             hub_split=args.hub_split,
             num_sequences=args.num_sequences,
             seed=args.seed,
@@ -60,11 +115,16 @@ def main(argv: list[str] | None = None) -> None:
             table,
             args.output,
             tokenizer=tokenizer,
+            split_by=args.split_by,
+            cluster_kmer=args.cluster_kmer,
+            cluster_column=args.cluster_column,
+            average_duplicates=args.average_duplicates,
             validation_fraction=args.validation_fraction,
             seed=args.seed,
             strict=args.strict,
             overwrite=args.overwrite,
             extra_columns=args.extra_columns,
+            details={"init_from": args.init_from},
             verbose=True,
         )
     except (ValueError, OSError) as error:

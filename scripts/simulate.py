@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from modeling_macaron.atomic import check_free
 from modeling_macaron.table_writer import write_table
 from modeling_macaron.training.simulation import simulate
 
@@ -22,11 +23,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_sequences", type=int, default=1000, help="promoters (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
     parser.add_argument("--noise", type=float, default=1.0, help="standard deviation of the measurement (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     args = parser.parse_args(argv)
     columns = ["sequence", "expression", "expression_noise_free"]
     if args.output.suffix == ".parquet":
         columns += ["motif", "motif_start", "motif_strand"]
     try:
+        check_free(args.output, args.overwrite)
         with write_table(args.output) as write:
             for batch in simulate(args.num_sequences, seed=args.seed, noise=args.noise):
                 write(batch.table.select(columns))

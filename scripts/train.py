@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train the model: a YAML recipe, and options that override it.
 
-    accelerate launch scripts/train.py configs/one_gpu.yaml --dataset DIR --output_dir OUTPUT [--any_option value]
+    python scripts/train.py configs/one_gpu.yaml --dataset DIR --output_dir OUTPUT [--any_option value]
 
 OUTPUT/final is then a folder for the Hub. `--help` lists every option.
 """
@@ -11,6 +11,8 @@ import sys
 
 from huggingface_hub.errors import StrictDataclassError
 
+from modeling_macaron.analysis.command_line import hide_loading
+from modeling_macaron.processes import run_command
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.model_card import TRAINING_FACTS
 from modeling_macaron.training.run import train
@@ -18,10 +20,11 @@ from modeling_macaron.training.run import train
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
+    hide_loading()
     try:
         final = train(*parse_recipe(sys.argv[1:] if argv is None else argv))
-    except (ValueError, OSError, FloatingPointError, StrictDataclassError) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
     if final is not None:
@@ -32,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{facts['steps']:,} steps in {facts['run_seconds'] / 60:.1f} min; on {facts['validation_rows']:,} "
             f"validation rows Pearson r {r:.3f}, Spearman rho {rho:.3f} (best: step {best:,})"
         )
-        print(f"the model is in {final}; its card, figures and learning curve are there too")
+        print(f"the model is in {final}; its card and figures are there too")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

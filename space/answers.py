@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +14,10 @@ from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.predict import load_model, predict
 from modeling_macaron.analysis.variant_plots import Difference, where_they_differ
 from modeling_macaron.analysis.variants import apply_variant, check_different
+from modeling_macaron.reference import Example, load_reference
 from tokenization import KmerTokenizer, reverse_complement
 
-from .reading import BadInput, Limits, Promoter, read_change, read_one, read_pasted, read_promoters
-from .reference import Reference, load_reference
+from .reading import BadInput, Limits, Pasted, Promoter, read_change, read_one, read_pasted, read_promoters
 
 NUM_STRONGEST = 10
 
@@ -32,7 +34,7 @@ class PredictedPromoter(NamedTuple):
     expression : float or None
         In assay units.
     percentile : float or None
-        Percentage of the training promoters with a lower measurement.
+        Percentage of the reference's promoters with a lower measurement, None without a reference.
     measured : float or None
         Measurement, of an example.
     problem : str
@@ -95,20 +97,48 @@ class Answers:
     ----------
     checkpoint : str or Path
         Folder, or name on the Hub.
-    reference : Reference, optional
-        Measurements to compare with. Default: those of the checkpoint of this repository.
     limits : Limits, optional
         How much one request may ask for.
+
+    Attributes
+    ----------
+    reference : Reference or None
+        Measured values that came with the checkpoint.
+    examples : tuple of Example
+        Promoters to try, as a user types them: those of the reference, else a random sequence.
+    digits : int
+        Decimal places of an expression, by the standard deviation of the training values.
     """
 
-    def __init__(self, checkpoint: str | Path, reference: Reference | None = None, limits: Limits | None = None):
+    def __init__(self, checkpoint: str | Path, limits: Limits | None = None):
         self.model, self.tokenizer = load_model(checkpoint)
-        self.reference = load_reference() if reference is None else reference
+        self.reference = load_reference(checkpoint)
+        self.examples = tuple(self._readable(self.reference.examples if self.reference else ()))
+        if not self.examples:
+            self.examples = (next(self._readable(self._random_sequences())),)
+        std = self.model.config.expression_std
+        self.digits = 0 if std >= 100 else min(max(2, 1 - math.floor(math.log10(std))), 12)
         self.limits = Limits() if limits is None else limits
         self._variable = KmerTokenizer(  # a promoter that was trimmed once is not trimmed again
             kmer_size=self.tokenizer.kmer_size, strand_length=self.tokenizer.strand_length, trimming="never"
         )
-        self.predict("ACGT")  # the first answer is slower than those after it
+        predict(self.model, ["A"], tokenizer=self._variable)  # the first answer is slower than those after it
+
+    def _random_sequences(self) -> Iterator[Example]:
+        """Make random promoters, the same at each start."""
+        generator = np.random.default_rng(0)
+        while True:
+            bases = generator.choice(list(BASES), self.tokenizer.strand_length)
+            yield Example("random sequence", "".join(bases), None)
+
+    def _readable(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """Keep the examples that the model reads whole; where the tokenizer always cuts flanks, they get flanks."""
+        flanks = (self.tokenizer.flank5, self.tokenizer.flank3) if self.tokenizer.trimming == "always" else ("", "")
+        for one in examples:
+            typed = one.sequence.join(flanks)
+            (found,) = read_promoters(self.tokenizer, [Pasted("", typed, 1)])
+            if isinstance(found, Promoter) and found.sequence == one.sequence and set(BASES) & set(one.sequence):
+                yield one._replace(sequence=typed)
 
     def predict(self, text: str | None, keep_middle: bool = False) -> list[PredictedPromoter]:
         """Predict what was pasted.
@@ -146,6 +176,8 @@ class Answers:
         ]
 
     def _to_answer(self, name: str, promoter: Promoter, expression: float) -> PredictedPromoter:
+        if self.reference is None:
+            return PredictedPromoter(name, promoter, expression, None, None, "")
         percentile, measured = self.reference.percentile_of(expression), self.reference.measured(promoter.sequence)
         return PredictedPromoter(name, promoter, expression, percentile, measured, "")
 
@@ -241,6 +273,14 @@ def change_of(sequence: str, position: int = 12) -> str:
     position = known[0] if known and position not in known else position
     letter = sequence[position - 1] if known else "A"
     return f"{letter}{position}{'G' if letter != 'G' else 'A'}"
+
+
+def example_changes(sequence: str) -> tuple[str, str, str]:
+    """Write a substitution, a deletion and an insertion that can be made in a sequence, as examples."""
+    known = [place for place, base in enumerate(sequence, start=1) if base in BASES]
+    place = known[min(3, len(known) - 1)]
+    base = sequence[place - 1]
+    return change_of(sequence, 66), f"{base}{place}del", f"{base}{place}{base}C"
 
 
 def _spell(before: str, position: int, after: str) -> str:

@@ -9,8 +9,12 @@ import argparse
 import base64
 import binascii
 import json
+import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from html import escape
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -20,9 +24,9 @@ from gradio.events import Dependency
 from starlette.middleware import Middleware
 
 from . import figures
-from .answers import Answers, change_of
+from .answers import Answers, example_changes
 from .guard import Guard
-from .reading import BadInput, Limits, doubt_lines
+from .reading import BadInput, Limits, doubt_lines, read_one, to_sentence, what_is_read
 from .searching import DesignProgress, DesignRequest, search_designs
 from .uploads import FileProgress, predict_upload
 
@@ -32,18 +36,10 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 INTRODUCTION = """
-# Macaron promoter
-
-Predicts how strongly promoters of *S. cerevisiae* are expressed from {length} nt of their DNA, in the assay's units
-(about {low} to {high}). Not for other organisms, and not for the clinic.
-
-<details><summary>What the model is</summary>
-
-A Macaron Transformer, trained on {num_promoters:,} measured promoters of the Random Promoter DREAM Challenge 2022, in
-one medium. It reads the {length} nt between the constant flanks of the challenge's construct; sequences may be given
-with the flanks or without.
-
-</details>
+<h1>Macaron promoter</h1>
+<p>Predicts how strongly promoters are expressed, in assay units, from up to {length} nt of their DNA. {rows}Predictions
+hold for the assay, the cells and the kind of promoters that the model was trained on, and not for the clinic.</p>
+<details><summary>What the model is</summary><p>A Macaron Transformer. {reads}</p></details>
 """
 # Beside which fields a sentence about a design stands: the start, the goal, the rules.
 DESIGN_FIELDS = (("start",), ("value", "max_edits", "num_designs"), ("gc", "sites", "positions"))
@@ -110,13 +106,9 @@ def build_page(answers: Answers) -> gr.Blocks:
     gradio.Blocks
         Ready for `launch`.
     """
-    reference, searches = answers.reference, Searches()
-    introduction = INTRODUCTION.format(
-        num_promoters=reference.num_promoters, length=answers.tokenizer.strand_length,
-        low=figures.number(reference.percentiles[0], 1), high=figures.number(reference.percentiles[-1], 1),
-    )  # fmt: skip
+    searches = Searches()
     with gr.Blocks(title="Macaron promoter", analytics_enabled=False) as page:
-        gr.Markdown(introduction, elem_id="introduction")
+        gr.HTML(_introduction(answers), elem_id="introduction", elem_classes="prose", padding=False)
         with gr.Tabs():
             with gr.Tab("Predict"):
                 _predict_tab(answers)
@@ -130,6 +122,17 @@ def build_page(answers: Answers) -> gr.Blocks:
                 _file_tab(answers)
         page.unload(searches.leave)
     return page
+
+
+def _introduction(answers: Answers) -> str:
+    """Say what the model predicts and reads, and which values came with it."""
+    reference, rows = answers.reference, ""
+    if reference is not None:
+        low, high = (figures.number(value, answers.digits) for value in reference.percentiles[[0, -1]])
+        seen = "Trained" if reference.split == "training" else "Validated"
+        rows = f"{seen} on {reference.num_promoters:,} promoters of {reference.data}, measured at {low} to {high}. "
+    reads = to_sentence(what_is_read(answers.tokenizer))
+    return INTRODUCTION.format(length=answers.tokenizer.strand_length, rows=escape(rows), reads=escape(reads))
 
 
 def _sequence_field(label: str, info: str, value: str, name: str, lines: int = 3) -> tuple[gr.Textbox, gr.HTML]:
@@ -168,32 +171,30 @@ def _predict_tab(answers: Answers) -> None:
         except BadInput as error:
             return figures.problem(str(error)), ""
         if len(found) == 1:
-            return "", figures.predicted_one(found[0], answers.reference)
+            return "", figures.predicted_one(found[0], answers.reference, answers.digits)
         doubt = doubt_lines(text, answers.limits, answers.tokenizer)
-        return "", figures.predicted_many(found, answers.reference, doubt)
+        return "", figures.predicted_many(found, answers.reference, doubt, answers.digits)
 
     with gr.Row():
         with gr.Column():
             field, problem = _sequence_field(
                 "Promoter", "One sequence, several lines (each one a promoter), or FASTA.",
-                answers.reference.examples[0].sequence, "predict-sequence", lines=5,
+                answers.examples[0].sequence, "predict-sequence", lines=5,
             )  # fmt: skip
             keep = _middle_box(answers, "predict-middle")
             button = gr.Button("Predict", variant="primary", elem_id="predict-run")
-            gr.Markdown("Or one that was measured and kept out of training (the first three were designed):")
+            is_measured = answers.examples[0].measured is not None
+            gr.Markdown("Or a measured promoter of the validation split:" if is_measured else "Or an example:")
             with gr.Row():
-                examples = [
-                    (
-                        gr.Button(example.description, size="sm", min_width=90, elem_id=f"example-{example.name}"),
-                        example,
-                    )
-                    for example in answers.reference.examples
+                choices = [
+                    gr.Button(example.description, size="sm", min_width=90, elem_id=f"example-{index}")
+                    for index, example in enumerate(answers.examples)
                 ]
             gr.HTML(f'<p class="hint">{PRIVACY}</p>', padding=False)
         with gr.Column():
             result = gr.HTML(elem_id="predict-result", padding=False)
     _on(button.click, answer, [field, keep], [problem, result])
-    for choice, example in examples:
+    for choice, example in zip(choices, answers.examples, strict=True):
         fill = partial(lambda sequence: (sequence, *answer(sequence, False)), example.sequence)
         _on(choice.click, fill, [], [field, problem, result])
 
@@ -201,13 +202,13 @@ def _predict_tab(answers: Answers) -> None:
 def _mutagenesis_tab(answers: Answers) -> None:
     def answer(text: str) -> tuple[str, str]:
         try:
-            return "", figures.mutated(answers.mutate(text))
+            return "", figures.mutated(answers.mutate(text), answers.digits)
         except BadInput as error:
             return figures.problem(str(error)), ""
 
     field, problem = _sequence_field(
         "Promoter", "One sequence: each of its bases is replaced by each of the other three.",
-        answers.reference.examples[3].sequence, "mutagenesis-sequence", lines=2,
+        answers.examples[-1].sequence, "mutagenesis-sequence", lines=2,
     )  # fmt: skip
     button = gr.Button("Mutate", variant="primary", elem_id="mutagenesis-run")
     result = gr.HTML(elem_id="mutagenesis-result", padding=False)
@@ -217,17 +218,13 @@ def _mutagenesis_tab(answers: Answers) -> None:
 def _variant_tab(answers: Answers) -> None:
     def answer(reference: str, alternative: str, cut: bool) -> tuple[str, str, str]:
         try:
-            return "", "", figures.compared(answers.compare(reference, alternative, cut))
+            return "", "", figures.compared(answers.compare(reference, alternative, cut), answers.digits + 1)
         except BadInput as error:
             told = figures.problem(str(error))
             return (told, "", "") if error.field == "reference" else ("", told, "")
 
-    sequence = answers.reference.examples[3].sequence
-    substitution, deletion, insertion = (
-        change_of(sequence, 66),
-        f"{sequence[3:5]}4{sequence[3]}",
-        f"{sequence[3]}4{sequence[3]}C",
-    )
+    sequence = answers.examples[-1].sequence
+    substitution, deletion, insertion = example_changes(read_one(answers.tokenizer, sequence, answers.limits).sequence)
     with gr.Row():
         with gr.Column():
             reference, reference_problem = _sequence_field(
@@ -258,7 +255,7 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
                     told = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
                     yield "", "", "", figures.progressing(found.num_predictions, told, found.most_predictions)
                 else:
-                    yield "", "", "", figures.designed(found)
+                    yield "", "", "", figures.designed(found, answers.digits)
         except BadInput as error:
             place = next(index for index, fields in enumerate(DESIGN_FIELDS) if error.field in fields)
             yield *(figures.problem(str(error)) if index == place else "" for index in range(3)), ""
@@ -269,9 +266,9 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         with gr.Column():
             start, start_problem = _sequence_field(
                 "Start", "A promoter of A, C, G and T; leave it empty for a random one.",
-                answers.reference.examples[0].sequence, "design-start", lines=2,
+                answers.examples[0].sequence, "design-start", lines=2,
             )  # fmt: skip
-            goal, goal_problem = _goal_fields(answers.limits)
+            goal, goal_problem = _goal_fields(answers)
         with gr.Column():
             rules, rules_problem = _rule_fields()
     with gr.Row():
@@ -293,15 +290,17 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
     stop_button.click(searches.stop, **quiet)
 
 
-def _goal_fields(limits: Limits) -> tuple[list, gr.HTML]:
+def _goal_fields(answers: Answers) -> tuple[list, gr.HTML]:
     """Fields for what is wanted and how to search, and the place for a sentence about them."""
+    limits, config = answers.limits, answers.model.config
     target = gr.Radio(
         [("higher", "higher"), ("lower", "lower"), ("as near as possible to", "value")], value="higher",
         label="Expression", elem_id="design-target",
     )  # fmt: skip
     value = gr.Number(
-        label="Wanted expression (assay units)", value=0.5, step=0.1, visible=False, elem_id="design-value"
-    )
+        label="Wanted expression (assay units)", value=round(config.expression_mean, answers.digits),
+        step=10.0 ** (1 - answers.digits), visible=False, elem_id="design-value",
+    )  # fmt: skip
     with gr.Row():
         edits = gr.Slider(
             1, limits.edits, value=5, step=1, label="Edits at most", elem_id="design-edits", min_width=250
@@ -341,7 +340,7 @@ def _file_tab(answers: Answers) -> None:
                     told = f"{found.num_done:,} of {found.num_rows:,} rows"
                     yield "", figures.progressing(found.num_done, told, found.num_rows)
                 else:
-                    yield "", figures.predicted_file(found, answers.reference)
+                    yield "", figures.predicted_file(found, answers.reference, answers.digits)
         except BadInput as error:
             yield figures.problem(str(error)), ""
 
@@ -433,13 +432,32 @@ def launch_page(answers: Answers, **options) -> tuple:
     )
 
 
+def _check_port(port: int) -> None:
+    """Raise an OSError if a port cannot be used, before the model is loaded."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), port))
+    except OSError as error:
+        raise OSError(f"port {port} cannot be used ({error.strerror}): choose another, or leave --port out") from error
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="checkpoints/macaron-promoter-library", help="(%(default)s)")
+    default = "checkpoints/macaron-promoter-library"
+    parser.add_argument("--checkpoint", default=default, help="folder, or name on the Hub (%(default)s)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     options = parser.parse_args(argv)
-    app, address, _ = launch_page(Answers(options.checkpoint), server_port=options.port, prevent_thread_lock=True)
+    if options.port is not None and not 1 <= options.port <= 65_535:
+        parser.error(f"--port must be between 1 and 65535, got {options.port}")
+    try:
+        if options.port is not None:
+            _check_port(options.port)
+        answers = Answers(options.checkpoint)
+        app, address, _ = launch_page(answers, server_port=options.port, prevent_thread_lock=True)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
     print(f"The page is at {address} (Ctrl+C ends it)", flush=True)
     app.blocks.block_thread()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -19,9 +20,9 @@ from modeling_macaron.analysis.design import Design
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, base_importance
 from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.variant_plots import Difference
+from modeling_macaron.reference import Reference
 
-from .answers import ComparedAlleles, MutatedPromoter, PredictedPromoter, Substitution
-from .reference import Reference
+from .answers import ComparedAlleles, MutatedPromoter, PredictedPromoter
 from .searching import DesignedPromoters
 from .uploads import PredictedFile
 
@@ -109,8 +110,10 @@ def in_blocks(sequence: str) -> str:
 _MOST_MARKS = 100  # more values are drawn as a distribution
 
 
-def histogram(reference: Reference, values: Sequence[float]) -> str:
-    """Distribution of the training data with a mark at each value, or with the distribution of many values."""
+def histogram(reference: Reference | None, values: Sequence[float], digits: int = 2) -> str:
+    """Measured distribution with a mark at each value, or with the distribution of many values."""
+    if reference is None:
+        return ""
     width, height, base = 480, 120, 100
     low, high = float(reference.edges[0]), float(reference.edges[-1])
 
@@ -122,22 +125,31 @@ def histogram(reference: Reference, values: Sequence[float]) -> str:
         marks = _outline(np.histogram(np.clip(values, low, high), reference.edges)[0], reference.edges, place, base)
         told = f"line: distribution of the {len(values):,} predictions"
     else:
+        names = [number(value, digits) for value in values]
         marks = "".join(
-            f'<path class="mark" d="M{place(value):.1f} {base}V10m-4 0h8l-4 7z"><title>{number(value)}</title></path>'
-            for value in values
+            f'<path class="mark" d="M{place(value):.1f} {base}V10m-4 0h8l-4 7z"><title>{name}</title></path>'
+            for value, name in zip(values, names, strict=True)
         )
-        told = f"marked: {', '.join(number(value) for value in values)}"
+        told = f"marked: {', '.join(names)}"
     ticks = "".join(
-        f'<text class="tick" x="{place(tick):.1f}" y="{base + 16}" text-anchor="middle">{number(tick, 1)}</text>'
-        for tick in np.arange(np.ceil(low * 2) / 2, high, 0.5)
+        f'<text class="tick" x="{place(tick):.1f}" y="{base + 16}" text-anchor="middle">{name}</text>'
+        for tick, name in _ticks(low, high)
     )
-    label = f"Measured expression of {reference.num_promoters:,} training promoters (assay units)"
+    label = f"Measured expression of {reference.num_promoters:,} {reference.split} promoters (assay units)"
     caption = f"{label}; {told}" if len(values) > _MOST_MARKS else label
     return (
         f'<figure class="histogram"><svg viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(f"{label}; {told}")}">{bars}<path class="axis" d="M10 {base}H{width - 10}"/>'
         f"{ticks}{marks}</svg><figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def _ticks(low: float, high: float, most: int = 7) -> list[tuple[float, str]]:
+    """Round values between two others, and how they are written."""
+    power = math.floor(math.log10((high - low) / most))
+    step = next(step for factor in (1, 2, 5, 10) if (step := factor * 10.0**power) * most >= high - low)
+    digits = max(0, -math.floor(math.log10(step)))
+    return [(tick, number(tick, digits)) for tick in np.arange(math.ceil(low / step) * step, high, step).tolist()]
 
 
 def _bars(counts: np.ndarray, edges: np.ndarray, place: Callable[[float], float], base: float) -> str:
@@ -157,36 +169,45 @@ def _outline(counts: np.ndarray, edges: np.ndarray, place: Callable[[float], flo
     return f'<path class="outline" d="M{place(edges[0]):.1f} {base}{steps}V{base}"/>'
 
 
-def predicted_one(answer: PredictedPromoter, reference: Reference) -> str:
+def _where(percentile: float, split: str) -> str:
+    """Compare a prediction with the measured promoters of a split."""
+    if 0 < percentile < 100:
+        return f", higher than {percentile:.0f} % of the {split} promoters"
+    return f", {'below' if percentile <= 0 else 'above'} all {split} promoters: an extrapolation"
+
+
+def predicted_one(answer: PredictedPromoter, reference: Reference | None, digits: int = 2) -> str:
     """Answer to one sequence."""
-    where = f"higher than {answer.percentile:.0f} % of the training promoters"
-    if answer.percentile <= 0 or answer.percentile >= 100:
-        where = f"{'below' if answer.percentile <= 0 else 'above'} all training promoters: an extrapolation"
-    where = "" if answer.promoter.warnings else f", {where}"
+    where = "" if reference is None or answer.promoter.warnings else _where(answer.percentile, reference.split)
     measured = ""
     if answer.measured is not None:
-        measured = f'<p class="measured">Measured: <strong>{number(answer.measured)}</strong></p>'
+        measured = f'<p class="measured">Measured: <strong>{number(answer.measured, digits)}</strong></p>'
     name = f"<h3>{escape(answer.name)}</h3>" if answer.name else ""
+    value = number(answer.expression, digits)
     return (
-        f'<div class="card" aria-live="polite">{name}<p class="value"><output>{number(answer.expression)}</output>'
+        f'<div class="card" aria-live="polite">{name}<p class="value"><output>{value}</output>'
         f"<span>assay units{where}</span></p>{warnings(answer.promoter.warnings)}{measured}"
-        f"{histogram(reference, [answer.expression])}"
+        f"{histogram(reference, [answer.expression], digits)}"
         f'<p class="sequence" title="what the model read">{in_blocks(answer.promoter.sequence)}</p>'
         f"{notes(answer.promoter.notes)}</div>"
     )
 
 
-def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference, doubt: str = "") -> str:
+def predicted_many(
+    answers: Sequence[PredictedPromoter], reference: Reference | None, doubt: str = "", digits: int = 2
+) -> str:
     """Answer to several sequences; `doubt` is a warning about how they were read."""
     fine = [answer for answer in answers if answer.promoter is not None]
+    names = ("Promoter", "Predicted", "Percentile")[: 2 if reference is None else 3]
     rows, details = [], []
     for count, answer in enumerate(answers, start=1):
         name = escape(answer.name or str(count))
         if answer.promoter is None:
-            rows.append((name, "", ""))
+            rows.append((name, "", "")[: len(names)])
             details.append(f'<span class="problem">{escape(answer.problem)}</span>')
         else:
-            rows.append((name, f"<output>{number(answer.expression)}</output>", f"{answer.percentile:.0f} %"))
+            rows.append((name, f"<output>{number(answer.expression, digits)}</output>"))
+            rows[-1] += () if reference is None else (f"{answer.percentile:.0f} %",)
             warned = "".join(f'<span class="problem">{escape(one)}</span> ' for one in answer.promoter.warnings)
             details.append(warned + escape(" ".join(answer.promoter.notes)))
     failed = len(answers) - len(fine)
@@ -197,8 +218,8 @@ def predicted_many(answers: Sequence[PredictedPromoter], reference: Reference, d
     ]
     return (
         f'<div class="card" aria-live="polite"><p>{summary}, in assay units.</p>{warnings([doubt])}'
-        f"{histogram(reference, [answer.expression for answer in fine])}"
-        f"{table(('Promoter', 'Predicted', 'Percentile'), rows, 'Predictions', details)}"
+        f"{histogram(reference, [answer.expression for answer in fine], digits)}"
+        f"{table(names, rows, 'Predictions', details)}"
         f"{download('Download CSV', 'predictions.csv', to_csv(lines), 'text/csv')}</div>"
     )
 
@@ -220,24 +241,27 @@ def to_csv(lines: Sequence[Sequence[object]]) -> bytes:
 # Mutagenesis
 
 
-def mutation_map(result: Mutagenesis) -> str:
+def mutation_map(result: Mutagenesis, digits: int = 2) -> str:
     """Logo and heat map of all substitutions; each cell tells base, position and delta."""
     limit = max(float(np.abs(result.deltas).max()), 1e-9)
     importance = base_importance(result)
     highest = max(float(np.abs(importance).max()), 1e-9)
     drawn = "".join(
-        _map_block(result, importance, positions, limit, highest) for positions in blocks_of(len(result.sequence))
+        _map_block(result, importance, positions, limit, highest, digits)
+        for positions in blocks_of(len(result.sequence))
     )
     return (
         '<div class="map" tabindex="0" role="application" aria-label="Heat map of all substitutions; move with the '
         f'arrow keys"><div class="stretches">{drawn}</div></div>'
         '<p class="readout" aria-live="polite">Point at a cell, tap it, or move with the arrow keys.</p>'
-        f'<p class="legend"><span>{signed(-limit)}</span><i></i><span>{signed(limit)}</span> '
+        f'<p class="legend"><span>{signed(-limit, digits)}</span><i></i><span>{signed(limit, digits)}</span> '
         "change of the prediction, in assay units; a dot marks the promoter's own base</p>"
     )
 
 
-def _map_block(result: Mutagenesis, importance: np.ndarray, positions: range, limit: float, highest: float) -> str:
+def _map_block(
+    result: Mutagenesis, importance: np.ndarray, positions: range, limit: float, highest: float, digits: int
+) -> str:
     """Letters by their importance, and cells of a block."""
     top = _LOGO_HEIGHT + _CELL
     parts = [
@@ -252,22 +276,22 @@ def _map_block(result: Mutagenesis, importance: np.ndarray, positions: range, li
             y = middle - height if importance[position] > 0 else middle
             parts.append(_glyph(letter, x + 1, y, _CELL - 2, height))
         parts.append(_letter(letter, x, _LOGO_HEIGHT + _CELL * 0.75))
-        parts += [_map_cell(result, position, row, x, top + row * _CELL, limit) for row in range(len(BASES))]
+        parts += [_map_cell(result, position, row, x, top + row * _CELL, limit, digits) for row in range(len(BASES))]
         if position == positions.start or (position + 1) % 10 == 0:
             parts.append(_tick(position, x, top + len(BASES) * _CELL + 11))
     parts.append(f'<path class="axis" d="M{_MARGIN} {middle}h{len(positions) * _CELL}"/>')
     return _block(parts, top + len(BASES) * _CELL + 16)
 
 
-def _map_cell(result: Mutagenesis, position: int, row: int, x: float, y: float, limit: float) -> str:
+def _map_cell(result: Mutagenesis, position: int, row: int, x: float, y: float, limit: float, digits: int) -> str:
     """One cell, coloured by its delta; the base that stands there is empty."""
     base, letter, delta = BASES[row], result.sequence[position], float(result.deltas[position, row])
     place = f'x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" data-row="{row}" data-column="{position}"'
     if base == letter:
-        told = f"{letter} at position {position + 1}: no change, prediction {number(result.reference)}"
+        told = f"{letter} at position {position + 1}: no change, prediction {number(result.reference, digits)}"
         dot = f'<circle class="own" cx="{x + (_CELL - 1) / 2}" cy="{y + (_CELL - 1) / 2}" r="2"/>'
         return f'<rect class="cell same" {place} data-told="{told}"><title>{told}</title></rect>{dot}'
-    told = f"{letter} to {base} at position {position + 1}: {signed(delta)}"
+    told = f"{letter} to {base} at position {position + 1}: {signed(delta, digits)}"
     strength = round(100 * abs(delta) / limit)
     kind = "up" if delta > 0 else "down"
     shade = f'class="cell {kind}" style="--strength:{strength}%"'
@@ -295,24 +319,20 @@ def _block(parts: Sequence[str], height: float) -> str:
     return f'<svg class="stretch" viewBox="0 0 {width} {height:.0f}" aria-hidden="true">{"".join(parts)}</svg>'
 
 
-def mutated(answer: MutatedPromoter) -> str:
+def mutated(answer: MutatedPromoter, digits: int = 2) -> str:
     """Answer of the tab Mutagenesis."""
-    rows = [_substitution_cells(one) for one in answer.strongest]
+    rows = [(str(one.position), one.reference, one.alternative, signed(one.delta, digits)) for one in answer.strongest]
     lines = [("position", "reference", "alternative", "delta")]
     lines += [(one.position, one.reference, one.alternative, f"{one.delta:.6g}") for one in answer.substitutions]
     return (
-        f'<div class="card"><p>Prediction <output>{number(answer.result.reference)}</output> in assay units. '
+        f'<div class="card"><p>Prediction <output>{number(answer.result.reference, digits)}</output> in assay units. '
         "Letters: how much each base adds (above the line) or takes away (below). Cells: what a substitution changes."
         "</p>"
-        f"{warnings(answer.promoter.warnings)}{notes(answer.promoter.notes)}{mutation_map(answer.result)}"
+        f"{warnings(answer.promoter.warnings)}{notes(answer.promoter.notes)}{mutation_map(answer.result, digits)}"
         f"{table(('Position', 'From', 'To', 'Change'), rows, 'The strongest')}"
         f"{download('Download CSV', 'substitutions.csv', to_csv(lines), 'text/csv')} "
         f'<span class="hint">all {len(answer.substitutions)} substitutions</span></div>'
     )
-
-
-def _substitution_cells(one: Substitution) -> tuple[str, ...]:
-    return str(one.position), one.reference, one.alternative, signed(one.delta)
 
 
 # Variant
@@ -347,20 +367,21 @@ def alignment(reference: str, difference: Difference, num_cut: int = 0) -> str:
     return f'<div class="stretches" role="img" aria-label="{told}">{"".join(drawn)}</div>'
 
 
-def compared(answer: ComparedAlleles) -> str:
+def compared(answer: ComparedAlleles, digits: int = 3) -> str:
     """Answer of the tab Variant."""
     rows = []
     pairs = {"as pasted": answer.forward, "reverse complement": answer.reversed}
     pairs["mean of both"] = tuple(np.mean([answer.forward, answer.reversed], axis=0).tolist())
     for name, (before, after) in pairs.items():
-        rows.append((name, number(before, 3), number(after, 3), f"<output>{change(before, after, 3)}</output>"))
+        shown = f"<output>{change(before, after, digits)}</output>"
+        rows.append((name, number(before, digits), number(after, digits), shown))
     names = {"Reference": answer.reference, "Alternative": answer.alternative}
     told = [f"{name}: {note}" for name, promoter in names.items() for note in promoter.notes]
     warned = [f"{name}: {warning}" for name, promoter in names.items() for warning in promoter.warnings]
     if answer.num_cut:
         told.append(f"Alternative: {answer.num_cut} nt were cut off at the 5' end, to keep what the model can read.")
     return (
-        f'<div class="card"><p class="value"><output>{change(*answer.forward, 3)}</output><span>assay units: '
+        f'<div class="card"><p class="value"><output>{change(*answer.forward, digits)}</output><span>assay units: '
         f"alternative minus reference</span></p>{warnings(warned)}"
         f"{alignment(answer.reference.sequence, answer.difference, answer.num_cut)}"
         f"{table(('Orientation', 'Reference', 'Alternative', 'Change'), rows, 'Predictions in both orientations')}"
@@ -386,25 +407,25 @@ def ended(reason: str) -> str:
     return f'<div class="card" role="status"><p>{escape(reason)}</p></div>'
 
 
-def designed(answer: DesignedPromoters) -> str:
+def designed(answer: DesignedPromoters, digits: int = 2) -> str:
     """Answer of the tab Design."""
     if not answer.designs:
         return ended(answer.reason or "Nothing was found that keeps to the rules and is nearer to the target.")
     told = f"{answer.reason} Below is the best of what was tried until then." if answer.reason else ""
     if not any(one.edits for one in answer.designs):
         told = f"{answer.reason} No edit that was tried keeps to the rules and brings the start nearer to the target."
-    rows = [_design_cells(rank, one) for rank, one in enumerate(answer.designs, start=1)]
+    rows = [_design_cells(rank, one, digits) for rank, one in enumerate(answer.designs, start=1)]
     details = [_marked(one) for one in answer.designs]
     first = answer.designs[0]
-    records = [f">start predicted={first.start_expression:.4f}\n{first.start}\n"] + [
-        f">design_{rank} predicted={one.expression:.4f} edits={_edits(one, ',')}\n{one.sequence}\n"
+    records = [f">start predicted={first.start_expression:.{digits + 2}f}\n{first.start}\n"] + [
+        f">design_{rank} predicted={one.expression:.{digits + 2}f} edits={_edits(one, ',')}\n{one.sequence}\n"
         for rank, one in enumerate(answer.designs, start=1)
     ]
     origin = "The start" if answer.start else "A random start"
     status = f'<p role="status"><strong>{escape(told.strip())}</strong></p>' if told else ""
     return (
         f'<div class="card">{status}{warnings(answer.warnings)}'
-        f"<p>{origin} is predicted at <output>{number(first.start_expression)}</output>:</p>"
+        f"<p>{origin} is predicted at <output>{number(first.start_expression, digits)}</output>:</p>"
         f'<p class="sequence">{in_blocks(first.start)}</p>{notes(answer.start.notes if answer.start else ())}'
         f"{table(('', 'Predicted', 'Change', 'Edits'), rows, 'Designs, best first', details)}"
         f"{download('Download FASTA', 'designs.fasta', ''.join(records).encode(), 'text/plain')}"
@@ -427,10 +448,10 @@ def _marked(one: Design) -> str:
     return f'<span class="sequence">{marked}</span>'
 
 
-def _design_cells(rank: int, one: Design) -> tuple[str, ...]:
+def _design_cells(rank: int, one: Design, digits: int) -> tuple[str, ...]:
     far = ' <span class="problem">far outside the training data</span>' if one.out_of_range else ""
-    difference = change(one.start_expression, one.expression)
-    return str(rank), f"<output>{number(one.expression)}</output>{far}", difference, _edits(one)
+    difference = change(one.start_expression, one.expression, digits)
+    return str(rank), f"<output>{number(one.expression, digits)}</output>{far}", difference, _edits(one)
 
 
 # File
@@ -438,7 +459,7 @@ def _design_cells(rank: int, one: Design) -> tuple[str, ...]:
 _KINDS = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 
 
-def predicted_file(answer: PredictedFile, reference: Reference) -> str:
+def predicted_file(answer: PredictedFile, reference: Reference | None, digits: int = 2) -> str:
     """Answer of the tab File."""
     fine = answer.num_rows - answer.num_problems
     parts = [f"<p><strong>{fine:,}</strong> of {plural(answer.num_rows, 'row')} predicted.</p>"]
@@ -462,9 +483,9 @@ def predicted_file(answer: PredictedFile, reference: Reference) -> str:
     kind = _KINDS[answer.name.rsplit(".", 1)[1]]
     parts.append(download(f"Download {answer.name}", answer.name, answer.content, kind))
     if fine:
-        rows = [(f"{row:,}", escape(label), number(value)) for row, label, value in answer.preview]
+        rows = [(f"{row:,}", escape(label), number(value, digits)) for row, label, value in answer.preview]
         parts += [
-            histogram(reference, answer.values),
+            histogram(reference, answer.values, digits),
             table(("Row", answer.label, "Predicted"), rows, "The first rows"),
         ]
     if answer.problems:

@@ -10,12 +10,11 @@ import pyarrow as pa
 
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.tables import string_buffers
-from tokenization import KmerTokenizer
-from tokenization.tokenization_kmer import N_ID, TOO_LONG, TOO_SHORT
+from tokenization import KmerTokenizer, strip_marks
+from tokenization.tokenization_kmer import MISSING, N_ID, NO_BASE, TOO_LONG, TOO_SHORT
 
 _AMBIGUOUS = "NRYSWKMBDHV"
 _LETTERS = frozenset("ACGTU" + _AMBIGUOUS + ("ACGTU" + _AMBIGUOUS).lower())
-_PRIME5, _PRIME3 = re.compile(r"^5['′’]?-+|^5['′’]"), re.compile(r"-+3['′’]?$|3['′’]$")  # noqa: RUF001
 _CHANGES = tuple(
     re.compile(kind, re.IGNORECASE)
     for kind in (
@@ -106,7 +105,7 @@ def read_pasted(text: str | None, limits: Limits) -> list[Pasted]:
     Returns
     -------
     list of Pasted
-        At least one; spaces, and `5'-` and `-3'` at the ends, are gone.
+        At least one; what `strip_marks` removes is gone.
 
     Raises
     ------
@@ -136,7 +135,7 @@ def _read_line(number: int, line: str) -> Pasted:
             f"Line {number} begins with >, as in FASTA, and the first line does not. "
             "Give every promoter a line with > and its name, or none."
         )
-    return Pasted("", _strip(line), number)
+    return Pasted("", strip_marks(line), number)
 
 
 def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
@@ -150,13 +149,7 @@ def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
     for name, pieces, number in records:
         if not pieces:
             raise BadInput(f"The record “{shorten(name)}” (line {number}) has a name and no sequence.")
-    return [Pasted(name, _strip("".join(pieces)), number) for name, pieces, number in records]
-
-
-def _strip(text: str) -> str:
-    """Take away spaces, and the marks of the 5' and 3' end."""
-    text = "".join(text.split())
-    return _PRIME3.sub("", _PRIME5.sub("", text))
+    return [Pasted(name, strip_marks(" ".join(pieces)), number) for name, pieces, number in records]
 
 
 def shorten(text: str, length: int = 40) -> str:
@@ -243,7 +236,7 @@ def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> s
     pasted = read_pasted(text, limits)
     if len(pasted) < 2 or (text or "").lstrip().startswith(">"):
         return ""
-    (whole,) = read_promoters(tokenizer, [Pasted("", _strip("".join(one.sequence for one in pasted)), 1)])
+    (whole,) = read_promoters(tokenizer, [Pasted("", strip_marks("".join(one.sequence for one in pasted)), 1)])
     if isinstance(whole, BadInput):
         return ""
     return (
@@ -316,7 +309,7 @@ def read_change(text: str) -> tuple[str, int, str] | None:
         if match:
             before, after = (match[name].upper().replace("U", "T") for name in ("before", "after"))
             return before, int(match["position"]), after
-    stripped = _strip(text)
+    stripped = strip_marks(text)
     if any(letter.isdigit() for letter in stripped) and len(text) <= _LONGEST_CHANGE and not text.startswith(">"):
         raise BadInput(
             f"“{text}” is no change that is understood here. Write one change, with the bases before and after it: "
@@ -377,17 +370,25 @@ def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
 def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> str:
     """Sentence on why a sequence cannot be read."""
     wrong = next((i for i, letter in enumerate(text) if letter not in _LETTERS), None)
-    if wrong is not None:
+    if wrong is not None and problem != MISSING:
         return _explain_letter(text, wrong)
     if problem == TOO_LONG:
-        return (
-            f"{length} nt are too many: the model reads the {tokenizer.strand_length} nt between the constant flanks "
-            f"({len(tokenizer.flank5)} nt {tokenizer.flank5} and {len(tokenizer.flank3)} nt {tokenizer.flank3}, which "
-            "may be there or not)."
-        )
+        return f"{length} nt are too many: {what_is_read(tokenizer)}"
     if problem == TOO_SHORT:
         return f"{length} nt are too few: the constant flanks alone have more."
-    return "There is no DNA in it."
+    if problem == MISSING:
+        return f"The word “{text}” stands for a missing value, and not for DNA."
+    return "There is no A, C, G or T in it." if problem == NO_BASE else "There is no DNA in it."
+
+
+def what_is_read(tokenizer: KmerTokenizer) -> str:
+    """Sentence on how long a promoter may be, and on its flanks."""
+    told = f"the model reads up to {tokenizer.strand_length} nt"
+    flanks = [f"{len(flank)} nt {flank}" for flank in (tokenizer.flank5, tokenizer.flank3) if flank]
+    if tokenizer.trimming == "never" or not flanks:
+        return f"{told}."
+    given = "must" if tokenizer.trimming == "always" else "may"
+    return f"{told} between the constant flanks ({' and '.join(flanks)}), which {given} be pasted too."
 
 
 def _explain_letter(text: str, position: int) -> str:

@@ -175,13 +175,16 @@ def _broken_rule(message: str) -> BadInput:
 
 
 def _warn_of_target(target: str | float, answers: Answers) -> tuple[str, ...]:
-    """Warn of a wanted expression beyond what was measured."""
-    low, high = (float(value) for value in answers.reference.percentiles[[0, -1]])
-    if isinstance(target, str) or low <= target <= high:
+    """Warn of a target beyond the measured values."""
+    if isinstance(target, str) or answers.reference is None:
         return ()
+    low, high = (float(value) for value in answers.reference.percentiles[[0, -1]])
+    if low <= target <= high:
+        return ()
+    split = answers.reference.split
     return (
-        f"{target:g} is outside of all that was measured for training ({low:.1f} to {high:.1f}): the model cannot tell "
-        "what it takes, and a design may come nowhere near.".replace("-", "−"),  # noqa: RUF001
+        f"{target:g} is outside the range of the {split} promoters ({low:.3g} to {high:.3g}): a design may come "
+        "nowhere near it.".replace("-", "−"),  # noqa: RUF001
     )
 
 

@@ -17,5 +17,5 @@ def random_batch(rows=4, seed=0):
     return {
         "input_ids": true_ids.masked_fill(masked, 5),
         "labels": torch.randn(rows, generator=generator),
-        "nucleotide_labels": true_ids.masked_fill(~masked, -100),
+        "masked_nucleotides": true_ids.masked_fill(~masked, -100),
     }

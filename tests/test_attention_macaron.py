@@ -253,7 +253,7 @@ def test_gradients_of_the_expression_alone_are_the_same(make_model):
 
 def test_labels_of_nucleotides_need_their_logits(make_model):
     with pytest.raises(ValueError, match="leave output_nucleotide_logits=True"):
-        make_model()(random_ids(1), nucleotide_labels=random_ids(1), output_nucleotide_logits=False)
+        make_model()(random_ids(1), masked_nucleotides=random_ids(1), output_nucleotide_logits=False)
 
 
 def test_pipeline_asks_for_the_expression_alone(make_model, tiny_tokenizer):

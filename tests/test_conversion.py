@@ -34,8 +34,8 @@ def reference_model(dtype=torch.float64, attn_implementation="sdpa", **overrides
 
 
 def labels_of(io):
-    nucleotide_labels = np.where(io["mask"] > 0, io["seq"].astype(np.int64), -100)
-    return torch.from_numpy(io["expression_target"]).double(), torch.from_numpy(nucleotide_labels)
+    masked_nucleotides = np.where(io["mask"] > 0, io["seq"].astype(np.int64), -100)
+    return torch.from_numpy(io["expression_target"]).double(), torch.from_numpy(masked_nucleotides)
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
@@ -60,8 +60,8 @@ def test_float32_outputs_equal_the_original(io, suffix):
 
 def test_losses_and_gradients_equal_the_original(io):
     model = reference_model()
-    labels, nucleotide_labels = labels_of(io)
-    outputs = model(torch.from_numpy(io["x"][:8]), labels=labels, nucleotide_labels=nucleotide_labels)
+    labels, masked_nucleotides = labels_of(io)
+    outputs = model(torch.from_numpy(io["x"][:8]), labels=labels, masked_nucleotides=masked_nucleotides)
     outputs.loss.backward()
     assert outputs.expression_loss.item() == pytest.approx(io["loss_expression_f64"].item(), abs=1e-10)
     assert outputs.reconstruction_loss.item() == pytest.approx(io["loss_seq_f64"].item(), abs=1e-10)
@@ -75,8 +75,8 @@ def test_losses_and_gradients_equal_the_original(io):
 
 def test_gradient_that_is_zero_is_there(io):
     model = reference_model()
-    labels, nucleotide_labels = labels_of(io)
-    model(torch.from_numpy(io["x"][:8]), labels=labels, nucleotide_labels=nucleotide_labels).loss.backward()
+    labels, masked_nucleotides = labels_of(io)
+    model(torch.from_numpy(io["x"][:8]), labels=labels, masked_nucleotides=masked_nucleotides).loss.backward()
     gradient = model.macaron.embeddings.expression_projection.weight.grad
     assert gradient is not None
     assert gradient.abs().max() == 0
@@ -91,9 +91,9 @@ def test_tensorflow_checkpoint_reads_like_safetensors(tensorflow, tmp_path, io):
         assert weights[name].shape == values.shape, name
         np.testing.assert_allclose(weights[name], values, rtol=0, atol=5 * 3.6e-4, err_msg=name)
     model = convert_checkpoint(prefix, tmp_path / "converted", num_expression_positions=4).eval()
-    labels, nucleotide_labels = labels_of(io)
+    labels, masked_nucleotides = labels_of(io)
     with torch.no_grad():
-        loss = model(torch.from_numpy(io["x"][:8]), labels=labels, nucleotide_labels=nucleotide_labels).loss
+        loss = model(torch.from_numpy(io["x"][:8]), labels=labels, masked_nucleotides=masked_nucleotides).loss
     assert loss < 0.6 * io["loss_f64"], "the five steps were taken on these examples"
 
 

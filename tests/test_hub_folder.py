@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,22 @@ def run_stranger(folder, saved, workplace):
     assert result.returncode == 0, result.stderr[-3000:]
     assert not list((workplace / "empty").iterdir())
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_a_folder_runs_its_own_code(tiny_folder, tiny_tokenizer, tmp_path):
+    """Two folders of the same name whose modeling files differ, in one process."""
+    inputs, logits = tiny_tokenizer(SEQUENCES, return_tensors="pt"), {}
+    for run in ("first", "second"):
+        shutil.copytree(tiny_folder, tmp_path / run / "final")
+    code = tmp_path / "second" / "final" / "modeling_macaron.py"
+    text = code.read_text()
+    assert ".mean(dim=1)" in text
+    code.write_text(text.replace(".mean(dim=1)", ".mean(dim=1) + 7"))
+    for run in ("first", "second", "first again"):
+        folder = tmp_path / run.removesuffix(" again") / "final"
+        logits[run] = AutoModel.from_pretrained(folder, trust_remote_code=True)(**inputs).logits
+    assert torch.equal(logits["first"], logits["first again"])
+    torch.testing.assert_close(logits["second"], logits["first"] + 7)
 
 
 @pytest.fixture(scope="module")

@@ -60,11 +60,11 @@ def test_forward_strand_only_reads_nothing_of_the_other(make_model):
 
 def test_forward_strand_only_reconstructs_the_letters_it_reads(make_model):
     model, batch = make_model(reverse_complement=False), random_batch()
-    labels = batch["nucleotide_labels"].clone()
+    labels = batch["masked_nucleotides"].clone()
     labels[:, LENGTH // 2 :] = -100
     with torch.no_grad():
         loss = model(**batch).reconstruction_loss
-        torch.testing.assert_close(model(**{**batch, "nucleotide_labels": labels}).reconstruction_loss, loss)
+        torch.testing.assert_close(model(**{**batch, "masked_nucleotides": labels}).reconstruction_loss, loss)
 
 
 @pytest.mark.parametrize("fields", ABLATIONS)

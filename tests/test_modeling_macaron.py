@@ -156,7 +156,7 @@ def test_masked_language_model_loads_the_same_checkpoint(tiny_folder, make_model
     batch = random_batch()
     with torch.no_grad():
         expected = make_model()(**batch)
-        got = loaded(batch["input_ids"], labels=batch["nucleotide_labels"])
+        got = loaded(batch["input_ids"], labels=batch["masked_nucleotides"])
     assert_same(got.logits, expected.nucleotide_logits)
     assert_same(got.loss, expected.reconstruction_loss)
 
@@ -392,13 +392,13 @@ def test_losses(make_model):
     with torch.no_grad():
         both = model(**batch)
         expression = model(batch["input_ids"], labels=batch["labels"])
-        nucleotides = model(batch["input_ids"], nucleotide_labels=batch["nucleotide_labels"])
+        nucleotides = model(batch["input_ids"], masked_nucleotides=batch["masked_nucleotides"])
         neither = model(batch["input_ids"])
     mean_squared_error = ((both.logits[:, 0] - batch["labels"]) ** 2).mean()
     torch.testing.assert_close(both.expression_loss, mean_squared_error)
     total, count = 0.0, 0
     log_probabilities = both.nucleotide_logits.double().log_softmax(dim=-1)
-    for row, labels in enumerate(batch["nucleotide_labels"].tolist()):
+    for row, labels in enumerate(batch["masked_nucleotides"].tolist()):
         for position, letter in enumerate(labels):
             if letter != -100:
                 total, count = total - log_probabilities[row, position, letter].item(), count + 1

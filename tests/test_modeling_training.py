@@ -76,6 +76,19 @@ def test_loss_falls_on_eight_examples(make_config, pooling, attention_projection
     assert losses[-1][1] < 0.8 * losses[0][1]
 
 
+class MaskedRows(torch.utils.data.Dataset):
+    """Rows with the columns that the collator gives for training."""
+
+    def __init__(self, number):
+        self.batch = random_batch(number)
+
+    def __len__(self):
+        return len(self.batch["labels"])
+
+    def __getitem__(self, index):
+        return {name: values[index] for name, values in self.batch.items()}
+
+
 class Rows(torch.utils.data.Dataset):
     def __init__(self, number):
         self.ids, self.labels = random_ids(number), torch.randn(number, generator=torch.Generator().manual_seed(7))
@@ -87,10 +100,11 @@ class Rows(torch.utils.data.Dataset):
         return {"input_ids": self.ids[index].tolist(), "labels": self.labels[index].item()}
 
 
-def plain_trainer(folder, model, tokenizer=None, **options):
+def plain_trainer(folder, model, tokenizer=None, train_rows=None, **options):
     options = {"per_device_train_batch_size": 8, "max_steps": 6, "learning_rate": 1e-2, **options}
     arguments = TrainingArguments(folder, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, **options)
-    return Trainer(model, arguments, train_dataset=Rows(8), eval_dataset=Rows(11), processing_class=tokenizer)
+    train_rows = Rows(8) if train_rows is None else train_rows
+    return Trainer(model, arguments, train_dataset=train_rows, eval_dataset=Rows(11), processing_class=tokenizer)
 
 
 @pytest.mark.parametrize("options", [{}, {"label_names": ["labels"]}], ids=["default", "label_names"])
@@ -108,6 +122,26 @@ def test_plain_trainer_does_regression(tmp_path, make_model, tiny_tokenizer, opt
     files = {path.stem for path in (tmp_path / "final").glob("*.py")}
     modules = {"attention", "configuration", "layers", "modeling", "pipeline"}
     assert files == {f"{name}_macaron" for name in modules} | {"tokenization_kmer"}
+
+
+def test_plain_trainer_reconstructs_masked_nucleotides(tmp_path, make_model):
+    model, rows = make_model(hidden_dropout=0.0), MaskedRows(8)
+    with torch.no_grad():
+        expected = model(**random_batch(8))
+    assert expected.reconstruction_loss > 0.1
+    trainer = plain_trainer(tmp_path, model, train_rows=rows, max_steps=1, logging_steps=1)
+    assert trainer.predict(Rows(11)).predictions.shape == (11, 1)
+    assert trainer.evaluate(rows)["eval_loss"] == pytest.approx(expected.loss.item(), rel=1e-4)
+    assert trainer.predict(rows).label_ids.shape == (8,)
+    trainer.train()
+    assert trainer.state.log_history[-2]["loss"] == pytest.approx(expected.loss.item(), rel=1e-3)
+
+
+def test_former_name_of_masked_nucleotides_is_not_ignored(make_model):
+    batch = random_batch()
+    batch["nucleotide_labels"] = batch.pop("masked_nucleotides")
+    with pytest.raises(TypeError, match="pass masked_nucleotides"):
+        make_model()(**batch)
 
 
 def test_plain_trainer_does_not_inflate_the_loss_under_accumulation(tmp_path, make_model):

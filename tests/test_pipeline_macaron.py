@@ -9,7 +9,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_macaron import PromoterExpressionPipeline
 
-SEQUENCES = ["ACGTACGTAA", "ttttgggg", "ACCAACGTTGCAGGT", "N", "A" * 20, "ACGU", "ACGTACGTAA"]
+SEQUENCES = ["ACGTACGTAA", "ttttgggg", "ACCAACGTTGCAGGT", "NNG", "A" * 20, "ACGU", "ACGTACGTAA"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import gzip
 import re
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from modeling_macaron import delimited
 from modeling_macaron.tables import open_table, string_buffers
+from tokenization import MISSING_WORDS
 
 DNA = st.text("ACGTNacgtu", min_size=4, max_size=20)
 NUMBER = st.floats(-100, 100).map(repr)
@@ -87,10 +89,116 @@ def test_formats_and_compressions_agree(tmp_path, kind, suffix):
     assert got == rows
 
 
+def test_a_spreadsheet_is_read_as_text_is(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    rows = [[None, None, None], ["name", "sequence", "expression"], ["a", "1 acgtac\n7 gtac", 1.5], [None] * 3]
+    rows += [["b", "ACGT", "NA"], ["c,d", None, 2]]
+    for header in (True, False):
+        book = openpyxl.Workbook()
+        for row in rows if header else rows[2:]:
+            book.active.append(row)
+        book.create_sheet("other").append(["no", "table"])
+        book.save(tmp_path / "Table.XLSX")
+        table = open_table(tmp_path / "Table.XLSX", batch_rows=2)
+        assert table.columns == (("sequence", "expression", None) if header else ("1", "2", None))
+        expected = [(3, "a", "1 acgtac 7 gtac", "1.5"), (5, "b", "ACGT", "NA"), (6, "c,d", "", "2")]
+        assert read(table) == [(number - 2 * (not header), *fields) for number, *fields in expected]
+
+
+def test_a_spreadsheet_without_openpyxl_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(ValueError, match=r"t.xlsx: reading .xlsx needs openpyxl \(pip install openpyxl\)"):
+        open_table(write(tmp_path / "t.xlsx", "PK"))
+
+
+@pytest.mark.parametrize("header", ["name;sequence;expression\n", ""])
+def test_semicolons_and_decimal_commas(tmp_path, header):
+    path = write(tmp_path / "t.csv", header + "a;ACGTAC;1,5\nb;GGTTAA;-2\nc;GGGG;NA\n")
+    table = open_table(path, require_value=True)
+    assert table.columns == (("sequence", "expression", None) if header else ("1", "2", None))
+    assert [row[-1] for row in read(table)] == ["1,5", "-2", "NA"]
+    assert [value for batch in table for value in table.values_of(batch.table).to_pylist()] == ["1.5", "-2", "NA"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("t.csv", "sequence\tvalue\nACGT\t1,5\n"), ("t.txt", "ACGT,1\nTTTT,2\n")])
+def test_another_delimiter_than_the_suffix_says(tmp_path, name, text):
+    table = open_table(write(tmp_path / name, text), require_value=True)
+    assert [len(row) for row in read(table)] == [3] * (len(text.splitlines()) - (name == "t.csv"))
+    assert not table.has_decimal_comma
+
+
+def test_empty_columns_without_a_name_are_left_out(tmp_path):
+    expected = [(2, "ACGT", "1"), (3, "GGGG", "2")]
+    for end in ("", "\t\t", "\t"):
+        path = write(tmp_path / "t.tsv", f"sequence\texpression\t\t\nACGT\t1{end}\nGGGG\t2{end}\n")
+        assert read(open_table(path)) == expected
+    lines = "ACGT\t1\t\n" * 200 + "ACGT\t1\tlost\n"
+    with pytest.raises(ValueError, match=r"t.tsv, line 202: 'lost' is in a column without a name; name it"):
+        read(open_table(write(tmp_path / "t.tsv", "sequence\texpression\t\n" + lines)))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_among_several_names_the_content_decides(tmp_path, kind):
+    columns = {
+        "promoter": ["pTDH3", "pGAL1"],
+        "sequence": ["ACGTAC", None],
+        "label": ["high", "low"],
+        "value": [1.5, 2],
+    }
+    if kind == "csv":
+        rows = zip(*columns.values(), strict=True)
+        text = "".join(",".join("NA" if cell is None else str(cell) for cell in row) + "\n" for row in rows)
+        write(tmp_path / "t.csv", ",".join(columns) + "\n" + text)
+    else:
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    table = open_table(tmp_path / f"t.{kind}", require_value=True)
+    assert table.columns == ("sequence", "value", None)
+    found_by = "by its name, and among several by what it holds"
+    assert table.columns_found_by == f"sequence 'sequence' ({found_by}), value 'value' ({found_by})"
+
+
+def test_words_for_a_missing_value_do_not_change_the_layout(tmp_path):
+    assert delimited.MISSING_WORDS == MISSING_WORDS
+    path = write(tmp_path / "t.tsv", "NA\tnone\n" * 60 + "ACGTACGT\t1.5\n" * 3 + "ACGTACGT\tND\n" * 50)
+    table = open_table(path, require_value=True)
+    assert table.columns == ("0", "1", None) and len(read(table)) == 113
+
+
+def test_problems_stop_at_the_first_fault(tmp_path):
+    table = open_table(write(tmp_path / "t.tsv", "ACGTACGT\t1\n" * 5 + "x\nACGTACGT\t1\n"))
+    read(table)
+    table.refuse_problems(np.arange(1, 6), [""] * 5)
+    with pytest.raises(ValueError, match="line 5: bad"):
+        table.refuse_problems(np.arange(1, 6), [""] * 4 + ["bad"])
+    with pytest.raises(ValueError, match="line 6: 1 column instead of 2"):
+        table.refuse_problems(np.array([5, 7]), ["", "bad"])
+
+
 def test_two_gzip_members_are_one_file(tmp_path):
     path = tmp_path / "table.tsv.gz"
     path.write_bytes(gzip.compress(b"ACGT\t1\n") + gzip.compress(b"GGGG\t2\n"))
     assert read(open_table(path)) == [(1, "ACGT", "1"), (2, "GGGG", "2")]
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "value"),
+    [
+        ("a\t1.5", "a", "1.5"),
+        ("a\texpression=1.5\tnote", "a", "1.5"),
+        ("a;1.5", "a", "1.5"),
+        ("a;expression=1.5;n=3", "a;n=3", "1.5"),
+        ("a; expression = 1.5", "a", "1.5"),
+        ("a | 1.5", "a", "1.5"),
+        ("a Expression: 1.5", "a", "1.5"),
+        ("a|expression=1.5|x", "a|x", "1.5"),
+        ("a label: high", "a", ""),
+        ("a expression=1,5", "a", "1,5"),
+        ("a\u00a01.5", "a", "1.5"),
+        ("", "", ""),
+    ],
+)
+def test_separators_in_fasta_headers(tmp_path, header, name, value):
+    assert read(open_table(write(tmp_path / "a.fa", f">{header}\nACGT\n"))) == [(1, name, "ACGT", value)]
 
 
 def test_fasta_headers(tmp_path):
@@ -145,7 +253,6 @@ def test_column_given_by_position_is_no_header_name(tmp_path):
         ("sequence\tseq\texpression\nACGT\tACGT\t2\n", {}, "more than one column may be the sequence"),
         ("ACGTACGT\t1\t2\n", {}, "more than one column may be the value.*'0', '1', '2'"),
         ("alpha\tbeta\nACGTACGT\t1\n", {}, "no column is known to be the sequence.*'alpha', 'beta'"),
-        ("sequence;expression\nACGTACGT;1\n", {}, "'sequence;expression' .is it separated by semicolons"),
         ("sequence\texpression\nACGT\t1\n", {"value_column": "tpm"}, "has no column 'tpm'.*'sequence', 'expression'"),
         ("sequence\tx\tx\nACGT\t1\t2\n", {"value_column": "x"}, "more than one column is called 'x'"),
         ("sequence\texpression\nACGT\t1\n", {"value_column": "sequence"}, "cannot be two things"),
@@ -157,9 +264,12 @@ def test_column_given_by_position_is_no_header_name(tmp_path):
         ("ACGT\n", {"suffix": ".fa"}, "line 1: a FASTA record begins with '>'"),
         ("", {"suffix": ".fa"}, "is empty"),
         (">a\nACGT\n", {"suffix": ".fa", "split_column": "x"}, "FASTA .*no columns"),
+        ("ACGT\t1\n", {"suffix": ".xlsx"}, "cannot be read as .xlsx"),
+        ("ACGT\t1\n", {"suffix": ".xlsx.gz"}, "unknown kind of file"),
+        ("sequence\t\t\nACGT\t1\t2\n", {}, "more than one column has no name"),
         ("not parquet", {"suffix": ".parquet"}, "cannot be read"),
         ("ACGT\t1\n", {"suffix": ".tsv.gz"}, "cannot be read"),
-        ("ACGT\t1\n", {"suffix": ".xlsx"}, "unknown kind of file"),
+        ("ACGT\t1\n", {"suffix": ".xls"}, "unknown kind of file"),
     ],
 )
 def test_bad_files_give_one_clear_error(tmp_path, text, options, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,8 +25,16 @@ PROBLEMS = (
     "shorter than the flanks",
     "letter that is not DNA",
     "longer than strand_length",
+    "missing sequence",
+    "no A, C, G or T",
 )
-EMPTY, TOO_SHORT, BAD_LETTER, TOO_LONG = 1, 2, 3, 4
+EMPTY, TOO_SHORT, BAD_LETTER, TOO_LONG, MISSING, NO_BASE = range(1, len(PROBLEMS))
+
+# Words for a missing value, in capitals. NA, NAN and ND could be read as DNA.
+MISSING_WORDS = frozenset(
+    ("NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "-", "--", ".", "?")
+)
+_LONGEST_WORD = max(map(len, MISSING_WORDS))
 
 # What to do about it, where a caller can.
 _REMEDIES = {
@@ -35,6 +44,9 @@ _REMEDIES = {
 
 _INVALID = 255
 _MASK_BYTE = b"\x80"  # never a byte of ASCII text, and never the first byte of a UTF-8 letter
+
+_SPACES = re.compile(r"[\s\u200b\ufeff]+")
+_ENDS = re.compile(r"^5['′’]?-+|^5['′’]|-+3['′’]?$|3['′’]$")  # noqa: RUF001
 
 
 def _letter_table() -> np.ndarray:
@@ -61,11 +73,65 @@ class StrandBatch(NamedTuple):
         (batch,) int64 length of the variable part in nucleotides, after trimming and before any truncation.
     problem : numpy.ndarray
         (batch,) uint8: 0 where the row is fine, else an index into `PROBLEMS`.
+    trimmed : numpy.ndarray
+        (batch,) bool, whether flanks were cut.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     problem: np.ndarray
+    trimmed: np.ndarray
+
+
+def is_missing(text: str) -> bool:
+    """Whether a text is a usual word for a missing value, such as `NA`, in any case; an empty text is not."""
+    return text.strip().upper() in MISSING_WORDS
+
+
+def strip_marks(text: str) -> str:
+    r"""Remove what is often copied along with a sequence.
+
+    Parameters
+    ----------
+    text : str
+        One sequence.
+
+    Returns
+    -------
+    str
+        Without white space, the line numbers of GenBank (numbers between white space), and `5'-` and `-3'` at the ends.
+
+    Examples
+    --------
+    >>> strip_marks("1 acgtac gtacgt\\n13 acg"), strip_marks("5'-ACGT-3'")
+    ('acgtacgtacgtacg', 'ACGT')
+    """
+    words = _SPACES.split(text)
+    return _ENDS.sub("", "".join(word for word in words if len(words) == 1 or not word.isdecimal()))
+
+
+def _rows_of(places: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Rows that hold these places of the letters."""
+    return np.unique(np.searchsorted(offsets, places, side="right") - 1)
+
+
+def _strip_rows(letters: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Apply `strip_marks` to some rows of a batch."""
+    pieces, lengths, end = [], np.diff(offsets), 0
+    for row in rows.tolist():
+        start, stop = offsets[row], offsets[row + 1]
+        text = letters[start:stop].tobytes().decode("utf-8", "surrogateescape")
+        stripped = np.frombuffer(strip_marks(text).encode("utf-8", "surrogateescape"), np.uint8)
+        pieces += [letters[end:start], stripped]
+        lengths[row], end = len(stripped), stop
+    return np.concatenate([*pieces, letters[end:]]), np.concatenate([[0], np.cumsum(lengths)])
+
+
+def _missing_rows(letters: np.ndarray, offsets: np.ndarray) -> list[int]:
+    """Rows that hold a word for a missing value."""
+    lengths = np.diff(offsets)
+    short = np.flatnonzero((lengths > 0) & (lengths <= _LONGEST_WORD)).tolist()
+    return [row for row in short if is_missing(letters[offsets[row] : offsets[row + 1]].tobytes().decode("latin-1"))]
 
 
 def reverse_complement(ids: np.ndarray) -> np.ndarray:
@@ -85,7 +151,8 @@ class KmerTokenizer(PreTrainedTokenizer):
     A sequence is trimmed of its constant flanks, padded with N on both sides to `strand_length` (an odd N goes to the
     right), and its reverse complement is appended: `2 * strand_length` ids. The model reads each position as the k-mer
     around it, which `kmers` writes out. Lower case is accepted, U is read as T, every IUPAC ambiguity letter as N;
-    `[MASK]` is the masked nucleotide (the letter M is 'A or C').
+    `[MASK]` is the masked nucleotide (the letter M is 'A or C'). White space, line numbers and `5'-` are removed, see
+    `strip_marks`.
 
     Parameters
     ----------
@@ -102,8 +169,9 @@ class KmerTokenizer(PreTrainedTokenizer):
     Raises
     ------
     ValueError
-        On any letter that is not DNA (with its position), on an empty sequence, on a sequence shorter than the flanks
-        that `"always"` cuts, and on a variable part longer than `strand_length` unless `truncation=True`.
+        On any letter that is not DNA (with its position), on an empty sequence, on a word for a missing value (`NA`),
+        on a variable part without A, C, G, T, U or `[MASK]`, on a sequence shorter than the flanks that `"always"`
+        cuts, and on a variable part longer than `strand_length` unless `truncation=True`.
 
     Notes
     -----
@@ -192,20 +260,27 @@ class KmerTokenizer(PreTrainedTokenizer):
             Ids (batch, strand_length), lengths and the problem of each row. Nothing is raised.
         """
         offsets = np.asarray(offsets, dtype=np.int64)
-        codes = _LETTER_IDS[letters[offsets[0] : offsets[-1]]]
-        offsets = offsets - offsets[0]
+        letters, offsets = letters[offsets[0] : offsets[-1]], offsets - offsets[0]
+        codes = _LETTER_IDS[letters]
+        bad_rows = _rows_of(np.flatnonzero(codes == _INVALID), offsets)
+        if bad_rows.size:
+            letters, offsets = _strip_rows(letters, offsets, bad_rows)
+            codes = _LETTER_IDS[letters]
+            bad_rows = _rows_of(np.flatnonzero(codes == _INVALID), offsets)
         starts, lengths, problem = self._trim(codes, offsets)
+        trimmed = lengths < np.diff(offsets)
         problem[(lengths == 0) & (problem == 0)] = EMPTY
         variable_lengths = lengths
         if truncation:
             starts = starts + np.maximum(lengths - self.strand_length, 0) // 2
             lengths = np.minimum(lengths, self.strand_length)
         problem[(lengths > self.strand_length) & (problem == 0)] = TOO_LONG
-        invalid = np.flatnonzero(codes == _INVALID)
-        if invalid.size:
-            problem[np.searchsorted(offsets, invalid, side="right") - 1] = BAD_LETTER
-        lengths = np.where(problem == 0, lengths, 0)
-        return StrandBatch(self._pad_centered(codes, starts, lengths), variable_lengths, problem)
+        problem[bad_rows] = BAD_LETTER
+        problem[_missing_rows(letters, offsets)] = MISSING
+        ids = self._pad_centered(codes, starts, np.where(problem == 0, lengths, 0))
+        unknown = np.flatnonzero((ids[:, (self.strand_length - 1) // 2] == N_ID) & (problem == 0))
+        problem[unknown[(ids[unknown] == N_ID).all(axis=1)]] = NO_BASE
+        return StrandBatch(ids, variable_lengths, problem, trimmed)
 
     def explain(self, text: str, problem: int, length: int) -> str:
         """Say what is wrong with a sequence.
@@ -213,19 +288,26 @@ class KmerTokenizer(PreTrainedTokenizer):
         Parameters
         ----------
         text : str
-            The sequence, letter by letter as `encode_strands` read it: `[MASK]` stands for nothing there.
+            The sequence as `encode_strands` read it: `[MASK]` stands for nothing there.
         problem, length : int
             What `encode_strands` gives for it.
 
         Returns
         -------
         str
-            With the letter and its position (counted from 1), or the lengths in nucleotides; empty without a problem.
+            With the letter and its position (counted from 1 without what `strip_marks` removes), or the lengths in
+            nucleotides; empty without a problem.
         """
+        text = strip_marks(text)
         if problem == BAD_LETTER:
             letters = enumerate(text)
             position = next(i for i, letter in letters if ord(letter) > 127 or _LETTER_IDS[ord(letter)] == _INVALID)
-            return f"letter {text[position]!r} at position {position + 1} (counted from 1) is not DNA"
+            kind = "digit" if text[position].isdecimal() else "letter"
+            return f"{kind} {text[position]!r} at position {position + 1} (counted from 1) is not DNA"
+        if problem == MISSING:
+            return f"missing value {text!r}"
+        if problem == NO_BASE:
+            return "no A, C, G or T in the sequence" + (" between its flanks" if len(text) > length else "")
         if problem == TOO_SHORT:
             flanks = f"{len(self.flank5)} + {len(self.flank3)} nt"
             return f"{length} nt are fewer than the flanks that trimming='always' cuts ({flanks})"
@@ -320,6 +402,8 @@ class KmerTokenizer(PreTrainedTokenizer):
             if not isinstance(text, str):
                 where = "" if is_single else f"sequence {index} of the batch: "
                 raise ValueError(f"{where}expected DNA as a str, got {type(text).__name__}")
+        if not "".join(texts).isascii():
+            texts = list(map(strip_marks, texts))  # white space outside ASCII
         letters, lengths = self._to_bytes(texts)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         batch = self.encode_strands(np.frombuffer(letters, np.uint8), offsets, truncation)
@@ -328,8 +412,8 @@ class KmerTokenizer(PreTrainedTokenizer):
             where = "" if is_single else f"sequence {index} of the batch: "
             problem = int(batch.problem[index])
             text = texts[index].replace("[MASK]", "N" * len("[MASK]"))  # a mask is fine here, and keeps its place
-            told = self.explain(text, problem, int(batch.lengths[index]))
-            raise ValueError(where + told + _REMEDIES.get(problem, ""))
+            explained = self.explain(text, problem, int(batch.lengths[index]))
+            raise ValueError(where + explained + _REMEDIES.get(problem, ""))
         return batch.ids
 
     @staticmethod

@@ -284,7 +284,7 @@ def encode_inputs(module: OneHotExpression, strands: StrandBatch) -> Inputs:
     Inputs
     """
     fine = strands.problem == 0
-    strands = StrandBatch(strands.ids[fine], strands.lengths[fine], strands.problem[fine])
+    strands = StrandBatch(*(array[fine] for array in strands))
     one_hot = np.eye(len(BASES) + 1, len(BASES), dtype=np.float32)[strands.ids].transpose(0, 2, 1)
     return Inputs(module, one_hot, variable_slices(strands), [spell_letters(part) for part in variable_parts(strands)])
 

@@ -219,7 +219,7 @@ def _batches_of_table(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for batch in source:
         table = batch.table
         ids, problems = encode_constructs(table[source.columns.sequence])
-        values = pd.to_numeric(table[source.columns.value].to_pandas(), errors="coerce").to_numpy(np.float64)
+        values = pd.to_numeric(source.values_of(table).to_pandas(), errors="coerce").to_numpy(np.float64)
         usable = np.isfinite(values) & np.array([problem == "" for problem in problems], bool)
         if SPLIT_COLUMN in table.column_names:
             usable &= (table[SPLIT_COLUMN].to_pandas() == TRAIN_SPLIT).to_numpy()

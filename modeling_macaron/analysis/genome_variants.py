@@ -6,7 +6,7 @@ import gzip
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, islice
 from pathlib import Path
@@ -347,5 +347,12 @@ def _to_rows(lines: list[_Line]) -> VariantRows:
     """Rows of the output and their sequences."""
     columns, references, alternatives, problems = map(list, zip(*lines, strict=True))
     arrays = [pa.array(values, kind.type) for values, kind in zip(zip(*columns, strict=True), _SCHEMA, strict=True)]
-    places = [f"variant {chrom}:{pos} {ref}>{alt}, promoter {name}" for chrom, pos, _, ref, alt, name, _ in columns]
-    return VariantRows(pa.Table.from_arrays(arrays, schema=_SCHEMA), references, alternatives, problems, places)
+
+    def refuse_problems(problems: Sequence[str]) -> None:
+        for (chrom, pos, _, ref, alt, name, _), problem in zip(columns, problems, strict=True):
+            if problem:
+                raise ValueError(f"variant {chrom}:{pos} {ref}>{alt}, promoter {name}: {problem}")
+
+    return VariantRows(
+        pa.Table.from_arrays(arrays, schema=_SCHEMA), references, alternatives, problems, refuse_problems
+    )

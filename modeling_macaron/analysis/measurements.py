@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from modeling_macaron.tables import DELIMITERS, Columns, find_columns
+from modeling_macaron.delimited import find_layout, open_bytes
+from modeling_macaron.tables import READ_DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, Columns, find_columns
 
 
 class Measurements(NamedTuple):
@@ -36,7 +37,7 @@ def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
     Parameters
     ----------
     path : str or Path
-        `.parquet`, or `.csv`, `.tsv` or `.txt` (tabs) with a header, these also with `.gz`.
+        `.parquet`, or `.xlsx`, `.csv`, `.tsv` or `.txt` (tabs) with a header, the text also with `.gz`.
     columns : tuple of str
         Columns that it must have.
 
@@ -52,12 +53,17 @@ def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
-        elif suffix in DELIMITERS:
-            frame = pd.read_csv(path, sep=DELIMITERS[suffix])
+        elif suffix in READ_DELIMITERS:
+            known = {*SEQUENCE_NAMES, *VALUE_NAMES, *columns}
+            delimiter = find_layout(path, "detect", READ_DELIMITERS[suffix], known).delimiter
+            with open_bytes(path, "detect") as stream:
+                frame = pd.read_csv(stream, sep=delimiter, decimal="," if delimiter == ";" else ".")
         else:
-            raise ValueError("unknown kind of table; .parquet, .csv, .tsv and .txt are known, also .csv.gz and so on")
+            raise ValueError(
+                "unknown kind of table; .parquet, .xlsx, .csv, .tsv and .txt are known, also .csv.gz and so on"
+            )
     except (ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
@@ -73,7 +79,9 @@ def first_values(values: pd.Series | np.ndarray) -> str:
 
 
 def _read_prepared(folder: str | Path) -> pd.DataFrame:
-    """Rows of a data set folder as sequences with their flanks, values and splits."""
+    """Rows of a data set folder as sequences with their flanks, values, splits and clusters."""
+    from datasets import load_from_disk
+
     from .baselines import read_folder, read_splits
 
     letters = np.frombuffer(b"ACGTN", np.uint8)
@@ -82,7 +90,13 @@ def _read_prepared(folder: str | Path) -> pd.DataFrame:
         for ids, values in read_folder(folder, split):
             sequences = [row.tobytes().decode().strip("N") for row in letters[ids]]
             frames.append(pd.DataFrame({"sequence": sequences, "activity": values, "split": split}))
-    return pd.concat(frames, ignore_index=True)
+    rows = pd.concat(frames, ignore_index=True)
+    data = load_from_disk(str(folder))
+    if "cluster" in data["train"].column_names:
+        rows["cluster"] = pd.concat(
+            [pd.Series(data[split]["cluster"][:]) for split in rows["split"].unique()]
+        ).to_numpy()
+    return rows
 
 
 def _check_row_ids(row_ids: pd.Series, path: str | Path) -> None:
@@ -168,9 +182,13 @@ def load_measurements(
     """
     rows = _read_prepared(table) if Path(table).is_dir() else read_frame(table, ())
     given = Columns(sequence_column, value_column)
-    columns, _ = find_columns([str(name) for name in rows.columns], given, str(table), require_value=True)
+    columns, _ = find_columns(
+        [str(name) for name in rows.columns], given, str(table), require_value=True,
+        texts_of=lambda name: rows[name].head(100).dropna().astype(str).tolist(),
+    )  # fmt: skip
     _check_numbers(rows[columns.value], table)
     rows = rows.rename(columns={columns.sequence: "sequence", columns.value: "activity"})
+    rows["sequence"] = rows["sequence"].fillna("NA")  # pandas takes the words for a missing value away
     if "row_id" not in rows.columns:
         rows["row_id"] = np.arange(len(rows))
     _check_row_ids(rows["row_id"], table)

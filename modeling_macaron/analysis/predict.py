@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub.errors import HFValidationError, HTTPError, StrictDataclassError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from modeling_macaron.atomic import check_free, is_full_disk
 from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.hub import reading_from_hub
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_output
@@ -43,12 +44,15 @@ class FilePrediction(NamedTuple):
         Lines of the input that are no row and were left out.
     malformed : tuple of (int, str)
         Number and reason of the first five of them.
+    reasons : tuple of (str, int)
+        Problems, and how many rows have each, most first; from `predict_file`.
     """
 
     num_rows: int
     num_problems: int
     num_malformed: int
     malformed: tuple[tuple[int, str], ...] = ()
+    reasons: tuple[tuple[str, int], ...] = ()
 
 
 def load_model(
@@ -154,7 +158,7 @@ def load_checkpoint(
         possible.
     """
     check_checkpoint_name(name)
-    with _explain_failure(name, settings=True):
+    with _explain_failure(name, settings=True), reading_from_hub():
         fields = MacaronConfig.get_config_dict(name)[0]
         if not isinstance(fields, dict):
             raise ValueError(f"config.json must hold an object, got {type(fields).__name__}")
@@ -166,7 +170,7 @@ def load_checkpoint(
         raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
     config.update(changes)
     config.validate_architecture()
-    with _explain_failure(name):
+    with _explain_failure(name), reading_from_hub():
         model, report = MacaronForExpressionPrediction.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -192,7 +196,7 @@ def _explain_failure(name: str | Path, settings: bool = False) -> Iterator[None]
     """
     try:
         yield
-    except (OSError, HTTPError) as error:
+    except OSError as error:
         if Path(name).is_dir() or is_full_disk(error):
             raise
         reason = " ".join(str(error).split())[:300]

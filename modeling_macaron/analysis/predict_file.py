@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -33,7 +34,7 @@ from modeling_macaron.parts import TableParts, check_parts, parts_folder
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_columns, write_table
 from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
-from tokenization import KmerTokenizer, StrandBatch
+from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 JOINED_ROWS = 65_536
@@ -129,7 +130,9 @@ def predict_file(
             model, tokenizer, rows, parts, lambda number: number % processes == process,
             strict=strict, batch_size=batch_size, known={} if deduplicate else None, progress=progress,
         )  # fmt: skip
-        num_parts, num_rows, num_problems = np.sum(_from_all(counts, processes), axis=0).tolist()
+        of_all = _from_all(counts, processes)
+        num_parts, num_rows = (sum(getattr(one, name) for one in of_all) for name in ("num_parts", "num_rows"))
+        reasons = sum((one.reasons for one in of_all), Counter())
         if not num_rows:
             raise table.no_rows()
         if process == 0:
@@ -138,7 +141,17 @@ def predict_file(
                     write(some)
             parts.remove()
     _wait_for_others(processes)
-    return FilePrediction(num_rows, num_problems, table.num_malformed, table.first_malformed)
+    return FilePrediction(
+        num_rows, reasons.total(), table.num_malformed, table.first_malformed, tuple(reasons.most_common())
+    )
+
+
+class _Counts(NamedTuple):
+    """What a process did with its share: parts, rows, and rows with a problem by its kind."""
+
+    num_parts: int
+    num_rows: int
+    reasons: Counter[str]
 
 
 class _Rows(NamedTuple):
@@ -191,7 +204,7 @@ def _wait_for_others(processes: int) -> None:
         PartialState().wait_for_everyone()
 
 
-def _from_all(counts: tuple[int, int, int], processes: int) -> list[tuple[int, int, int]]:
+def _from_all(counts: list[int], processes: int) -> list[list[int]]:
     """Gather the counts of all processes."""
     return gather_object([counts]) if processes > 1 else [counts]
 
@@ -246,14 +259,14 @@ def _predict_parts(
     batch_size: int,
     known: dict[bytes, float] | None,
     progress: tqdm,
-) -> tuple[int, int, int]:
-    """Write the parts of this process that are not there yet; count its parts, their rows and their problems."""
-    num_parts = num_rows = num_problems = 0
+) -> _Counts:
+    """Write the missing parts of this process; count its parts, its rows and their problems."""
+    num_parts, num_rows, reasons = 0, 0, Counter()
     table = rows.table
     with write_behind(lambda part: parts.write(*part)) as put:
-        for number, batch, strands, problems in read_ahead(_encode_batches(rows, tokenizer, is_mine)):
+        for number, batch, strands, problems, known_reasons in read_ahead(_encode_batches(rows, tokenizer, is_mine)):
             fine = strands.problem == 0
-            num_parts, num_rows, num_problems = num_parts + 1, num_rows + len(fine), num_problems + int((~fine).sum())
+            num_parts, num_rows, reasons = num_parts + 1, num_rows + len(fine), reasons + known_reasons
             if num_parts == 1:
                 check_columns(parts.output, batch.table.schema)
             if strict:
@@ -269,20 +282,23 @@ def _predict_parts(
             put((number, _with_prediction(batch.table, predicted, problems)))
         if strict:
             table.refuse_malformed()
-    return num_parts, num_rows, num_problems
+    return _Counts(num_parts, num_rows, reasons)
 
 
 def _encode_batches(
     rows: _Rows, tokenizer: KmerTokenizer, is_mine: Callable[[int], bool]
-) -> Iterator[tuple[int, TableBatch, StrandBatch, list[str]]]:
-    """Give number, rows, strands and problems of those batches of a table that are this process's."""
+) -> Iterator[tuple[int, TableBatch, StrandBatch, list[str], Counter]]:
+    """Give number, rows, strands, problems and counts of their kinds, of this process's batches of a table."""
     for number, batch in enumerate(rows.table):
         rows.table.refuse_columns(batch.table.column_names, (PREDICTION, PROBLEM))
         if is_mine(number):
             column, known = rows.sequences(batch.table)
             strands = tokenizer.encode_strands(*string_buffers(column))
             problems = explain_rows(tokenizer, column, strands)
-            yield number, batch, strands, [first or other for first, other in zip(known, problems, strict=True)]
+            codes = zip(known, strands.problem.tolist(), strict=True)
+            reasons = Counter(first or PROBLEMS[code] for first, code in codes if code)
+            problems = [first or other for first, other in zip(known, problems, strict=True)]
+            yield number, batch, strands, problems, reasons
 
 
 def _keys(strands: np.ndarray) -> list[bytes]:

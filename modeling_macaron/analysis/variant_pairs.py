@@ -54,15 +54,15 @@ class VariantRows(NamedTuple):
         (rows,) both sequences; whatever where there is a problem.
     problems : list of str
         (rows,) why there is no alternative sequence; empty where there is one.
-    places : list of str
-        (rows,) where each row comes from, for messages.
+    refuse_problems : callable
+        `refuse_problems(problems)` raises for the first row with a problem, naming its place.
     """
 
     table: pa.Table
     references: list[str]
     alternatives: list[str]
     problems: list[str]
-    places: list[str]
+    refuse_problems: Callable[[Sequence[str]], None]
 
 
 def write_effects(
@@ -122,9 +122,8 @@ def write_effects(
                 texts, problems, excess = trim_pairs(tokenizer, *texts, problems)
             pair, problems = encode_pairs(tokenizer, *texts, problems)
             bad = np.array([problem != "" for problem in problems], dtype=bool)
-            if strict and bad.any():
-                first = int(np.flatnonzero(bad)[0])
-                raise ValueError(f"{rows.places[first]}: {problems[first]}")
+            if strict:
+                rows.refuse_problems(problems)
             fine = [StrandBatch(*(array[~bad] for array in strands)) for strands in pair]
             effects = effects_of(
                 model, fine, both_orientations=both_orientations, batch_size=batch_size, progress=progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,17 @@ from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.delimited import find_layout
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
-from modeling_macaron.tables import DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, PromoterTable, open_table
-from tokenization import KmerTokenizer
+from modeling_macaron.tables import (
+    READ_DELIMITERS,
+    SEQUENCE_NAMES,
+    VALUE_NAMES,
+    PromoterTable,
+    TextsOf,
+    choose_by_content,
+    open_table,
+    parquet_texts,
+)
+from tokenization import KmerTokenizer, is_missing, strip_marks
 
 PAIR_NAMES = {
     "reference": ("reference_sequence", "ref_sequence", "ref_seq"),
@@ -169,7 +179,7 @@ def variant_effects(
     check_batch_size(batch_size)
     check_overflow(overflow)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    texts, problems = (list(references), list(alternatives)), [""] * len(references)
+    texts, problems = (_strip_all(references), _strip_all(alternatives)), [""] * len(references)
     if overflow == "trim":
         texts, problems, _ = trim_pairs(tokenizer, *texts, problems)
     pair, problems = encode_pairs(tokenizer, *texts, problems)
@@ -218,7 +228,7 @@ def variants_file(
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     source : str or Path
-        TSV, CSV or Parquet.
+        TSV, CSV, XLSX or Parquet.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `reference_expression`,
         `alternative_expression` and `delta` (alternative minus reference, in assay units), and `problem`, which says
@@ -279,7 +289,7 @@ def variants_file(
     figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     given = {"reference": reference_column, "alternative": alternative_column}
     given |= {"sequence": sequence_column, "position": position_column}
-    columns = _find_columns(_column_names(source, given), given, str(source))
+    columns = _find_columns(*_read_columns(source, given), given, str(source))
     table = open_table(source, sequence_column=next(iter(columns.values())), batch_rows=16 * batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     with progress_bar("variants", table.num_rows, verbose=verbose) as progress:
@@ -292,28 +302,30 @@ def variants_file(
     return FilePrediction(num_rows, num_problems, table.num_malformed, table.first_malformed)
 
 
-def _column_names(source: str | Path, given: dict[str, str | None]) -> list[str]:
-    """Names of the columns of a table; positions where a text file has no header."""
+def _read_columns(source: str | Path, given: dict[str, str | None]) -> tuple[list[str], TextsOf]:
+    """Names of the columns of a table, positions where it has no header, and some of their texts."""
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {source}")
     kind = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() not in (".gz", ".zst")), "")
-    if kind not in (*DELIMITERS, ".parquet"):
+    if kind not in (*READ_DELIMITERS, ".parquet"):
         raise ValueError(
             f"{source}: unknown kind of file for a table of variants; expected .tsv, .txt or .csv (each also with "
-            ".gz or .zst) or .parquet"
+            ".gz or .zst), .parquet or .xlsx"
         )
     usual = [name for names in (*PAIR_NAMES.values(), *ALLELE_NAMES.values()) for name in names]
     known = {*usual, *VALUE_NAMES, *(name.lower() for name in given.values() if name and not name.isdigit())}
     try:
         if kind == ".parquet":
-            return pyarrow.parquet.read_schema(path).names
-        return find_layout(path, "detect", DELIMITERS[kind], known).names
+            file = pyarrow.parquet.ParquetFile(path)
+            return file.schema_arrow.names, partial(parquet_texts, file)
+        layout = find_layout(path, "detect", READ_DELIMITERS[kind], known)
+        return layout.names, layout.texts_of
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{source} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _find_columns(names: Sequence[str], given: dict[str, str | None], where: str) -> dict[str, str]:
+def _find_columns(names: Sequence[str], texts_of: TextsOf, given: dict[str, str | None], where: str) -> dict[str, str]:
     """Column of each role: reference and alternative, after sequence and position where these are alleles."""
     lowered = [name.strip().lower() for name in names]
     of_pairs = any(name in lowered for usual in PAIR_NAMES.values() for name in usual)
@@ -326,6 +338,9 @@ def _find_columns(names: Sequence[str], given: dict[str, str | None], where: str
             found = [name for name in names if name == given[role]]
             if not found:
                 raise ValueError(f"{where} has no column {given[role]!r}: {listed}")
+        elif role == "sequence" or not of_alleles:
+            fitting = choose_by_content("sequence", found, texts_of)
+            found = fitting if len(fitting) == 1 else found
         if len(found) != 1:
             what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
             needed = "sequence, position, ref, alt" if of_alleles else "reference_sequence, alternative_sequence"
@@ -341,18 +356,16 @@ def _read_rows(
 ) -> Iterator[VariantRows]:
     """Rows of a table with both sequences of each."""
     for batch in table:
-        if strict:
-            table.refuse_malformed()
         table.refuse_columns(batch.table.column_names, (*EFFECT_COLUMNS, PROBLEM))
         texts = [_texts(batch.table.column(name)) for name in columns.values()]
-        places = [f"{table.path}, {table.unit} {number}" for number in batch.numbers.tolist()]
+        references = _strip_all(texts[0])
         if len(columns) == 2:
-            references, alternatives = texts
-            problems = [""] * len(places)
+            alternatives, problems = _strip_all(texts[1]), [""] * len(references)
         else:
-            references, applied = texts[0], [_apply_row(*row, position_base) for row in zip(*texts, strict=True)]
+            applied = [_apply_row(*row, position_base) for row in zip(references, *texts[1:], strict=True)]
             alternatives, problems = [text for text, _ in applied], [problem for _, problem in applied]
-        yield VariantRows(batch.table, references, alternatives, problems, places)
+        refuse_problems = partial(table.refuse_problems, batch.numbers)
+        yield VariantRows(batch.table, references, alternatives, problems, refuse_problems)
     if strict:
         table.refuse_malformed()
 
@@ -360,6 +373,11 @@ def _read_rows(
 def _texts(column: pa.ChunkedArray) -> list[str]:
     """Column as texts, empty where it is missing."""
     return pc.fill_null(column.cast(pa.large_string()), "").to_pylist()
+
+
+def _strip_all(texts: Sequence[str | None]) -> list[str]:
+    """Sequences without white space and line numbers; a missing one is empty."""
+    return ["" if text is None else strip_marks(text) for text in texts]
 
 
 def _apply_row(sequence: str, position: str, reference: str, alternative: str, base: int) -> tuple[str, str]:
@@ -370,7 +388,8 @@ def _apply_row(sequence: str, position: str, reference: str, alternative: str, b
         number = np.nan
     if not number.is_integer():
         return "", "position that is no whole number"
-    if {reference, alternative} & {"", "."}:
+    reference, alternative = reference.strip(), alternative.strip()
+    if not (reference and alternative) or is_missing(reference) or is_missing(alternative):
         return "", "missing allele"
     if "," in alternative:
         return "", "several alternative alleles: each needs a row of its own"

@@ -25,6 +25,12 @@ _NOT_IN_RECIPES = {
     "mask_token_id",
 }
 
+_AT_LEAST_ONE = (
+    "global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+    "early_stopping_patience",
+)  # fmt: skip
+MEASURES = ("pearson_r", "spearman_rho", "loss", "expression_loss", "reconstruction_loss")
+
 
 def _recipe_type(annotation):
     """Type to parse a field of the config as: a number that may be an int or a float is a float."""
@@ -105,9 +111,17 @@ class MacaronTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        for name in ("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
+            raise ValueError("there is nothing to train: pass --num_train_epochs or --max_steps above 0")
+        if self.metric_for_best_model is not None and self.metric_for_best_model.removeprefix("eval_") not in MEASURES:
+            raise ValueError(
+                f"metric_for_best_model must be one of {', '.join(MEASURES)}, got {self.metric_for_best_model!r}"
+            )
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("early_stopping_patience needs evaluations, and load_best_model_at_end: true")
         if self.global_batch_size is not None:
             self.per_device_train_batch_size = share_of_batch(
                 self.global_batch_size, int(os.environ.get("WORLD_SIZE", "1")), self.gradient_accumulation_steps
@@ -121,6 +135,8 @@ class MacaronTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False
         self.label_names = ["labels"]
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nothing to copy to, and torch would warn
         if self.n_gpu > 1:
             raise ValueError(
                 f"{self.n_gpu} GPUs but one process: start with `accelerate launch --num_processes {self.n_gpu}`, "
@@ -181,6 +197,11 @@ def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArgume
         known = {action.dest for action in parser._actions} - {"config", "help"}
         parser.set_defaults(**_read_recipe(recipe_name, known))
     model_arguments, training_arguments, _ = parser.parse_args_into_dataclasses(argv)
+    if training_arguments.global_batch_size and "--per_device_train_batch_size" in " ".join(argv):
+        raise ValueError(
+            "--per_device_train_batch_size would have no effect beside global_batch_size, which the recipe sets: pass "
+            "--global_batch_size, the rows of a step over all processes"
+        )
     if "--output_dir" not in " ".join(argv) and not parser.get_default("output_dir"):
         raise ValueError("no place for the results: name a folder with --output_dir OUTPUT")
     if not training_arguments.dataset:

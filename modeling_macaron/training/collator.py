@@ -119,10 +119,20 @@ class PromoterCollator:
         -------
         dict[str, torch.Tensor]
             `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32 standardized;
-            `nucleotide_labels` (batch, 2 * strand_length) int64, -100 where nothing was masked; for evaluation also
+            `masked_nucleotides` (batch, 2 * strand_length) int64, -100 where nothing was masked; for evaluation also
             `masked_input_ids`; with `with_rows` also `row` (batch,) int64.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing: a Trainer with `remove_unused_columns=True` removes `row`.
         """
         if not isinstance(batch, Mapping):
+            if not isinstance(batch[0], Mapping) or not {"input_ids", "labels", "row"} <= batch[0].keys():
+                raise ValueError(
+                    "PromoterCollator needs the columns input_ids, labels and row: pass remove_unused_columns=False to "
+                    "TrainingArguments"
+                )
             epochs = np.asarray([row.get("epoch", 0) for row in batch])
             batch = {name: np.asarray([row[name] for row in batch]) for name in ("input_ids", "labels", "row")}
             batch["epoch"] = epochs
@@ -137,7 +147,7 @@ class PromoterCollator:
         collated = {
             "input_ids": torch.from_numpy(input_ids).long() if self.evaluation else masked_input_ids,
             "labels": torch.from_numpy(labels.astype(np.float32)),
-            "nucleotide_labels": torch.from_numpy(np.where(masked, input_ids.astype(np.int64), _IGNORE)),
+            "masked_nucleotides": torch.from_numpy(np.where(masked, input_ids.astype(np.int64), _IGNORE)),
         }
         if self.evaluation:
             collated["masked_input_ids"] = masked_input_ids

@@ -9,19 +9,19 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import DatasetInfo, Features, List, Value
 
 from modeling_macaron.atomic import new_folder
 from modeling_macaron.overlap import read_ahead
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import PromoterTable, TableBatch
-from modeling_macaron.training.report import SPLITS, Tally, build_report
-from modeling_macaron.training.rows import EncodedRows, describe_refused, encode_rows, hash_strands
+from modeling_macaron.training.clusters import DEFAULT_KMER, MAX_KMER
+from modeling_macaron.training.kept import SPLITS, Division, KeptRows
+from modeling_macaron.training.report import Tally, describe_rows, describe_stored
+from modeling_macaron.training.rows import EncodedRows, describe_refused, encode_rows
 from tokenization import KmerTokenizer
 
-_SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
-_OWN_COLUMNS = ("input_ids", "labels", "row")
+_KEPT_FILE = "kept.arrow"
 
 
 def prepare_dataset(
@@ -29,39 +29,59 @@ def prepare_dataset(
     output_dir: str | Path,
     *,
     tokenizer: KmerTokenizer | None = None,
+    split_by: str = "cluster",
+    cluster_kmer: int = DEFAULT_KMER,
+    cluster_column: str | None = None,
+    average_duplicates: bool = False,
     validation_fraction: float = 0.05,
     seed: int = 0,
     strict: bool = False,
     overwrite: bool = False,
     extra_columns: Sequence[str] | None = None,
+    details: dict | None = None,
     verbose: bool = False,
 ) -> dict:
     """Encode a table in one pass and write it as `datasets.load_from_disk` reads it.
 
     The splits `train`, `validation` and, where the table names it, `test` hold `input_ids` (strand_length uint8, the
-    padded forward strand), `labels` (float32, assay units), `row` (int64, line, record or row of the source) and the
-    extra columns. `report.json` beside them tells what became of every row. Nothing is written unless all goes well.
+    padded forward strand), `labels` (float32, assay units), `row` (int64, line, record or row of the source), `cluster`
+    (unless rows are split one by one), `count` (int64, only with `average_duplicates`) and the extra columns.
+    `report.json` beside them says what became of every row. Nothing is written unless all goes well. Memory grows by
+    some 70 bytes for each row of 80 nt; the search for near-copies takes up to 0.7 GB more.
 
     Parameters
     ----------
     table : PromoterTable
         The source, with a value column. Its split column, if any, says where each row goes (`train`; `validation`,
-        `valid`, `val` or `dev`; `test`); else rows are divided by a seeded hash of their letters, so that identical
-        sequences never stand on both sides.
+        `valid`, `val` or `dev`; `test`).
     output_dir : str or Path
         The folder to be written.
     tokenizer : KmerTokenizer, optional
         How sequences are trimmed and padded; default: `KmerTokenizer()`.
+    split_by : str
+        `"cluster"`: near-copies stay on one side. Two rows are in one cluster if their variable parts are equal or
+        reverse complements, or have a common stretch of `cluster_kmer` nt on either strand, and so are the near-copies
+        of near-copies. N matches nothing. `"row"`: only identical sequences stay on one side.
+    cluster_kmer : int
+        Length of the stretch, 1 to 32 nt.
+    cluster_column : str, optional
+        Column of the table with clusters of its own, which are used instead.
+    average_duplicates : bool
+        Store rows with equal variable parts (of one split, where the table names splits) as one: the first, with the
+        mean of their values and their number in the column `count`.
     validation_fraction : float
         Share of the rows for validation, between 0 and 1, where the table has no split column.
     seed : int
-        Seed of that division, 0 or more.
+        Seed of that division, 0 or more. The order of the rows does not matter.
     strict : bool
-        Stop at the first row that is refused instead of counting it. A sequence that is too long is dropped either way.
+        Stop at the first row that is rejected instead of counting it. A sequence that is too long is dropped either
+        way.
     overwrite : bool
         Replace a data set that stands in `output_dir`.
     extra_columns : sequence of str, optional
         Columns of the table to keep beside; default: those that the table itself names.
+    details : dict, optional
+        What else the report should hold.
     verbose : bool
         Show a progress bar.
 
@@ -73,45 +93,65 @@ def prepare_dataset(
     Raises
     ------
     ValueError
-        On options that are out of range, a damaged source, an unknown split, or when a split or the spread of the
-        training values is empty; with `strict` on the first row that is refused.
+        On options that are out of range, a damaged source, an unknown split, a row without a cluster of its own, or
+        when a split or the spread of the training values is empty; with `strict` on the first row that is rejected.
     FileExistsError
         If `output_dir` exists and may not be replaced.
     """
-    _check_options(table, validation_fraction, seed)
+    division = Division(split_by, cluster_kmer, cluster_column, average_duplicates, validation_fraction, seed)
+    _check_division(table, division)
     tokenizer = KmerTokenizer() if tokenizer is None else tokenizer
     extra_columns = table.extra_columns if extra_columns is None else tuple(extra_columns)
-    settings = {"seed": seed, "validation_fraction": None if table.columns.split else validation_fraction}
     tally = Tally()
-    with new_folder(output_dir, overwrite=overwrite) as folder, _DatasetWriter(folder) as writer:
-        for batch in _with_progress(table, verbose):
-            rows = encode_rows(batch.table, table, tokenizer)
-            if strict:
-                _refuse_first(table, batch, rows, tokenizer)
-            _count(tally, table, batch, rows, tokenizer)
-            kept = np.flatnonzero(rows.reasons == 0)
-            hashes = hash_strands(rows.ids[kept], seed)
-            split_ids = _divide(table, batch, hashes, kept, validation_fraction)
-            stored = _stored_table(batch, rows, extra_columns, tokenizer.strand_length)
-            for index, split in enumerate(SPLITS):
-                chosen = split_ids == index
-                writer.write(split, stored, kept[chosen])
-                tally.add_kept(split, hashes[chosen], rows.labels[kept[chosen]])
+    with new_folder(output_dir, overwrite=overwrite) as folder:
+        with KeptRows(folder / _KEPT_FILE, table, division, extra_columns) as kept:
+            for batch in _with_progress(table, verbose):
+                rows = encode_rows(batch.table, table, tokenizer)
+                if strict:
+                    _refuse_first(table, batch, rows, tokenizer)
+                _count(tally, table, batch, rows, tokenizer)
+                kept.add(batch, rows)
         if strict and table.malformed:
             raise _strict_error(table, *table.malformed[0])
-        report = build_report(table, tally, tokenizer, settings)
-        writer.finish(report["splits"])
+        report = describe_rows(table, tally, tokenizer) | _settings(table, division) | (details or {})
+        stored = kept.divide(tokenizer.strand_length, verbose)
+        report |= describe_stored(stored, division, table)
+        with _DatasetWriter(folder) as writer:
+            for rows, splits in kept.read(stored, tokenizer.strand_length):
+                for index, split in enumerate(SPLITS):
+                    writer.write(split, rows, np.flatnonzero(splits == index))
+            writer.finish(report["splits"])
+        (folder / _KEPT_FILE).unlink()
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 
-def _check_options(table: PromoterTable, validation_fraction: float, seed: int) -> None:
+def _check_division(table: PromoterTable, division: Division) -> None:
     if table.columns.value is None:
         raise ValueError(f"{table.path}: no value column is known; name it with --value_column")
-    if not 0 < validation_fraction < 1:
-        raise ValueError(f"validation_fraction must be between 0 and 1, got {validation_fraction}")
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
+    if not 0 < division.validation_fraction < 1:
+        raise ValueError(f"validation_fraction must be between 0 and 1, got {division.validation_fraction}")
+    if division.seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {division.seed}")
+    if division.split_by not in ("cluster", "row"):
+        raise ValueError(f"split_by must be 'cluster' or 'row', got {division.split_by!r}")
+    if not 1 <= division.cluster_kmer <= MAX_KMER:
+        raise ValueError(f"cluster_kmer must be 1 to {MAX_KMER}, got {division.cluster_kmer}")
+    if division.cluster_column is not None and division.split_by == "row":
+        raise ValueError("cluster_column is for split_by 'cluster', got 'row'")
+
+
+def _settings(table: PromoterTable, division: Division) -> dict:
+    """Say in the report how rows were divided."""
+    by_column = table.columns.split is not None
+    return {
+        "seed": division.seed,
+        "validation_fraction": None if by_column else division.validation_fraction,
+        "split_by": "column" if by_column else division.split_by,
+        "cluster_kmer": division.cluster_kmer if division.split_by == "cluster" else None,
+        "cluster_column": division.cluster_column,
+        "average_duplicates": division.average_duplicates,
+    }
 
 
 def _with_progress(table: PromoterTable, verbose: bool) -> Iterator[TableBatch]:
@@ -144,40 +184,6 @@ def _strict_error(table: PromoterTable, number: int, reason: str) -> ValueError:
     return table.error_at(number, f"{reason}; nothing was written")
 
 
-def _divide(
-    table: PromoterTable, batch: TableBatch, hashes: np.ndarray, kept: np.ndarray, validation_fraction: float
-) -> np.ndarray:
-    """Index into `SPLITS` of each row that is kept, by the split column or by the hash."""
-    if table.columns.split is None:
-        return (hashes < np.uint64(validation_fraction * 2**64)).astype(np.int64)
-    texts = pc.utf8_trim_whitespace(batch.table[table.columns.split].cast(pa.large_string()))
-    found = pc.index_in(pc.utf8_lower(texts), value_set=pa.array(list(_SPLIT_NAMES), pa.large_string()))
-    unknown = np.flatnonzero(found.is_null().to_numpy())
-    if unknown.size:
-        value, number = texts[int(unknown[0])].as_py(), batch.numbers[unknown[0]]
-        raise ValueError(
-            f"{table.path}, {table.unit} {number}: split {value!r} in column {table.columns.split!r} is unknown; "
-            "expected train, validation (valid, val, dev) or test"
-        )
-    return np.array(list(_SPLIT_NAMES.values()))[found.to_numpy()[kept]]
-
-
-def _stored_table(batch: TableBatch, rows: EncodedRows, extra_columns: Sequence[str], strand_length: int) -> pa.Table:
-    """All rows of a batch with the columns to be stored."""
-    columns = {
-        "input_ids": pa.FixedSizeListArray.from_arrays(pa.array(rows.ids.reshape(-1)), strand_length),
-        "labels": pa.array(rows.labels),
-        "row": pa.array(batch.numbers),
-    }
-    for name in extra_columns:
-        if name in _OWN_COLUMNS:
-            raise ValueError(f"extra column {name!r} has the name of a column of the data set; rename it")
-        if name not in batch.table.column_names:
-            raise ValueError(f"extra column {name!r} is not there; the columns are {batch.table.column_names}")
-        columns[name] = batch.table[name]
-    return pa.table(columns)
-
-
 class _DatasetWriter:
     """Write splits batch by batch into the layout that `datasets.load_from_disk` reads."""
 
@@ -201,9 +207,8 @@ class _DatasetWriter:
             return
         if self.features is None:
             length = rows.schema.field("input_ids").type.list_size
-            extra = Features.from_arrow_schema(rows.drop_columns(list(_OWN_COLUMNS)).schema)
-            own = {"input_ids": List(Value("uint8"), length=length), "labels": Value("float32"), "row": Value("int64")}
-            self.features = Features(own | extra)
+            others = Features.from_arrow_schema(rows.drop_columns(["input_ids"]).schema)
+            self.features = Features({"input_ids": List(Value("uint8"), length=length), **others})
         if split not in self.writers:
             (self.folder / split).mkdir()
             path = self.folder / split / self._file_name

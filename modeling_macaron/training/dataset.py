@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 
 from tokenization import KmerTokenizer
+
+from .clusters import DEFAULT_KMER, KeySet
 
 _ROWS_AT_A_TIME = 10_000
 
@@ -101,13 +104,17 @@ class PreparedData:
         if not len(self.train) or not len(self.validation):
             raise ValueError(f"{folder}: {len(self.train)} training and {len(self.validation)} validation rows")
 
-    def held_out(self) -> frozenset[bytes]:
-        """Collect what must not be trained on: the strands of validation and test, `strand_length` uint8 each."""
-        strands = set()
+    def held_out(self) -> KeySet:
+        """Collect the keys of validation and test strands, which must not be trained on, nor must their near-copies.
+
+        Near-copies have as long a stretch in common as those by which the rows were divided. Where rows were divided
+        one by one, only equal strands and reverse complements have a key in common.
+        """
+        return KeySet(self._held_out_strands(), self.report.get("cluster_kmer", DEFAULT_KMER))
+
+    def _held_out_strands(self) -> Iterator[np.ndarray]:
         for name, split in self._splits.items():
             if name != "train":
                 rows = PromoterDataset(split, self.tokenizer.strand_length)
                 for start in range(0, len(rows), _ROWS_AT_A_TIME):
-                    some = rows.__getitems__(range(start, min(start + _ROWS_AT_A_TIME, len(rows))))["input_ids"]
-                    strands.update(strand.tobytes() for strand in some)
-        return frozenset(strands)
+                    yield rows.__getitems__(range(start, min(start + _ROWS_AT_A_TIME, len(rows))))["input_ids"]

@@ -8,8 +8,11 @@ from pathlib import Path
 import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
 from modeling_macaron.analysis.plots import learning_curves, save_figure
+from modeling_macaron.reference import write_reference
+from modeling_macaron.tables import TABLE_SUFFIXES
 
 from .dataset import PreparedData
 from .hardware import hardware
@@ -64,9 +67,7 @@ Validation split of the training table ({{ validation_rows }} rows; the checkpoi
 
 ## Limits
 
-Predictions hold for the assay, the cells and the kind of promoters in the training table. A random split lets
-near-copies of training rows stand in validation, so the figures above flatter a model trained on a library of similar
-designs.
+Predictions hold for the assay, the cells and the kind of promoters in the training table. {{ division }}
 
 ## Citation
 
@@ -91,15 +92,28 @@ def public_name(name: str) -> str:
     Returns
     -------
     str
-        `OWNER/NAME` of the Hub stays as it is; so do an `hf://` address and the name of what is no path.
+        `OWNER/NAME` of the Hub stays as it is, and so does an `hf://` address. A folder that exists, or a name with a
+        table's suffix, is a path.
     """
     if name.startswith("hf://") and "::" not in name:
         return name
     if "://" in name:  # which may hold folders, names of people and keys
         return name.split("?")[0].rstrip("/").rpartition("/")[2]
     path = Path(name)
-    has_suffix = path.suffix and not path.suffix[1:].isdigit()  # OWNER/NAME-1.0 has none
-    return path.name if path.is_absolute() or has_suffix or path.exists() else str(name)
+    is_path = path.is_absolute() or path.exists() or name.count("/") > 1 or name.lower().endswith(TABLE_SUFFIXES)
+    return path.absolute().name if is_path else name
+
+
+def _base_model(init_from: str | None) -> str | None:
+    """Find the model on the Hub that a run started from: itself, or the one that the card of a local folder names."""
+    if init_from is None or not Path(init_from).is_dir():
+        return init_from
+    card = Path(init_from) / "README.md"
+    try:
+        base = ModelCard.load(card).data.base_model if card.is_file() else None
+    except (OSError, ValueError, YAMLError):
+        return None  # whatever the card says, the model was loaded
+    return base if isinstance(base, str) else None
 
 
 def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float]) -> dict:
@@ -126,7 +140,12 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         stream = {"files": public_name(rows.settings["stream"]), "number": rows.settings["files"]}
     return {
         "started_from": None if args.init_from is None else public_name(args.init_from),
+        "base_model": _base_model(args.init_from),
         "table": public_name(data.report["source"]["name"]),
+        "table_revision": data.report["source"].get("revision"),
+        "split_by": data.report.get("split_by", "row" if data.report["validation_fraction"] else "column"),
+        "cluster_kmer": data.report.get("cluster_kmer"),
+        "cluster_column": data.report.get("cluster_column"),
         "stream": stream,
         "training_rows": len(data.train) if stream is None else None,
         "validation_rows": len(data.validation),
@@ -177,15 +196,31 @@ def _augmentation(facts: dict) -> str:
     return ", ".join(kinds) or "none"
 
 
+def describe_division(facts: dict) -> str:
+    """Say what the division into training and validation rows keeps together, from `training_facts`."""
+    if facts.get("split_by") == "cluster" and facts["cluster_column"] is None:
+        return (
+            "Rows with equal or reverse-complemented sequences, or with\n"
+            f"{facts['cluster_kmer']} nt in common on either strand, are on one side of the split."
+        )
+    if facts.get("split_by") == "cluster":
+        return f"Rows of one cluster (column `{facts['cluster_column']}`) are on one side of the split."
+    return (
+        "Near-copies of training rows may be in\nvalidation, so the figures above may flatter a model trained on a "
+        "library of similar designs."
+    )
+
+
 def _source(facts: dict) -> dict[str, str]:
     """Tell where the rows came from."""
     stream = facts.get("stream")
+    revision = f" (revision `{facts['table_revision']}`)" if facts.get("table_revision") else ""
     if not stream:
-        return {"Table": facts["table"], "Training rows": f"{facts['training_rows']:,}"}
+        return {"Table": facts["table"] + revision, "Training rows": f"{facts['training_rows']:,}"}
     seen = facts["steps"] * facts["global_batch_size"]
     return {
         "Training rows": f"{seen:,} (with repeats) of the stream `{stream['files']}` (files: {stream['number']:,})",
-        "Table of the validation rows, mean and standard deviation": facts["table"],
+        "Table of the validation rows, mean and standard deviation": facts["table"] + revision,
     }
 
 
@@ -245,7 +280,7 @@ def _card_data(name: str, facts: dict, metrics: dict[str, float]) -> ModelCardDa
         pipeline_tag="text-classification",
         tags=["biology", "genomics", "promoter", "gene-expression", "macaron"],
         metrics=["pearsonr", "spearmanr"],
-        base_model=facts["started_from"] if "/" in (facts["started_from"] or "") else None,
+        base_model=facts["base_model"],
         model_name=name,
         eval_results=results,
     )
@@ -254,7 +289,7 @@ def _card_data(name: str, facts: dict, metrics: dict[str, float]) -> ModelCardDa
 def write_model_card(
     folder: Path, trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float], history: list[dict]
 ) -> None:
-    """Write README.md with the run's own figures, its learning curve, and the same facts as `training.json`.
+    """Write README.md with the run's own figures, its learning curve, `training.json` and `reference.json`.
 
     Parameters
     ----------
@@ -271,7 +306,7 @@ def write_model_card(
     """
     facts = training_facts(trainer, data, metrics)
     has_curve = any("loss" in entry for entry in history)  # a run may end before its first logged step
-    name = trainer.args.hub_model_id or Path(trainer.args.output_dir).name
+    name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
     tokenizer = trainer.processing_class
     flanks = ("", "") if tokenizer.trimming == "never" else (tokenizer.flank5, tokenizer.flank3)
     card = ModelCard.from_template(
@@ -288,8 +323,10 @@ def write_model_card(
         results=_rows({_MEASURES[key]: f"{metrics[key]:.4f}" for key in _MEASURES if key in metrics}),
         curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
         training=training_table(facts),
+        division=describe_division(facts),
     )
     card.save(folder / "README.md")
     (folder / TRAINING_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_reference(folder, facts["table"], data, "validation" if facts["stream"] else "training")
     if has_curve:
         save_figure(learning_curves(history), folder / LEARNING_CURVE)

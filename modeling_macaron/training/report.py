@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import numpy as np
 
 from modeling_macaron.tables import PromoterTable
+from modeling_macaron.training.kept import SPLITS, Division, StoredRows
 from modeling_macaron.training.rows import REASONS, TOO_LONG, EncodedRows
 from tokenization import KmerTokenizer
 
-SPLITS = ("train", "validation", "test")
 MALFORMED = "wrong number of columns"
+TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
 _MAX_REMEMBERED = 10
 _HISTOGRAM_BINS = 50
+_MUCH_SHORTER = 0.9  # of strand_length
 _LIBRARIES = ("datasets", "numpy", "pyarrow", "transformers")
 
 
 class Tally:
-    """What became of the rows of a table so far: 12 bytes of memory for each row that is kept.
+    """What became of the rows of a table so far.
 
     Attributes
     ----------
@@ -40,8 +43,6 @@ class Tally:
         self.lengths: Counter[int] = Counter()
         self.trimmed = 0
         self.first_refused: list[tuple[int, str, str]] = []
-        self._hashes: defaultdict[str, list[np.ndarray]] = defaultdict(list)
-        self._labels: defaultdict[str, list[np.ndarray]] = defaultdict(list)
 
     @property
     def room_for_refused(self) -> int:
@@ -58,22 +59,8 @@ class Tally:
             counter.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
         self.trimmed += int(np.count_nonzero(rows.trimmed))
 
-    def add_kept(self, split: str, hashes: np.ndarray, labels: np.ndarray) -> None:
-        """Count rows that were stored, by their hashes (rows,) uint64 and labels (rows,) float32."""
-        if len(hashes):
-            self._hashes[split].append(hashes)
-            self._labels[split].append(labels)
 
-    def hashes(self, split: str) -> np.ndarray:
-        """Hashes (rows,) uint64 of a split."""
-        return np.concatenate(self._hashes[split] or [np.zeros(0, np.uint64)])
-
-    def labels(self, split: str) -> np.ndarray:
-        """Labels (rows,) float32 of a split."""
-        return np.concatenate(self._labels[split] or [np.zeros(0, np.float32)])
-
-
-def build_report(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer, settings: dict) -> dict:
+def describe_rows(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer) -> dict:
     """Sum up a table that was read to its end.
 
     Parameters
@@ -84,8 +71,6 @@ def build_report(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer, s
         What became of its rows.
     tokenizer : KmerTokenizer
         How sequences were trimmed and padded.
-    settings : dict
-        `seed` and `validation_fraction` of the split.
 
     Returns
     -------
@@ -95,7 +80,7 @@ def build_report(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer, s
     Raises
     ------
     ValueError
-        If no row is left, the split for training or validation is empty, or all training values are equal.
+        If no row is left.
     """
     refused = Counter({REASONS[index]: count for index, count in tally.reasons.items() if index not in (0, TOO_LONG)})
     if table.num_malformed:
@@ -114,13 +99,11 @@ def build_report(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer, s
         ],
         "rows_trimmed": tally.trimmed,
         "length_histogram": {str(length): tally.lengths[length] for length in sorted(tally.lengths)},
-        "tokenizer": {
-            name: getattr(tokenizer, name) for name in ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
-        },
-        **settings,
+        "tokenizer": {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS},
     }
-    _check_split_sizes(report, table, tally)
-    return report | _describe_kept(tally, table.path) | {"versions": _versions()}
+    if not report["rows_kept"]:
+        raise _nothing_left(report, table)
+    return report
 
 
 def _describe_source(table: PromoterTable) -> dict:
@@ -129,60 +112,116 @@ def _describe_source(table: PromoterTable) -> dict:
         "unit": table.unit,
         "columns": {role: name for role, name in table.columns._asdict().items() if name is not None},
         "columns_found_by": table.columns_found_by,
+        **({"replicates": list(table.replicates)} if table.replicates else {}),
         **table.details,
     }
 
 
-def _check_split_sizes(report: dict, table: PromoterTable, tally: Tally) -> None:
-    """Refuse a data set that nothing can be trained on."""
-    if not report["rows_kept"]:
-        limit = report["tokenizer"]["strand_length"]
-        reasons = {f"longer than strand_length {limit}": report["rows_dropped_for_length"]} | report["refused"]
-        told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-        first = report["first_refused"][:1]
-        example = f"; first: {table.unit} {first[0][table.unit]}, {first[0]['detail']}" if first else ""
-        raise ValueError(f"{table.path}: no row is left of {report['rows_read']:,} ({told or 'no rows'}){example}")
+def _nothing_left(report: dict, table: PromoterTable) -> ValueError:
+    limit = report["tokenizer"]["strand_length"]
+    reasons = {f"longer than strand_length {limit}": report["rows_dropped_for_length"]} | report["refused"]
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+    first = report["first_refused"][:1]
+    example = f"; first: {table.unit} {first[0][table.unit]}, {first[0]['detail']}" if first else ""
+    return ValueError(f"{table.path}: no row is left of {report['rows_read']:,} ({counts or 'no rows'}){example}")
+
+
+def describe_stored(stored: StoredRows, division: Division, table: PromoterTable) -> dict:
+    """Describe splits, clusters, duplicates and values of the rows to be stored.
+
+    Parameters
+    ----------
+    stored : StoredRows
+        The rows.
+    division : Division
+        How they were divided.
+    table : PromoterTable
+        The source.
+
+    Returns
+    -------
+    dict
+        Fit for JSON.
+
+    Raises
+    ------
+    ValueError
+        If the split for training or validation is empty, or all training values are equal.
+    """
+    masks = {split: stored.splits == index for index, split in enumerate(SPLITS)}
+    clusters = None if stored.clusters is None else _describe_clusters(stored)
     for split in SPLITS[:2]:
-        if not len(tally.labels(split)):
-            column = table.columns.split
-            advice = "pass another --validation_fraction" if column is None else f"look at its column {column!r}"
+        if not masks[split].any():
+            advice = _advice(len(stored.splits), clusters, division, table)
             raise ValueError(
-                f"{table.path}: none of the {report['rows_kept']:,} rows kept is in the {split} split; {advice}"
+                f"{table.path}: none of the {len(stored.splits):,} rows kept is in the {split} split; {advice}"
             )
-
-
-def _describe_kept(tally: Tally, path: str) -> dict:
-    """Describe splits, duplicates and values of the rows kept."""
-    labels = {split: tally.labels(split) for split in SPLITS}
-    hashes = {split: tally.hashes(split) for split in SPLITS}
-    mean, std = (float(function(labels["train"], dtype=np.float64)) for function in (np.mean, np.std))
+    training = stored.labels[masks["train"]]
+    mean, std = (float(function(training, dtype=np.float64)) for function in (np.mean, np.std))
     if std == 0:
-        raise ValueError(f"{path}: all training rows have the same value, {mean}: there is nothing to learn")
-    counts, edges = np.histogram(np.concatenate(list(labels.values())), bins=_HISTOGRAM_BINS)
+        raise ValueError(f"{table.path}: all training rows have the same value, {mean}: there is nothing to learn")
+    counts, edges = np.histogram(stored.labels, bins=_HISTOGRAM_BINS)
     return {
         "splits": {
-            split: {"rows": len(labels[split]), "fingerprint": _fingerprint(hashes[split], labels[split])}
-            for split in SPLITS
-            if len(labels[split])
+            split: {
+                "rows": int(np.count_nonzero(mask)),
+                "fingerprint": _fingerprint(stored.hashes[mask], stored.labels[mask]),
+            }
+            for split, mask in masks.items()
+            if mask.any()
         },
-        "duplicates": _count_duplicates(hashes),
+        "clusters": clusters,
+        "duplicates": {
+            "rows_repeating_an_earlier_sequence": stored.num_repeated,
+            "held_out_rows_seen_in_training": _count_shared(stored.hashes, masks["train"]),
+        },
         "expression_mean": mean,
         "expression_std": std,
         "value_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        "versions": _versions(),
     }
 
 
-def _count_duplicates(hashes: dict[str, np.ndarray]) -> dict[str, int]:
-    """Count equal sequences, by sorting: at full scale `np.unique` and `np.isin` take several times as long."""
-    everything = np.concatenate(list(hashes.values()))
-    everything.sort()
-    train = np.sort(hashes["train"])
-    held_out = np.concatenate([hashes["validation"], hashes["test"]])
-    nearest = train[np.minimum(np.searchsorted(train, held_out), len(train) - 1)]
+def _describe_clusters(stored: StoredRows) -> dict[str, int]:
+    sizes = np.bincount(stored.clusters)
+    sizes = sizes[sizes > 0]
     return {
-        "rows_repeating_an_earlier_sequence": int(np.count_nonzero(everything[1:] == everything[:-1])),
-        "held_out_rows_seen_in_training": int(np.count_nonzero(nearest == held_out)),
+        "number": len(sizes),
+        "rows_of_the_largest": int(sizes.max()),
+        "rows_in_clusters_of_several": int(sizes[sizes > 1].sum()),
+        "held_out_rows_in_clusters_of_training": _count_shared(stored.clusters, stored.splits == 0),
     }
+
+
+def _count_shared(names: np.ndarray, is_training: np.ndarray) -> int:
+    """Count held-out rows whose name is also that of a training row.
+
+    By sorting: at full scale `np.isin` takes several times as long.
+    """
+    train, held_out = np.sort(names[is_training]), names[~is_training]
+    if not len(train):
+        return 0
+    nearest = train[np.minimum(np.searchsorted(train, held_out), len(train) - 1)]
+    return int(np.count_nonzero(nearest == held_out))
+
+
+def _advice(num_rows: int, clusters: dict | None, division: Division, table: PromoterTable) -> str:
+    """Say what to do about a split without rows."""
+    if table.columns.split is not None:
+        return f"look at its column {table.columns.split!r}"
+    if clusters is None or clusters["number"] > 1 or num_rows == 1:
+        return "pass another --validation_fraction"
+    return f"all are in one cluster: {_about_large_clusters(division.cluster_kmer, division.cluster_column)}"
+
+
+def _about_large_clusters(cluster_kmer: int, cluster_column: str | None) -> str:
+    """Say why clusters may be large, and what to do."""
+    if cluster_column is not None:
+        return f"look at the column {cluster_column!r}, or leave out --cluster_column"
+    return (
+        f"rows with {cluster_kmer} nt in common stay together. Cut what all have in common (--flank5, --flank3), ask "
+        "for a longer --cluster_kmer, or pass --split_by row for rows that are variants of one sequence"
+    )
 
 
 def _fingerprint(hashes: np.ndarray, labels: np.ndarray) -> str:
@@ -203,7 +242,7 @@ def format_report(report: dict) -> str:
     Parameters
     ----------
     report : dict
-        What `build_report` gives.
+        What `prepare_dataset` gives.
 
     Returns
     -------
@@ -212,27 +251,77 @@ def format_report(report: dict) -> str:
     """
     source, tokenizer = report["source"], report["tokenizer"]
     splits = " + ".join(f"{split} {about['rows']:,}" for split, about in report["splits"].items())
+    stored = sum(about["rows"] for about in report["splits"].values())
+    averaged = f", averaged to {stored:,}" if report["average_duplicates"] else ""
     lengths = {int(length): count for length, count in report["length_histogram"].items()}
     usual = max(lengths, key=lengths.get)
-    edges, duplicates = report["value_histogram"]["edges"], report["duplicates"]
+    edges = report["value_histogram"]["edges"]
     lines = [
         ("source", f"{source['name']}; {source['columns_found_by']}"),
+        *(
+            [("", f"values are means with {', '.join(map(repr, source['replicates']))}")]
+            if "replicates" in source
+            else []
+        ),
         ("rows read", f"{report['rows_read']:,}"),
-        ("kept", f"{report['rows_kept']:,} = {splits}"),
+        ("kept", f"{report['rows_kept']:,}{averaged} = {splits}"),
         ("dropped", f"{report['rows_dropped_for_length']:,} longer than {tokenizer['strand_length']} nt"),
         ("refused", f"{report['rows_refused']:,}"),
         *(("", f"{count:,} {reason}") for reason, count in report["refused"].items()),
         *(("", _format_refused(entry)) for entry in report["first_refused"]),
-        ("duplicates", f"{duplicates['rows_repeating_an_earlier_sequence']:,} rows repeat an earlier sequence"),
+        *_format_duplicates(report),
+        *_format_clusters(report),
         ("flanks cut", f"{report['rows_trimmed']:,} rows (trimming {tokenizer['trimming']!r})"),
         ("length", f"{min(lengths)} to {max(lengths)} nt, most often {usual}"),
+        *_format_padding(report, max(lengths)),
         ("expression", f"{edges[0]:.4g} to {edges[-1]:.4g}"),
         ("", f"mean {report['expression_mean']:.4f}, sd {report['expression_std']:.4f} in training rows"),
+        *_format_warnings(report),
     ]
-    if duplicates["held_out_rows_seen_in_training"]:
-        count = duplicates["held_out_rows_seen_in_training"]
-        lines.append(("warning", f"{count:,} validation or test rows have a sequence that is trained on as well"))
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
+
+
+def _format_duplicates(report: dict) -> Iterator[tuple[str, str]]:
+    repeated = report["duplicates"]["rows_repeating_an_earlier_sequence"]
+    yield "duplicates", f"{repeated:,} rows repeat an earlier sequence"
+    if repeated > report["rows_kept"] / 10 and not report["average_duplicates"]:
+        yield "", "more than a tenth: --average_duplicates stores each sequence once, with its mean value"
+
+
+def _format_clusters(report: dict) -> Iterator[tuple[str, str]]:
+    clusters, column = report["clusters"], report["cluster_column"]
+    if clusters is not None:
+        kind = f"{report['cluster_kmer']} nt in common" if column is None else f"column {column!r}"
+        yield "clusters", f"{clusters['number']:,} ({kind}), the largest of {clusters['rows_of_the_largest']:,} rows"
+        if several := clusters["rows_in_clusters_of_several"]:
+            yield "", f"{several:,} rows are in clusters of more than one"
+
+
+def _format_padding(report: dict, longest: int) -> Iterator[tuple[str, str]]:
+    padded = report["tokenizer"]["strand_length"]
+    if longest <= _MUCH_SHORTER * padded and report.get("init_from") is None:
+        yield "", f"padded to {padded} nt: --strand_length {longest} would fit, --init_from takes a checkpoint's"
+
+
+def _format_warnings(report: dict) -> Iterator[tuple[str, str]]:
+    seen, clusters = report["duplicates"]["held_out_rows_seen_in_training"], report["clusters"]
+    if seen:
+        yield "warning", f"{seen:,} validation or test rows have a sequence that is trained on as well"
+    if clusters is None:
+        return
+    near, largest = clusters["held_out_rows_in_clusters_of_training"], clusters["rows_of_the_largest"]
+    if near > seen:
+        yield "warning", f"{near:,} validation or test rows are in one cluster with training rows"
+    if report["split_by"] == "cluster":
+        stored = sum(about["rows"] for about in report["splits"].values())
+        validation, wanted = report["splits"]["validation"]["rows"], report["validation_fraction"] * stored
+        if largest > stored / 2 or abs(validation - wanted) > max(1, wanted / 4):
+            advice = _about_large_clusters(report["cluster_kmer"], report["cluster_column"])
+            yield (
+                "warning",
+                f"validation has {validation:,} rows of other clusters where {wanted:,.0f} were asked for, and the "
+                f"largest cluster has {largest / stored:.0%} of all rows: {advice}",
+            )
 
 
 def _format_refused(entry: dict) -> str:

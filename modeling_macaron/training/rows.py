@@ -10,18 +10,17 @@ import pyarrow.compute as pc
 
 from modeling_macaron.tables import PromoterTable, string_buffers
 from modeling_macaron.training.hashing import mix64
-from tokenization import PROBLEMS, KmerTokenizer
+from tokenization import MISSING_WORDS, PROBLEMS, KmerTokenizer
 
 REASONS = (
     *PROBLEMS,
-    "no value",
-    "value is NaN",
+    "missing value",
     "value is infinite",
     "value is not a number",
     "value too large for float32",
 )
 TOO_LONG = PROBLEMS.index("longer than strand_length")
-_NO_VALUE, _NAN, _INFINITE, _NOT_A_NUMBER, _TOO_LARGE = range(len(PROBLEMS), len(REASONS))
+_NO_VALUE, _INFINITE, _NOT_A_NUMBER, _TOO_LARGE = range(len(PROBLEMS), len(REASONS))
 
 _NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)$"
 
@@ -72,12 +71,11 @@ def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) 
     EncodedRows
         All (batch,) rows. What is wrong with letters or value comes before a length beyond `strand_length`.
     """
-    letters, offsets = string_buffers(rows[table.columns.sequence])
-    strands = tokenizer.encode_strands(letters, offsets)
-    labels, value_reasons = parse_values(rows[table.columns.value], f"{table.path}, column {table.columns.value!r}")
+    strands = tokenizer.encode_strands(*string_buffers(rows[table.columns.sequence]))
+    labels, value_reasons = _mean_values(rows, table)
     reasons = np.where((strands.problem == 0) | (strands.problem == TOO_LONG), value_reasons, strands.problem)
     reasons = np.where(reasons == 0, strands.problem, reasons)
-    return EncodedRows(strands.ids, labels, reasons, strands.lengths, strands.lengths < np.diff(offsets))
+    return EncodedRows(strands.ids, labels, reasons, strands.lengths, strands.trimmed)
 
 
 def describe_refused(
@@ -107,7 +105,7 @@ def describe_refused(
     """
     reason = int(encoded.reasons[index])
     if reason >= len(PROBLEMS):
-        return REASONS[reason], repr(rows[table.columns.value][index].as_py())
+        return REASONS[reason], ", ".join(repr(rows[name][index].as_py()) for name in _value_columns(table))
     text = rows[table.columns.sequence][index].as_py() or ""
     excerpt = repr(text if len(text) <= 40 else text[:40] + "...")
     try:
@@ -115,6 +113,26 @@ def describe_refused(
     except ValueError as error:
         excerpt += f", {str(error).partition(';')[0]}"
     return REASONS[reason], excerpt
+
+
+def _value_columns(table: PromoterTable) -> tuple[str, ...]:
+    return (table.columns.value, *table.replicates)
+
+
+def _mean_values(rows: pa.Table, table: PromoterTable) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the values of each row, of those replicates that have one, and reasons, both as of `parse_values`."""
+    parsed = [
+        parse_values(table.values_of(rows, name), f"{table.path}, column {name!r}") for name in _value_columns(table)
+    ]
+    if len(parsed) == 1:
+        return parsed[0]
+    values, reasons = (np.stack(arrays) for arrays in zip(*parsed, strict=True))
+    has_value = reasons == 0
+    count = has_value.sum(axis=0)
+    mean = (values.sum(axis=0, where=has_value, dtype=np.float64) / np.maximum(count, 1)).astype(np.float32)
+    wrong = np.where(reasons == _NO_VALUE, 0, reasons).max(axis=0)
+    reason = np.where((wrong == 0) & (count == 0), reasons.min(axis=0), wrong).astype(np.uint8)
+    return np.where(reason == 0, mean, np.float32(0)), reason
 
 
 def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +170,8 @@ def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.nda
         except pa.ArrowInvalid:
             numbers = pc.if_else(pc.match_substring_regex(array, _NUMBER), array, None).cast(pa.float64())
             reasons[numbers.is_null().to_numpy(zero_copy_only=False)] = _NOT_A_NUMBER
+            words = pc.is_in(pc.utf8_upper(array), pa.array(sorted(MISSING_WORDS), array.type))
+            missing = pc.or_(missing, words)
         reasons[missing.to_numpy(zero_copy_only=False)] = _NO_VALUE
     elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
         numbers = array.cast(pa.float64(), safe=False)
@@ -159,7 +179,7 @@ def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.nda
     else:
         raise ValueError(f"{where} holds {array.type}; expected numbers")
     values = pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False)
-    reasons[np.isnan(values)] = _NAN
+    reasons[np.isnan(values)] = _NO_VALUE
     reasons[np.isinf(values)] = _INFINITE
     reasons[np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)] = _TOO_LARGE
     return np.where(reasons == 0, values, 0.0).astype(np.float32), reasons

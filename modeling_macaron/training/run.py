@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from modeling_macaron.atomic import new_file, new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.reference import REFERENCE
 from modeling_macaron.tables import Columns
 from tokenization import KmerTokenizer
 
@@ -30,7 +32,10 @@ from .saving import alone_in
 from .streaming import StreamedPromoters
 from .trainer import MacaronTrainer
 
+logger = logging.getLogger(__name__)
+
 _RUN_FILE = "run.json"
+_FEW_VALIDATION_ROWS = 10
 _FREE_FIELDS = {"hidden_dropout", "reconstruction_weight"}  # of the config, which may change where weights go on
 
 
@@ -90,6 +95,7 @@ def _check_final_is_ours(final: Path) -> None:
         "README.md",
         LEARNING_CURVE,
         TRAINING_FACTS,
+        REFERENCE,
         "*.py",
     )
     names = [final.name] if final.is_file() else [path.name for path in final.iterdir()]
@@ -168,6 +174,11 @@ def make_trainer(
     model: MacaronForExpressionPrediction, args: MacaronTrainingArguments, data: PreparedData
 ) -> MacaronTrainer:
     """Put model, data and options together."""
+    if len(data.validation) < _FEW_VALIDATION_ROWS and args.should_log:
+        logger.warning(
+            "a Pearson r of %s validation rows says little, and the best checkpoint is chosen by it: prepare the data "
+            "with a larger --validation_fraction", len(data.validation),
+        )  # fmt: skip
     if args.attn_implementation is not None:
         model.set_attn_implementation(args.attn_implementation)
     callbacks = []
@@ -237,13 +248,10 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     with alone_in(Path(args.output_dir)) if args.should_save else nullcontext():
         _check_same_rows(trainer, data, resuming=checkpoint is not None)
         _train_and_save(trainer, data, checkpoint, final)
-    # The launcher stops all processes where one fails: none may leave, and fail in leaving, while the main one writes.
-    trainer.accelerator.wait_for_everyone()
-    is_main = trainer.is_world_process_zero()
-    trainer.accelerator.state.destroy_process_group()  # its threads would go on while the interpreter ends
-    if not is_main:
+    trainer.accelerator.wait_for_everyone()  # the launcher stops all processes if one fails while the main one writes
+    if not trainer.is_world_process_zero():
         return None
-    if push:  # for which nobody waits: it may take longer than processes wait for each other
+    if push:  # the other processes do not wait: a push may take longer than the process group's timeout
         push_folder(final, args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     return final
 

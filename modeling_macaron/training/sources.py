@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import datasets
-import httpx
 import pyarrow as pa
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HTTPError
 
+from modeling_macaron.hub import is_unreachable
 from modeling_macaron.tables import (
     TABLE_SUFFIXES,
     Columns,
@@ -24,6 +27,7 @@ from modeling_macaron.training.simulation import simulate
 
 DEFAULT_DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 DEFAULT_CONFIG = "supervised"
+DEFAULT_REVISION = "5b18e5067fd20e589f698a4406ca6e4f2344d68f"  # later ones have no such configuration
 GROUND_TRUTH = ("expression_noise_free", "motif", "motif_start", "motif_strand")
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -35,9 +39,10 @@ def open_source(
     source: str | None = None,
     *,
     sequence_column: str | None = None,
-    value_column: str | None = None,
+    value_column: str | Sequence[str] | None = None,
     split_column: str | None = None,
     config: str | None = None,
+    revision: str | None = None,
     hub_split: str | None = None,
     num_sequences: int | None = None,
     seed: int = 0,
@@ -50,9 +55,12 @@ def open_source(
         A file (see `modeling_macaron.tables.open_table`), `"simulate"`, a data set on the Hub (`owner/name`) or a
         folder laid out as one. Default: the measurements of the Random Promoter DREAM Challenge 2022 on the Hub.
     sequence_column, value_column, split_column : str, optional
-        Columns, where the usual names do not find them.
+        Columns, where the usual names do not find them. Of several value columns, replicates say, the mean of those
+        that have a value is taken in each row.
     config : str, optional
         Configuration of a data set on the Hub.
+    revision : str, optional
+        Commit, tag or branch of a data set on the Hub. Default: of the challenge's `DEFAULT_REVISION`, else `main`.
     hub_split : str, optional
         Use only this split of a data set on the Hub, and split its rows anew.
     num_sequences : int, optional
@@ -72,22 +80,37 @@ def open_source(
     ValueError
         If the source is nothing known, cannot be read or reached, or an option does not belong to it.
     """
-    given = Columns(sequence_column, value_column, split_column)
+    is_single = value_column is None or isinstance(value_column, str)
+    values = (value_column,) if is_single else tuple(value_column) or (None,)
+    if len(set(values)) < len(values):
+        raise ValueError(f"--value_column names a column twice: {' '.join(values)}")
+    given = Columns(sequence_column, values[0], split_column)
     is_simulation = source == "simulate"
     is_hub = source is None or (not is_simulation and _is_hub_dataset(source))
     if num_sequences is not None and not is_simulation:
         raise ValueError("--num_sequences belongs to --source simulate")
-    if (config is not None or hub_split is not None) and not is_hub:
-        raise ValueError("--config and --hub_split belong to a data set on the Hub")
+    if any(option is not None for option in (config, revision, hub_split)) and not is_hub:
+        raise ValueError("--config, --revision and --hub_split belong to a data set on the Hub")
+    if revision is not None and source is not None and Path(source).is_dir():
+        raise ValueError(f"--revision belongs to a data set on the Hub, and {source} is a folder")
     if is_simulation:
         if any(given):
             raise ValueError("--source simulate has columns of its own; none can be given")
         return _open_simulation(100_000 if num_sequences is None else num_sequences, seed)
-    if is_hub:
-        config = DEFAULT_CONFIG if source is None and config is None else config
-        return _open_hub(source or DEFAULT_DATASET, config, hub_split, given)
-    columns = {f"{role}_column": name for role, name in given._asdict().items()}
-    return open_table(source, **columns, require_value=True)
+    if source in (None, DEFAULT_DATASET):
+        source, config, revision = DEFAULT_DATASET, config or DEFAULT_CONFIG, revision or DEFAULT_REVISION
+    table = None
+    for value in values[::-1]:  # each must be there; the first one's table is used
+        columns = given._replace(value=value)
+        table = _open_hub(source, config, revision, hub_split, columns) if is_hub else _open_file(source, columns)
+    if len(values) > 1 and table.unit == "record":
+        raise ValueError(f"{source}: a FASTA header gives one value; name one key with --value_column")
+    table.replicates = values[1:]
+    return table
+
+
+def _open_file(source: str, given: Columns) -> PromoterTable:
+    return open_table(source, **{f"{role}_column": name for role, name in given._asdict().items()}, require_value=True)
 
 
 def _is_hub_dataset(source: str) -> bool:
@@ -118,40 +141,53 @@ def _open_simulation(num_sequences: int, seed: int) -> PromoterTable:
     )
 
 
-def _open_hub(name: str, config: str | None, hub_split: str | None, given: Columns) -> PromoterTable:
-    loaded = _load_streaming(name, config)
+def _open_hub(
+    name: str, config: str | None, revision: str | None, hub_split: str | None, given: Columns
+) -> PromoterTable:
+    loaded = _load_streaming(name, config, revision)
     splits = _choose_splits(name, list(loaded), hub_split, given.split)
-    first = next(iter(loaded[splits[0]].take(1)), None)
+    with _explain_hub_errors(name):
+        first = next(iter(loaded[splits[0]].take(1)), None)
     if first is None:
         raise ValueError(f"data set {name}: split {splits[0]!r} is empty")
-    columns, found_by = find_columns(list(first), given, f"data set {name}", require_value=True)
+    columns, found_by = find_columns(
+        list(first), given, f"data set {name}", require_value=True, texts_of=lambda column: [str(first[column])]
+    )
     if len(splits) > 1:
         columns = columns._replace(split=_HUB_SPLIT_COLUMN)
 
     def read_split(split: str) -> Iterator[TableBatch]:
-        tables = loaded[split].with_format("arrow").iter(batch_size=_HUB_BATCH_ROWS)
-        for batch in number_batches(tables):
-            splits_of_rows = pa.repeat(split, batch.table.num_rows)
-            yield batch._replace(table=batch.table.append_column(_HUB_SPLIT_COLUMN, splits_of_rows))
+        with _explain_hub_errors(name):
+            tables = loaded[split].with_format("arrow").iter(batch_size=_HUB_BATCH_ROWS)
+            for batch in number_batches(tables):
+                splits_of_rows = pa.repeat(split, batch.table.num_rows)
+                yield batch._replace(table=batch.table.append_column(_HUB_SPLIT_COLUMN, splits_of_rows))
 
     def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
         return chain.from_iterable(map(read_split, splits))
 
-    details = {"config": config, "splits": splits}
+    details = {"config": config, "revision": revision, "splits": splits}
     return PromoterTable(name, columns, found_by, "row", read_batches, details=details)
 
 
-def _load_streaming(name: str, config: str | None) -> datasets.IterableDatasetDict:
+def _load_streaming(name: str, config: str | None, revision: str | None) -> datasets.IterableDatasetDict:
     """Open a data set without downloading it."""
+    with _explain_hub_errors(name):
+        return datasets.load_dataset(name, config, revision=revision, streaming=True)
+
+
+@contextmanager
+def _explain_hub_errors(name: str) -> Iterator[None]:
+    """Raise a `ValueError` of one line where a data set cannot be read."""
     try:
-        return datasets.load_dataset(name, config, streaming=True)
-    except (ConnectionError, httpx.TransportError) as error:
-        raise ValueError(
-            f"data set {name}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
-            "pass --source with a file or 'simulate'"
-        ) from error
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        raise ValueError(f"data set {name} cannot be opened: {' '.join(str(error).split())}") from error
+        yield
+    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
+        if isinstance(error, ConnectionError) or is_unreachable(error):
+            raise ValueError(
+                f"data set {name}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
+                "pass --source with a file or 'simulate'"
+            ) from error
+        raise ValueError(f"data set {name} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _choose_splits(name: str, splits: list[str], hub_split: str | None, split_column: str | None) -> list[str]:

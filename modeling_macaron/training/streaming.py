@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import partial
 from heapq import heapify, heapreplace
@@ -19,19 +19,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
-from huggingface_hub.errors import HTTPError  # of the client that it uses, which is not the same in every version
 
-from modeling_macaron.tables import Columns, find_columns, string_buffers
+from modeling_macaron.tables import Columns, find_columns, parquet_texts, string_buffers
 from tokenization import KmerTokenizer
 
+from .clusters import KeySet
 from .rows import parse_values
 
 logger = logging.getLogger(__name__)
 
-_BATCH_ROWS = 1_000
+_BATCH_ROWS = 8_000
 _ROWS_OF_A_FILE = 2**40  # a row's number is its file's times this, and its place in the file
 _UNITS_OF_A_SHARD = 4  # about so many, where row groups are small enough
-_LEFT_OUT = {"refused": "are no promoters with a value", "held_out": "are held out for validation or test"}
+_LEFT_OUT = {
+    "refused": "are no promoters with a value",
+    "held_out": "are held out for validation or test, or near-copies of such rows",
+}
 _UNEVEN = 1.3  # the fullest shard may have this many times the mean, where row groups can be divided
 _ANY_COLUMNS = Columns(None, None, None)
 
@@ -70,8 +73,9 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         The number of processes must divide it. Each shard has a file open and a row group's two columns in memory.
     columns : Columns
         Names of the columns with the sequences and the values, where they are not the usual ones.
-    held_out : collection of bytes
-        Strands (strand_length uint8 each) whose rows are left out and counted: those of the validation split, say.
+    held_out : KeySet, optional
+        Rows that are equal to these strands or near-copies of them are left out and counted: those of the validation
+        split, say.
 
     Raises
     ------
@@ -91,7 +95,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         buffer_rows: int = 100_000,
         num_shards: int = 8,
         columns: Columns = _ANY_COLUMNS,
-        held_out: Collection[bytes] = frozenset(),
+        held_out: KeySet | None = None,
     ):
         if buffer_rows < 1 or num_shards < 1:
             raise ValueError(f"a stream needs a buffer and shards, got {buffer_rows} rows and {num_shards} shards")
@@ -100,7 +104,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             found = sorted(self._filesystem.glob(path, detail=True).items())
         except FileNotFoundError:  # no such data set on the Hub
             found = []
-        except (OSError, ValueError, ImportError, HTTPError) as error:
+        except Exception as error:  # each file system has errors of its own
             raise ValueError(f"{files} cannot be opened: {' '.join(str(error).split())}") from error
         sizes = {path: about.get("size") or 1 for path, about in found if self._is_file(path, about["type"])}
         if not sizes:
@@ -275,14 +279,31 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
 
     @contextmanager
     def _open(self, file: int) -> Iterator[pyarrow.parquet.ParquetFile]:
-        """Open a file; what goes wrong while it is read is told with its name."""
+        """Open a file."""
+        with ExitStack() as stack:
+            with self._naming_file(file):
+                opened = stack.enter_context(self._filesystem.open(self._paths[file]))
+                parquet = stack.enter_context(pyarrow.parquet.ParquetFile(opened, metadata=self._footers.get(file)))
+            yield parquet
+
+    def _batches(
+        self, file: int, parquet: pyarrow.parquet.ParquetFile, groups: Iterable[int], columns: Columns
+    ) -> Iterator[pa.RecordBatch]:
+        """Read the two columns of row groups."""
+        batches = parquet.iter_batches(_BATCH_ROWS, groups, columns=[columns.sequence, columns.value])
+        while True:
+            with self._naming_file(file):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def _naming_file(self, file: int) -> Iterator[None]:
+        """Raise a `ValueError` with the file's name for whatever goes wrong while it is read."""
         try:
-            with (
-                self._filesystem.open(self._paths[file]) as opened,
-                pyarrow.parquet.ParquetFile(opened, metadata=self._footers.get(file)) as parquet,
-            ):
-                yield parquet
-        except (pa.ArrowException, OSError, HTTPError) as error:
+            yield
+        except Exception as error:  # each file system has errors of its own
             message = " ".join(str(error).split())
             raise ValueError(f"{self._name_file(file)} cannot be read as Parquet: {message}") from error
 
@@ -290,10 +311,11 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         """Give the rows of a unit batch by batch, (batch,) of `_row_type`; note what is kept, refused and held out."""
         name = self._name_file(unit.file)
         with self._open(unit.file) as parquet:
-            columns, _ = find_columns(parquet.schema_arrow.names, self._columns, name, True)
+            texts_of = partial(parquet_texts, parquet)
+            columns, _ = find_columns(parquet.schema_arrow.names, self._columns, name, True, texts_of)
             groups = range(parquet.num_row_groups) if unit.groups is None else unit.groups
             place = unit.file * _ROWS_OF_A_FILE + unit.first_row + 1
-            for batch in parquet.iter_batches(_BATCH_ROWS, groups, columns=[columns.sequence, columns.value]):
+            for batch in self._batches(unit.file, parquet, groups, columns):
                 mine = (place + np.arange(batch.num_rows)) % unit.parts == unit.part
                 rows, fine = self._encode(batch, mine, columns, name)
                 rows["row"] = place + fine
@@ -303,12 +325,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 yield kept
 
     def _without_held_out(self, rows: np.ndarray) -> np.ndarray:
-        """Leave rows out whose strands are held out."""
-        if not self._held_out:
-            return rows
-        strands, length = rows["input_ids"].tobytes(), self._tokenizer.strand_length
-        keys = (strands[start : start + length] for start in range(0, len(strands), length))
-        return rows[np.array([key not in self._held_out for key in keys], bool)]
+        """Leave out the rows that are held out."""
+        return rows if self._held_out is None else rows[~self._held_out.find(rows["input_ids"])]
 
     def _count(self, tally: Counter, some: Counter) -> None:
         """Count rows, and tell of those that are left out when they are the first, and tens, hundreds, ... of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,6 +28,8 @@ from .finite import FiniteLoss
 from .metrics import compute_metrics
 from .saving import whole_or_nothing
 from .streaming import StreamedPromoters
+
+logger = logging.getLogger(__name__)
 
 
 class BeginEpoch(TrainerCallback):
@@ -72,11 +75,13 @@ class MacaronTrainer(Trainer):
     Raises
     ------
     ValueError
-        If weights are to be averaged that FSDP or DeepSpeed shards.
+        If weights are to be averaged that FSDP or DeepSpeed shards, or the training rows do not fill one batch and
+        batches that are not full are dropped.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._check_rows_fill_a_batch()
         # compute_loss scales the loss by the counts that get_batch_samples gives, as models that take
         # `num_items_in_batch` do; then the Trainer does not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
@@ -95,6 +100,20 @@ class MacaronTrainer(Trainer):
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("ema_decay averages whole weights, not the shards of FSDP or DeepSpeed")
             self.add_callback(self.average)
+
+    @property
+    def _rows_per_step(self) -> int:
+        """Rows of an optimizer step, over all processes."""
+        return self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+
+    def _check_rows_fill_a_batch(self) -> None:
+        """Raise before a training that would not take one step."""
+        rows = len(self.train_dataset) if isinstance(self.train_dataset, PromoterDataset) else None
+        if rows is not None and self.args.dataloader_drop_last and rows < self._rows_per_step:
+            raise ValueError(
+                f"{rows} training rows are fewer than the batch of {self._rows_per_step}: pass a smaller "
+                "--global_batch_size, or --dataloader_drop_last false to train on batches that are not full"
+            )
 
     def train(self, *args, **kwargs):
         """Train; see `transformers.Trainer.train`, and the class on losses that are not finite."""
@@ -139,9 +158,8 @@ class MacaronTrainer(Trainer):
         sampler = super()._get_train_sampler(train_dataset)
         if not (self.args.dataloader_drop_last and isinstance(sampler, RandomSampler)):
             return sampler
-        rows = len(sampler.data_source)
-        batch = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        return RandomSampler(sampler.data_source, num_samples=rows // batch * batch) if rows >= batch else sampler
+        steps = len(sampler.data_source) // self._rows_per_step
+        return RandomSampler(sampler.data_source, num_samples=steps * self._rows_per_step)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Return the loader of a split for evaluation: unmasked and masked sequences, the same masks each time."""
@@ -172,13 +190,23 @@ class MacaronTrainer(Trainer):
         finally:
             self.data_collator = usual
 
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Create the schedule of the learning rate; warn where warming up takes more than half of the run."""
+        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        if self.args.should_log and 2 * warmup_steps > num_training_steps:
+            logger.warning(
+                "the learning rate warms up for %s steps, and the run has %s: pass a smaller --warmup_steps (below 1 "
+                "it is a share of the run, for example 0.1)", f"{warmup_steps:,}", f"{num_training_steps:,}",
+            )  # fmt: skip
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Collect the batches of one optimizer step with the numbers (2,) of its rows and masked letters, globally."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._steps_since_log += 1
         # Nothing here waits for a GPU.
         rows = torch.full((), sum(batch["labels"].numel() for batch in batch_samples), device=device)
-        masked = [self._num_masked(batch["nucleotide_labels"]).sum().to(device) for batch in batch_samples]
+        masked = [self._num_masked(batch["masked_nucleotides"]).sum().to(device) for batch in batch_samples]
         counts = torch.stack([rows, sum(masked, torch.zeros_like(rows))])
         return batch_samples, self.accelerator.reduce(counts, reduction="sum")
 
@@ -187,9 +215,9 @@ class MacaronTrainer(Trainer):
         """Whether masked nucleotides are reconstructed; else the last block computes the expression positions alone."""
         return self.model.config.reconstruction_weight > 0
 
-    def _num_masked(self, nucleotide_labels: torch.Tensor) -> torch.Tensor:
+    def _num_masked(self, masked_nucleotides: torch.Tensor) -> torch.Tensor:
         """Count the masked letters of each row (batch,) among those that the model reads."""
-        return (nucleotide_labels[:, : self.model.config.sequence_length] != -100).sum(dim=1)
+        return (masked_nucleotides[:, : self.model.config.sequence_length] != -100).sum(dim=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute this batch's share of the loss of the whole optimizer step.
@@ -222,7 +250,7 @@ class MacaronTrainer(Trainer):
             row_losses = (outputs.logits.detach().flatten().float() - inputs["labels"]) ** 2
             self._finite_loss.note(self.state.global_step, source_rows, row_losses, outputs.loss)
         if num_items_in_batch is not None:
-            rows, masked = inputs["labels"].numel(), self._num_masked(inputs["nucleotide_labels"]).sum()
+            rows, masked = inputs["labels"].numel(), self._num_masked(inputs["masked_nucleotides"]).sum()
             share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
             losses = losses * share * self.accelerator.num_processes
         if model.training:
@@ -252,15 +280,15 @@ class MacaronTrainer(Trainer):
             of the masked letters and their number, each (batch,); labels (batch,).
         """
         inputs = self._prepare_inputs(inputs)
-        labels, nucleotide_labels = inputs["labels"], inputs["nucleotide_labels"]
+        labels, masked_nucleotides = inputs["labels"], inputs["masked_nucleotides"]
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(input_ids=inputs["input_ids"], output_nucleotide_logits=False).logits
             if not self._reconstructs:
                 return None, (logits.flatten().float(),), labels
             nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
-        nucleotide_labels = nucleotide_labels[:, : nucleotide_logits.shape[1]]
-        entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), nucleotide_labels, reduction="none")
-        return None, (logits.flatten().float(), entropies.sum(dim=1), self._num_masked(nucleotide_labels)), labels
+        masked_nucleotides = masked_nucleotides[:, : nucleotide_logits.shape[1]]
+        entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), masked_nucleotides, reduction="none")
+        return None, (logits.flatten().float(), entropies.sum(dim=1), self._num_masked(masked_nucleotides)), labels
 
     def evaluation_loop(self, *args, **kwargs):
         """Evaluate or predict a split, with the averaged weights where there are any."""

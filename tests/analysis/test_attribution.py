@@ -21,7 +21,7 @@ from modeling_macaron.analysis.attribution import (
     gradient_x_input,
     integrated_gradients,
 )
-from modeling_macaron.analysis.predict import predict
+from modeling_macaron.analysis.predict import load_model, predict, predict_strands
 from tests.batches import LENGTH, random_ids
 from tokenization import KmerTokenizer
 
@@ -73,7 +73,7 @@ class TestInputsEmbeds:
     def test_losses_are_the_same(self, make_model):
         model, ids = make_model(), random_ids(2)
         embedded = model.macaron.embeddings.embed_one_hot(torch.nn.functional.one_hot(ids, 6))
-        targets = {"labels": torch.tensor([0.5, -1.0]), "nucleotide_labels": ids}
+        targets = {"labels": torch.tensor([0.5, -1.0]), "masked_nucleotides": ids}
         assert torch.equal(model(inputs_embeds=embedded, **targets).loss, model(ids, **targets).loss)
 
     @pytest.mark.parametrize("model_class", [MacaronModel, MacaronForExpressionPrediction, MacaronForMaskedLM])
@@ -201,7 +201,8 @@ class TestGradients:
         assert [letters.shape for letters in result.attributions] == [(len(text), 4) for text in result.sequences]
         np.testing.assert_array_equal(result.attributions[0], result.attributions[-1])
         np.testing.assert_allclose(result.expression[:-1], predict(tiny_folder, MIXED), rtol=1e-6)
-        np.testing.assert_allclose(result.baseline_expression, predict(tiny_folder, ["N"] * 7), rtol=1e-6)
+        (unknown,) = predict_strands(load_model(tiny_folder)[0], np.full((1, 20), 4, np.uint8))
+        np.testing.assert_allclose(result.baseline_expression, [unknown[0]] * 7, rtol=1e-6)
         assert not result.attributions[4][:3].any(), "N has no letter"
         for letters, bases, sequence in zip(result.attributions, result.per_base, result.sequences, strict=True):
             np.testing.assert_array_equal(bases, letters.sum(axis=1))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from modeling_macaron.analysis.evaluation import (
     score_baseline,
     write_result,
 )
+from modeling_macaron.analysis.intervals import cluster_codes
 from modeling_macaron.analysis.measurements import load_measurements, read_predictions
 from modeling_macaron.analysis.plots import learning_curves, point_density, save_figure, scatter_with_density
 from modeling_macaron.training.data import prepare_dataset
@@ -191,6 +192,29 @@ def test_rows_of_a_prepared_folder_are_those_of_its_table(tmp_path, flanks):
     assert score_baseline(tmp_path / "table.csv", held_out)["scored_rows_in_training"] == len(held_out.rows)
 
 
+@pytest.mark.parametrize("options", [{}, {"cluster_column": "family"}, {"split_by": "row"}])
+def test_clusters_of_a_prepared_folder_serve_the_bootstrap(tmp_path, options):
+    random = np.random.default_rng(0)
+    cores = ["".join(random.choice(list("ACGT"), 50)) for _ in range(30)]
+    sequences = [one[:29] + other[29:] for one, other in pairwise(cores)][::3]  # near-copies of both
+    frame = pd.DataFrame({"sequence": cores + sequences, "value": random.normal(size=30 + len(sequences))})
+    frame["family"] = [f"f{row % 7}" for row in range(len(frame))]
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    source = open_source(tmp_path / "table.csv")
+    report = prepare_dataset(source, tmp_path / "data", validation_fraction=0.3, extra_columns=["family"], **options)
+    measurements = load_measurements(tmp_path / "data")
+    if "split_by" in options:
+        assert "cluster" not in measurements.rows
+        return
+    codes = cluster_codes(measurements)
+    assert codes.max() + 1 == report["clusters"]["number"] < len(frame)
+    of_sequence = dict(zip(measurements.rows["sequence"], measurements.rows["cluster"], strict=True))
+    if options:
+        assert of_sequence == dict(zip(frame["sequence"], frame["family"], strict=True))
+    else:
+        assert [of_sequence[core] for core in cores[:4]] == [0, 0, 1, 2]
+
+
 def test_refuses_files_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_measurements(tmp_path / "nothing.parquet")
@@ -198,15 +222,18 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"broken\.parquet"):
         load_measurements(tmp_path / "broken.parquet")
     (tmp_path / "table.xlsx").write_bytes(b"")
-    with pytest.raises(ValueError, match="unknown kind of table"):
+    with pytest.raises(ValueError, match=r"table\.xlsx cannot be read as \.xlsx"):
         load_measurements(tmp_path / "table.xlsx")
+    (tmp_path / "table.ods").write_bytes(b"")
+    with pytest.raises(ValueError, match="unknown kind of table"):
+        load_measurements(tmp_path / "table.ods")
     make_table(tmp_path)
     with pytest.raises(ValueError, match="no row of split test; it has train, validation"):
         load_measurements(tmp_path / "table.parquet", split="test")
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.text("ACGTN", min_size=1, max_size=40), min_size=1, max_size=5))
+@given(st.lists(st.text("ACGTN", max_size=40).map("GG".__add__), min_size=1, max_size=5))
 def test_kmer_counts_against_a_slow_version(sequences):
     ids, problems = encode_constructs(pa.array(sequences))
     assert problems == [""] * len(sequences)

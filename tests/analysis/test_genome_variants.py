@@ -148,7 +148,7 @@ def test_vcf_equals_a_slow_version(tiny_folder, tmp_path, explicit, kind):
     assert len(lines) > 64, "several batches"
     assert got.columns.tolist() == [*COLUMNS, *EFFECTS, "problem"]
     assert got[COLUMNS].values.tolist() == [columns for columns, _, _ in lines]
-    assert result == (len(lines), sum(got["problem"] != ""), 0, ())
+    assert result[:4] == (len(lines), sum(got["problem"] != ""), 0, ())
     expected, anchored = [], 0
     for (columns, promoter, pair), problem in zip(lines, got["problem"], strict=True):
         start, end = columns[1] - 1, columns[1] - 1 + len(columns[3])
@@ -230,7 +230,7 @@ def test_every_problem_of_a_vcf(tiny_folder, tmp_path, kind):
     bad = got["problem"] != ""
     for name in EFFECTS:
         assert got[name].isna().tolist() == bad.tolist()
-    assert result == (len(got), bad.sum(), 0, ())
+    assert result[:4] == (len(got), bad.sum(), 0, ())
 
 
 def test_strict_names_the_variant(tiny_folder, tmp_path):
@@ -251,7 +251,7 @@ def test_long_deletion_over_two_promoters_is_read_once(tiny_folder, tmp_path):
     write_vcf(tmp_path / "v.vcf", records)
     vcf = convert_vcf(tmp_path / "v.vcf", "vcf.gz+index")
     result = vcf_file(tiny_folder, vcf, tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    assert result == (2, 2, 0, ())
+    assert result[:4] == (2, 2, 0, ())
     assert read(tmp_path / "out.csv")["promoter"].tolist() == ["a", "b"]
 
 
@@ -283,7 +283,7 @@ def test_index_of_an_older_file_is_not_used(tiny_folder, tmp_path):
     pysam.tabix_compress(str(tmp_path / "v.vcf"), str(vcf), force=True)
     os.utime(str(vcf) + ".tbi", (1e9, 1e9))
     result = vcf_file(tiny_folder, vcf, tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    assert result == (len(records), 0, 0, ())
+    assert result[:4] == (len(records), 0, 0, ())
 
 
 def test_header_without_contigs(tiny_folder, tmp_path):

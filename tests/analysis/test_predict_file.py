@@ -14,7 +14,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch.distributed as dist
 
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis import predict_file as predict_file_module
@@ -45,7 +44,7 @@ def test_files_keep_their_order_and_columns(tiny_folder, tmp_path, source, outpu
     else:
         frame.to_csv(path, sep="," if ".csv" in source else "\t", index=False)
     result = predict_file(tiny_folder, path, tmp_path / output, batch_size=2)
-    assert result == (len(SEQUENCES), 0, 0, ())
+    assert result[:4] == (len(SEQUENCES), 0, 0, ())
     written = tmp_path / output
     separator = "\t" if output.endswith(".tsv") else ","
     got = pd.read_parquet(written) if output.endswith(".parquet") else pd.read_csv(written, sep=separator)
@@ -58,7 +57,7 @@ def test_rows_that_cannot_be_predicted_keep_their_place(tiny_folder, tmp_path):
     sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG", "AC[MASK]XT", "CAFÉ"]
     frame_of(sequences).to_parquet(tmp_path / "in.parquet")
     result = predict_file(tiny_folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert result == (7, 5, 0, ())
+    assert result[:4] == (7, 5, 0, ())
     got = pd.read_parquet(tmp_path / "out.parquet")
     assert got["sequence"].tolist() == sequences
     assert got["predicted_expression"].isna().tolist() == [False, True, True, True, False, True, True]
@@ -95,7 +94,7 @@ def test_equal_sequences_are_computed_once(tiny_folder, tmp_path):
     for deduplicate, rows in ((False, 100), (True, 3)):
         computed.clear()
         options = {"batch_size": 2, "deduplicate": deduplicate, "overwrite": True}
-        assert predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", **options) == (120, 20, 0, ())
+        assert predict_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", **options)[:4] == (120, 20, 0, ())
         assert sum(computed) == rows
         outputs.append(pd.read_parquet(tmp_path / "out.parquet"))
     pd.testing.assert_frame_equal(outputs[0], outputs[1], rtol=1e-5)
@@ -260,13 +259,6 @@ def test_two_processes_write_what_one_does(tiny_folder, tmp_path):
     assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
 
 
-def test_process_group_is_ended(tiny_folder, tmp_path):
-    random_table(tmp_path / "in.tsv", 5)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    main([str(tiny_folder), str(tmp_path / "in.tsv"), str(tmp_path / "out.tsv"), "--device", "cpu"])
-    assert not dist.is_initialized()
-
-
 def test_parts_without_their_request_are_not_joined(tiny_folder, make_model, tmp_path):
     interrupted(tiny_folder, tmp_path)
     (tmp_path / "out.csv.parts" / "request.json").unlink()
@@ -362,7 +354,7 @@ def test_strict_stops_at_the_first_row_with_a_problem(tiny_folder, tmp_path):
         predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True)
     assert names_in(tmp_path) == ["in.csv"]
     frame_of(["ACGT"] * 9).to_csv(tmp_path / "in.csv", index=False)
-    assert predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True) == (9, 0, 0, ())
+    assert predict_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv", strict=True)[:4] == (9, 0, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -416,7 +408,8 @@ def test_script_says_that_there_is_nothing_to_resume_and_what_most_problems_may_
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "nothing of an interrupted run is beside OUT.CSV" in result.stdout
-    assert "are they too long? The model cuts the constant flanks of its own construct only" in result.stdout
+    assert "2 of them could not be predicted (2 longer than strand_length)" in result.stdout
+    assert "The model removes the constant flanks of its own construct only" in result.stdout
     too_long = "30 nt are more than the 20 that the model reads"
     assert pd.read_csv(tmp_path / "OUT.CSV")["problem"].fillna("").tolist() == [too_long] * 2 + [""]
 

@@ -181,7 +181,7 @@ def test_table_of_pairs(tiny_folder, tmp_path, explicit, source, output):
     frame = pd.concat([frame] * 7, ignore_index=True)
     write(frame, tmp_path / source)
     result = variants_file(tiny_folder, tmp_path / source, tmp_path / output, batch_size=2)
-    assert result == (49, 0, 0, ())
+    assert result[:4] == (49, 0, 0, ())
     got = read(tmp_path / output)
     assert got.columns.tolist() == [*frame.columns, *EFFECTS, "problem"]
     assert got["Ref_Sequence"].tolist() == REFERENCES * 7
@@ -234,7 +234,7 @@ def test_table_of_alleles_with_every_problem(tiny_folder, tmp_path, explicit, so
     write(frame, tmp_path / source)
     fine = [set(row[4].upper()) <= set("ACGTUN") for row in ROWS]
     result = variants_file(tiny_folder, tmp_path / source, tmp_path / "out.parquet")
-    assert result == (len(ROWS), fine.count(False), 0, ())
+    assert result[:4] == (len(ROWS), fine.count(False), 0, ())
     got = read(tmp_path / "out.parquet")
     assert got["problem"].tolist() == ["" if ok else row[4] for ok, row in zip(fine, ROWS, strict=True)]
     expected = [(explicit(r[0]), explicit(r[4])) if ok else None for ok, r in zip(fine, ROWS, strict=True)]

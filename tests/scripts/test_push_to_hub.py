@@ -330,7 +330,7 @@ def test_refused_weights(hub, folder, monkeypatch):
 
 def test_refused_model_card(hub, folder):
     hub.refuses["/api/validate-yaml"] = (400, '"license" must be one of ...')
-    with pytest.raises(ValueError, match=r'refused the upload .*: Invalid metadata in README\.md\. - "license"'):
+    with pytest.raises(ValueError, match=r'rejected the upload .*: Invalid metadata in README\.md\. - "license"'):
         push_folder(folder, "me/promoters")
 
 

@@ -5,7 +5,6 @@ from modeling_macaron.analysis.mutagenesis import saturation_mutagenesis
 from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.variants import variant_effects
 from space.reading import BadInput
-from space.reference import load_reference
 
 ONE, OTHER = "ACGTTTATATAAGGCACGTA", "ACGTTTATATAAGGC"
 FLANKED = "ACCA" + ONE + "GGT"
@@ -32,26 +31,6 @@ def test_a_variable_part_that_ends_like_the_flanks_is_not_trimmed_twice(answers,
 def test_nothing_to_predict(answers, text, message):
     with pytest.raises(BadInput, match=message):
         answers.predict(text)
-
-
-def test_percentiles_and_measurements():
-    reference = load_reference()
-    assert reference.num_promoters == reference.counts.sum() == 55_983
-    assert reference.percentile_of(reference.percentiles[30]) == pytest.approx(30)
-    assert (reference.percentile_of(-9), reference.percentile_of(9)) == (0, 100)
-    assert [len(one.sequence) for one in reference.examples] == [80] * 5
-    assert reference.measured(reference.examples[1].sequence) == reference.examples[1].measured
-    assert reference.measured("ACGT") is None
-
-
-def test_examples_are_promoters_that_were_kept_out_of_training(shared):
-    import pandas as pd
-
-    library = pd.read_parquet(shared / "data/dream2022/measured_library.parquet")
-    library = library[library["split"] == "validation"].set_index("sequence")["activity"]
-    for example in load_reference().examples:
-        measured = library["TGCATTTTTTTCACATC" + example.sequence + "GGTTACGGCTGTT"]
-        assert example.measured == pytest.approx(measured, abs=0.005)
 
 
 def test_strongest_substitutions(answers, tiny_folder):

@@ -19,6 +19,7 @@ def test_metadata_are_what_the_hub_reads():
     assert metadata["sdk"] == "gradio" and metadata["sdk_version"] == pinned("gradio")
     assert f"gradio=={metadata['sdk_version']}" in text
     assert metadata["app_file"] == "app.py" and len(metadata["short_description"]) <= 60
+    assert not re.search("yeast|cerevisiae|dream", text, re.IGNORECASE), "it goes with every checkpoint"
     assert metadata["colorFrom"] in ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 
 
@@ -31,7 +32,8 @@ def test_requirements_are_those_of_the_package():
 def test_folder_is_complete_and_clean(tmp_path):
     build_space(tmp_path / "new", CHECKPOINT)
     files = {str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*") if path.is_file()}
-    assert {"README.md", "requirements.txt", "app.py", "checkpoint/model.safetensors", "space/page.css"} <= files
+    assert {"README.md", "requirements.txt", "app.py", "space/page.css"} <= files
+    assert {"checkpoint/model.safetensors", "checkpoint/reference.json"} <= files
     assert not [name for name in files if "__pycache__" in name or name.startswith("space/README")]
     for package in PACKAGES:
         sources = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}

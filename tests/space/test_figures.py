@@ -11,7 +11,6 @@ from modeling_macaron.analysis.variant_plots import Difference, where_they_diffe
 from space import figures
 from space.answers import ComparedAlleles, MutatedPromoter, PredictedPromoter, Substitution
 from space.reading import Promoter
-from space.reference import load_reference
 from space.searching import DesignedPromoters
 from space.uploads import PredictedFile
 
@@ -36,8 +35,7 @@ def test_signs(value, expected):
     assert figures.signed(value) == expected
 
 
-def test_nothing_that_was_entered_is_markup():
-    reference = load_reference()
+def test_nothing_that_was_entered_is_markup(reference):
     promoter = Promoter(EVIL, "ACGT", (EVIL,))
     fine = PredictedPromoter(EVIL, promoter, 0.5, 60.0, None, "")
     bad = PredictedPromoter(EVIL, None, None, None, None, EVIL)
@@ -53,13 +51,13 @@ def test_nothing_that_was_entered_is_markup():
         parsed(html)
 
 
-def test_a_table_of_predictions_can_be_saved():
+def test_a_table_of_predictions_can_be_saved(reference):
     promoter = Promoter("a", "ACGT", ())
     answers = [
         PredictedPromoter("=1+1", promoter, 0.123456789, 50.0, None, ""),
         PredictedPromoter("", None, None, None, None, "no, DNA"),
     ]
-    html = figures.predicted_many(answers, load_reference())
+    html = figures.predicted_many(answers, reference)
     assert "1 of 2 promoters predicted, 1 not" in html
     assert downloaded(html) == (
         "predictions.csv",
@@ -68,14 +66,13 @@ def test_a_table_of_predictions_can_be_saved():
 
 
 @pytest.mark.parametrize(("percentile", "told"), [(0.0, "below all"), (100.0, "above all"), (36.6, "higher than 37 %")])
-def test_where_a_prediction_stands(percentile, told):
+def test_where_a_prediction_stands(percentile, told, reference):
     answer = PredictedPromoter("", Promoter("", "ACGT", ()), 0.1, percentile, -0.25, "")
-    html = figures.predicted_one(answer, load_reference())
+    html = figures.predicted_one(answer, reference)
     assert told in html and "Measured: <strong>\u22120.25" in html
 
 
-def test_marks_of_the_histogram_stand_at_the_values():
-    reference = load_reference()
+def test_marks_of_the_histogram_stand_at_the_values(reference):
     html = figures.histogram(reference, [reference.edges[0] - 1, reference.edges[20], reference.edges[-1]])
     bars = [float(x) for x in re.findall(r'class="bar" x="([\d.]+)"', html)]
     marks = [float(x) for x in re.findall(r'class="mark" d="M([\d.]+)', html)]
@@ -156,26 +153,68 @@ def test_all_substitutions_can_be_saved():
     assert html.count('class="own"') == 1
 
 
-def test_doubts_stand_beside_the_predictions():
+def test_doubts_stand_beside_the_predictions(reference):
     promoter = Promoter("", "A", (), ("doubt",))
     one = PredictedPromoter("", promoter, 0.5, 60.0, None, "")
-    html = figures.predicted_one(one, load_reference())
+    html = figures.predicted_one(one, reference)
     assert '<p class="warning">doubt</p>' in html and "higher than" not in html
-    many = figures.predicted_many([one, one], load_reference(), "lines")
+    many = figures.predicted_many([one, one], reference, "lines")
     assert many.count(">doubt<") == 2 and '<p class="warning">lines</p>' in many
 
 
-def test_many_values_are_drawn_as_a_distribution():
-    reference = load_reference()
+def test_many_values_are_drawn_as_a_distribution(reference):
     html = figures.histogram(reference, np.linspace(-3, 3, 101))
     assert html.count('class="outline"') == 1 and 'class="mark"' not in html and "of the 101 predictions" in html
     assert figures.histogram(reference, np.linspace(-3, 3, 100)).count('class="mark"') == 100
 
 
-def test_a_file_names_the_lines_that_are_no_rows():
+@pytest.mark.parametrize(
+    ("low", "high", "names"),
+    [
+        (-1.4018, 1.6598, ["\u22121.0", "\u22120.5", "0.0", "0.5", "1.0", "1.5"]),
+        (0, 18.7, ["0", "5", "10", "15"]),
+        (1000.5, 1200, ["1050", "1100", "1150"]),
+        (0.0011, 0.0032, ["0.0015", "0.0020", "0.0025", "0.0030"]),
+    ],
+)
+def test_ticks_are_few_and_round_on_every_scale(reference, low, high, names):
+    scaled = reference._replace(edges=np.linspace(low, high, len(reference.edges)))
+    html = figures.histogram(scaled, [low], 4)
+    assert re.findall(r'class="tick".*?>(.*?)<', html) == names
+
+
+def test_without_a_reference_there_are_predictions_alone():
+    one = PredictedPromoter("", Promoter("", "A", ()), 0.5, None, None, "")
+    bad = PredictedPromoter("", None, None, None, None, "no DNA")
+    file = PredictedFile("a.csv", b"a", 1, 0, 0, 0, 0, 0, np.array([0.5]), "id", ((1, "x", 0.5),), (), ())
+    for html in (
+        figures.predicted_one(one, None), figures.predicted_many([one, bad], None), figures.predicted_file(file, None),
+    ):  # fmt: skip
+        parsed(html)
+        assert "0.50" in html and "histogram" not in html and "Percentile" not in html and "training" not in html
+
+
+def test_digits_follow_the_scale():
+    pair = [Promoter("", "A", ()), Promoter("", "C", ())]
+    design = Design("A", "C", 0.0012, 0.0034, ((0, "A", "C"),), None, False, 0)
+    one = PredictedPromoter("", pair[0], 0.00123, None, 0.00234, "")
+    substitution = Substitution(1, "A", "C", 0.00123)
+    deltas = np.array([[0, 0.00123, -0.0005, 0.0]])
+    mutated = MutatedPromoter(pair[0], Mutagenesis("A", 0.0041, deltas), (substitution,), (substitution,))
+    compared = ComparedAlleles(*pair, (0.001, 0.002), (0.001, 0.003), Difference(0, "A", "C"))
+    for html, texts in (
+        (figures.predicted_one(one, None, digits=4), ("0.0012", "0.0023")),
+        (figures.mutated(mutated, digits=4), ("0.0041", "+0.0012", "\u22120.0005")),
+        (figures.compared(compared, digits=4), ("+0.0010",)),
+        (figures.designed(DesignedPromoters(None, (design,), ""), digits=4), ("0.0012", "0.0034", "+0.0022")),
+    ):  # fmt: skip
+        assert [text for text in texts if text not in html] == []
+
+
+def test_a_file_names_the_lines_that_are_no_rows(reference):
     malformed = ((4, "3 columns instead of 2: 'a'"), (7, "b"), (9, "c"))
     file = PredictedFile("a.csv", b"a", 2, 0, 5, 3, 4, 1, np.array([0.5, 1]), "id", ((1, "x", 0.5),), (), malformed)
-    text = "".join(parsed(figures.predicted_file(file, load_reference())).itertext())
+    text = "".join(parsed(figures.predicted_file(file, reference)).itertext())
     assert "5 lines of the file were left out: they are no rows. Line 4: 3 columns instead of 2" in text
     assert (
         "(and lines 7, 9, \u2026)" in text
@@ -184,9 +223,7 @@ def test_a_file_names_the_lines_that_are_no_rows():
         and "1 row with one of the constant flanks alone" in text
     )
     assert "1x0.50" in text.replace(" ", "")
-    assert "(and" not in figures.predicted_file(
-        file._replace(num_malformed=1, malformed=malformed[:1]), load_reference()
-    )
+    assert "(and" not in figures.predicted_file(file._replace(num_malformed=1, malformed=malformed[:1]), reference)
 
 
 def test_designs_can_be_saved_and_their_edits_are_marked():

@@ -20,15 +20,15 @@ import pytest
 from modeling_macaron.analysis.mutagenesis import saturation_mutagenesis
 from modeling_macaron.analysis.predict import load_model, predict
 from modeling_macaron.analysis.variants import variant_effects
+from modeling_macaron.reference import load_reference
 from space import figures
 from space.build import ROOT, build_space
 from space.figures import number, signed
-from space.reference import load_reference
 
 pytestmark = pytest.mark.slow
 
 CHECKPOINT = ROOT / "checkpoints/macaron-promoter-library"
-LOW, MIDDLE, HIGH, NATIVE, RANDOM = load_reference().examples
+LOW, MIDDLE, HIGH, RANDOM, NATIVE = load_reference(CHECKPOINT).examples
 NUM_USERS = 20
 WIDER_THAN_THEIR_BOX = (
     "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length"
@@ -185,7 +185,7 @@ def test_the_first_answer_comes_within_two_seconds(visit):
 
 def test_predict(visit, model):
     one = visit()
-    one.click(f"example-{HIGH.name}")
+    one.click("example-2")
     one.page.wait_for_selector("#predict-result .measured")
     assert one.outputs("predict") == [number(predict(model, [HIGH.sequence])[0])]
     assert f"Measured: {number(HIGH.measured)}" in one.result("predict")
@@ -218,9 +218,9 @@ def test_predict(visit, model):
     one.run("predict")
     assert one.outputs("predict") == [number(predict(model, [LOW.sequence[:60]])[0])]
     assert "The constant 5' flank was trimmed" in one.result("predict")
-    one.fill("predict-sequence", "N" * 80)
+    one.fill("predict-sequence", "A" + "N" * 79)
     one.run("predict")
-    assert "Only 0 of the 80 nt" in one.page.inner_text("#predict-result .warning")
+    assert "Only 1 of the 80 nt" in one.page.inner_text("#predict-result .warning")
     one.fill("predict-sequence", f"{LOW.sequence[:40]}\n{LOW.sequence[40:]}")
     one.run("predict")
     assert "read as a promoter of its own" in one.page.inner_text("#predict-result .card > .warning")

@@ -25,6 +25,8 @@ LIMITS = Limits(characters=200, promoters=3)
         ("ACGT", [("", "ACGT", 1)]),
         ("  ac gt\u00a0n \r\n\n TTT\t\n", [("", "acgtn", 1), ("", "TTT", 3)]),
         ("5'-ACGT-3'", [("", "ACGT", 1)]),
+        ("1 acgtac gtacgt 13 acg", [("", "acgtacgtacgtacg", 1)]),
+        (">one\n1 acgtac gtacgt\n13 acg", [("one", "acgtacgtacgtacg", 1)]),
         ("5\u2032 ACGT 3\u2032", [("", "ACGT", 1)]),
         ("\ufeff>one name\nAC\nGT\n\n>two\nT", [("one name", "ACGT", 1), ("two", "T", 5)]),
         (">\nACGT", [("", "ACGT", 1)]),
@@ -83,7 +85,7 @@ def test_one_flank_alone_is_trimmed_and_told(tiny_tokenizer, text, sequence, not
 
 @pytest.mark.parametrize(
     ("text", "known"),
-    [("N" * 20, 0), ("A", 1), ("ACGTACGTA", 9), ("ACGTACGTAC", None), ("ACGTACGTAC" + "N" * 10, None)],
+    [("A", 1), ("ACGTACGTA", 9), ("ACGTACGTAC", None), ("ACGTACGTAC" + "N" * 10, None)],
 )
 def test_what_is_mostly_unknown_is_warned_of(tiny_tokenizer, text, known):
     told = read_one(tiny_tokenizer, text, LIMITS).warnings
@@ -110,7 +112,7 @@ def test_a_sequence_over_several_lines_is_warned_of(tiny_tokenizer, text, warned
 def test_too_long_is_refused_or_cut(tiny_tokenizer):
     pasted = read_pasted("T" + "ACGTACGTACGTACGTACGT" + "CC", LIMITS)
     (refused,) = read_promoters(tiny_tokenizer, pasted)
-    assert isinstance(refused, BadInput) and "23 nt are too many: the model reads the 20 nt" in str(refused)
+    assert isinstance(refused, BadInput) and "23 nt are too many: the model reads up to 20 nt" in str(refused)
     (cut,) = read_promoters(tiny_tokenizer, pasted, keep_middle=True)
     assert cut.sequence == "ACGTACGTACGTACGTACGT"
     assert cut.notes == ("Too long by 3 nt: 1 were cut off at the 5' end and 2 at the 3' end.",)
@@ -121,7 +123,10 @@ def test_too_long_is_refused_or_cut(tiny_tokenizer):
     [
         ("ACXT", "letter “X” at position 3 is not DNA"),
         ("ACG,0.5", "“,” at position 4: paste the DNA alone"),
-        ("1 acgt", "a number at position 1"),
+        ("1acgt", "a number at position 1"),
+        ("N/A", "“N/A” stands for a missing value"),
+        ("nan", "“nan” stands for a missing value"),
+        ("N" * 20, "There is no A, C, G or T in it"),
         ("AC--GT", "“-” at position 3: write N"),
         ("AC[MASK]T", "letter “\\[” at position 3"),
         ("hello", "This does not look like DNA: it has E, L, O."),

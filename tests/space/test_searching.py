@@ -67,13 +67,14 @@ def test_a_search_that_is_stopped_gives_the_best_until_then(answers, tiny_folder
     assert [one.sequence for one in last.designs] == [one.sequence for one in expected]
 
 
-def test_a_target_that_nobody_measured_is_warned_of(answers):
+def test_a_target_that_nobody_measured_is_warned_of(answers, reference, monkeypatch):
+    monkeypatch.setattr(answers, "reference", reference)
     for target, warned in ((100.0, True), (-1.5, True), (0.5, False), (1.6, False)):
         *_, last = search_designs(answers, DesignRequest(START, "value", target, max_edits=1, quick=True), Event())
         assert bool(last.warnings) == warned
         assert (
             not warned
-            or f"{target:g} is outside of all that was measured for training (-1.4 to 1.7)".replace("-", "\u2212")
+            or f"{target:g} is outside the range of the training promoters (-1.4 to 1.66)".replace("-", "\u2212")
             in last.warnings[0]
         )
 

@@ -23,7 +23,7 @@ def random_ids(rows, length=LENGTH, seed=0):
 
 
 def masked_positions(collated):
-    return (collated["nucleotide_labels"] != -100).numpy()
+    return (collated["masked_nucleotides"] != -100).numpy()
 
 
 @given(hnp.arrays(np.uint8, (3, LENGTH), elements=st.integers(0, 4)))
@@ -42,7 +42,7 @@ def test_masked_letters_are_hidden_and_asked_for(strands):
     masked = masked_positions(collated)
     assert (collated["input_ids"].numpy()[masked] == 5).all()
     np.testing.assert_array_equal(collated["input_ids"].numpy()[~masked], true_ids.numpy()[~masked])
-    np.testing.assert_array_equal(collated["nucleotide_labels"].numpy()[masked], true_ids.numpy()[masked])
+    np.testing.assert_array_equal(collated["masked_nucleotides"].numpy()[masked], true_ids.numpy()[masked])
     assert not masked[true_ids.numpy() == 4].any(), "N is never asked for"
 
 
@@ -157,3 +157,9 @@ def test_rows_of_a_datasets_dataset_give_the_same():
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         PromoterCollator(0.0, 1.0, **{field: value})
+
+
+@pytest.mark.parametrize("rows", [[{"input_ids": [0], "labels": 1.0}], ["input_ids", "labels"]])
+def test_a_column_that_a_plain_trainer_removed_is_asked_for(rows):
+    with pytest.raises(ValueError, match="pass remove_unused_columns=False"):
+        PromoterCollator(0.0, 1.0)(rows)

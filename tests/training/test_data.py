@@ -20,7 +20,7 @@ from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.report import format_report
 from modeling_macaron.training.rows import REASONS, hash_strands, parse_values
 from modeling_macaron.training.sources import GROUND_TRUTH, open_source
-from tokenization import KmerTokenizer
+from tokenization import MISSING_WORDS, KmerTokenizer
 
 FLANKED = "TGCATTTTTTTCACATC{}GGTTACGGCTGTT"
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +92,7 @@ def test_layout_is_memory_mapped_with_exact_features(tmp_path):
             "input_ids": datasets.List(datasets.Value("uint8"), length=90),
             "labels": datasets.Value("float32"),
             "row": datasets.Value("int64"),
+            "cluster": datasets.Value("int64"),
         }
         assert len(dataset) == report["splits"][split]["rows"]
         assert [Path(file["filename"]).parent.name for file in dataset.cache_files] == [split]
@@ -124,10 +125,10 @@ def test_same_table_gives_same_bytes_whatever_the_batches(tmp_path):
         st.tuples(
             st.one_of(
                 st.text("ACGTN", min_size=1, max_size=14),
-                st.sampled_from(["", "ACGX", "AC GT", "AC-", "acgu", "ACGTRYK", "AÀG"]),
+                st.sampled_from(["", "ACGX", "AC GT", "AC-", "acgu", "ACGTRYK", "AÀG", "N/A", "none", "-"]),
             ),
             st.sampled_from(
-                ["1", "-2.5", "1e3", "+4", ".5", "", " ", "nan", "-inf", "abc", "1,5", "1e39", "0x10", "1_0"]
+                ["1", "-2.5", "1e3", "+4", ".5", "", " ", "nan", "NA", "-", "-inf", "abc", "1,5", "1e39", "0x10", "1_0"]
             ),
             st.booleans(),
         ),
@@ -140,16 +141,22 @@ def test_every_row_is_kept_dropped_or_refused_as_a_slow_reader_says(tmp_path_fac
     def slow_reason(sequence, value):
         if not sequence:
             return "empty sequence"
+        sequence = sequence.replace(" ", "")
+        if sequence.upper() in MISSING_WORDS:
+            return "missing sequence"
         if set(sequence.upper()) - set("ACGTUNRYSWKMBDHV"):
             return "letter that is not DNA"
+        too_long = len(sequence) > 10
+        if not too_long and not set(sequence) & set("ACGTacgu"):
+            return "no A, C, G or T"
         reasons = {
-            "": "no value",
-            "nan": "value is NaN",
+            "": "missing value",
+            **dict.fromkeys(("nan", "NA", "-"), "missing value"),
             "-inf": "value is infinite",
             "1e39": "value too large for float32",
             **dict.fromkeys(("abc", "1,5", "0x10", "1_0"), "value is not a number"),
         }
-        return reasons.get(value.strip(), "long" if len(sequence) > 10 else "kept")
+        return reasons.get(value.strip(), "long" if too_long else "kept")
 
     folder = tmp_path_factory.mktemp("data")
     anchors = [(dna, index) for index, dna in enumerate(random_dna(60, 8))]  # so that both splits have rows
@@ -203,10 +210,11 @@ def test_values_are_read_as_python_reads_them(values):
         try:
             exact = float(text)
         except ValueError:
-            assert REASONS[reason] == ("value is not a number" if text else "no value")
+            is_word = not text or text.upper() in MISSING_WORDS
+            assert REASONS[reason] == ("missing value" if is_word else "value is not a number")
             continue
         if np.isnan(exact):
-            assert REASONS[reason] == "value is NaN"
+            assert REASONS[reason] == "missing value"
         elif abs(exact) > float(np.finfo(np.float32).max):
             assert REASONS[reason] in ("value is infinite", "value too large for float32")
         else:
@@ -218,7 +226,7 @@ def test_numbers_need_no_text(kind):
     array = pa.array([1, None, -3], pa.int64()).cast(kind)
     values, reasons = parse_values(pa.chunked_array([array.slice(1), array]), "here")
     assert values.tolist() == [0, -3, 1, 0, -3]
-    assert [REASONS[reason] for reason in reasons] == ["no value", "", "", "no value", ""]
+    assert [REASONS[reason] for reason in reasons] == ["missing value", "", "", "missing value", ""]
 
 
 def test_values_of_another_kind_are_refused():
@@ -375,7 +383,7 @@ def test_failed_overwrite_leaves_the_old_data_set(tmp_path):
     prepare_dataset(open_table(path), tmp_path / "out")
     before = all_rows(tmp_path / "out")
     path.write_text(path.read_text() + "ACGT\tnan\n")
-    with pytest.raises(ValueError, match="line 201: value is NaN: 'nan'"):
+    with pytest.raises(ValueError, match="line 201: missing value: 'nan'"):
         prepare_dataset(open_table(path), tmp_path / "out", overwrite=True, strict=True)
     assert all_rows(tmp_path / "out") == before
     assert sorted(os.listdir(tmp_path)) == ["out", "table.tsv"]
@@ -433,7 +441,7 @@ def test_report_is_told_in_full(tmp_path):
         "dropped     1 longer than 100 nt",
         "refused     3\n",
         "- line 201: letter that is not DNA: 'ACGTX', letter 'X' at position 5",
-        "- line 202: value is NaN: 'nan'",
+        "- line 202: missing value: 'nan'",
         "- line 203: wrong number of columns: 3 columns instead of 2: 'ACGT\\t1\\t2'",
         "flanks cut  200 rows (trimming 'auto')",
         "length      80 to 120 nt, most often 80",

@@ -133,7 +133,7 @@ def test_sharded_training_is_that_of_one_process_and_resumes(prepared, tmp_path)
     finish(start("accelerate_fsdp.yaml", 0, there, 2, "0", SHARDED_TRAIN))
     assert (run / "checkpoint-12/pytorch_model_fsdp.bin").is_file()
     for rank in (0, 1):  # the launcher stops the main process where another fails, be it in leaving
-        assert (run / f"end_{rank}.txt").read_text() == "final written, process group down"
+        assert (run / f"end_{rank}.txt").read_text() == "final written"
     one, sharded = (weights_of(folder / "checkpoint-12") for folder in (tmp_path / "one", run))
     for name, values in one.items():
         torch.testing.assert_close(sharded[name], values, rtol=1e-3, atol=1e-4, msg=name)

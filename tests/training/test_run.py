@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
@@ -21,7 +21,7 @@ from modeling_macaron.hub import check_hub_folder
 from modeling_macaron.training.arguments import parse_recipe, share_of_batch
 from modeling_macaron.training.checkpoints import find_checkpoint, is_complete
 from modeling_macaron.training.dataset import PreparedData
-from modeling_macaron.training.model_card import public_name
+from modeling_macaron.training.model_card import describe_division, public_name, training_table
 from modeling_macaron.training.run import build_model, train
 from tests.batches import random_ids
 from tests.launching import free_port
@@ -109,6 +109,18 @@ def test_last_lines_tell_what_came_out(finished, prepared):
     assert summary.startswith("12 steps in ")
     assert f"{rows} Pearson r {results['eval_pearson_r']:.3f}" in summary
     assert str(finished / "final") in place
+
+
+def test_card_says_how_rows_were_divided_and_which_revision_they_have(finished):
+    card, facts = ((finished / "final" / name).read_text() for name in ("README.md", "training.json"))
+    facts = json.loads(facts)
+    assert (facts["split_by"], facts["cluster_kmer"], facts["table_revision"]) == ("cluster", 20, None)
+    assert "20 nt in common on either strand, are on one side of the split" in card
+    assert "| Table | simulate |" in card
+    facts |= {"table": "owner/name", "table_revision": "5b18e5067f", "split_by": "row"}
+    assert "| Table | owner/name (revision `5b18e5067f`) |" in training_table(facts)
+    assert "may flatter a model" in describe_division(facts)
+    assert "column `family`" in describe_division({**facts, "split_by": "cluster", "cluster_column": "family"})
 
 
 def test_model_card_has_the_figures_of_the_run(finished):
@@ -254,6 +266,34 @@ def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, prepared,
         run(prepared, tmp_path / "other", *options, "--hidden_size", "32")
 
 
+@pytest.mark.parametrize(
+    ("start", "started_from", "base"),
+    [
+        ("me/Qwen2.5-promoter", "me/Qwen2.5-promoter", "me/Qwen2.5-promoter"),
+        ("copy", "copy", "me/base.v2"),
+        ("broken", "broken", None),
+    ],
+)
+def test_card_names_the_model_that_was_fine_tuned(finished, prepared, tmp_path, monkeypatch, start, started_from, base):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cached = tmp_path / "cache" / "models--me--Qwen2.5-promoter"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    for folder, card in (
+        (cached / "snapshots" / ("0" * 40), "# Mine\n"),
+        (tmp_path / "copy", "---\nbase_model: me/base.v2\n---\n# Mine\n"),
+        (tmp_path / "broken", "---\nbase_model: [\n---\n# Mine\n"),
+    ):
+        shutil.copytree(finished / "final", folder)
+        (folder / "README.md").write_text(card)
+    final = run(prepared.resolve(), "tuned", "--init_from", start, "--max_steps", "1")
+    card = ModelCard.load(final / "README.md")
+    assert f"| Started from | {started_from} |" in card.text
+    assert card.data.base_model == base
+
+
 def test_fine_tuning_in_merged_form_starts_from_the_same_function(finished, prepared):
     data = PreparedData(prepared)
     models = []
@@ -345,6 +385,11 @@ def test_resuming_runs_no_pickle(finished, prepared, tmp_path):
         ("tests/training", "training"),
         ("me/my-model", "me/my-model"),
         ("me/my-model-1.0", "me/my-model-1.0"),
+        ("me/Qwen2.5-promoter", "me/Qwen2.5-promoter"),
+        ("me/model.v2", "me/model.v2"),
+        ("tables/Promoters.TSV.gz", "Promoters.TSV.gz"),
+        ("data/2024/promoters.v2", "promoters.v2"),
+        (".", ROOT.name),
         ("simulation", "simulation"),
         ("hf://datasets/me/promoters/*.parquet", "hf://datasets/me/promoters/*.parquet"),
         ("file:///home/me/secret/part-*.parquet", "part-*.parquet"),

@@ -1,12 +1,21 @@
 import datasets
-import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import HTTPError
 
 from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.sources import DEFAULT_CONFIG, DEFAULT_DATASET, GROUND_TRUTH, open_source
+from modeling_macaron.training.report import format_report
+from modeling_macaron.training.rows import encode_rows
+from modeling_macaron.training.sources import (
+    DEFAULT_CONFIG,
+    DEFAULT_DATASET,
+    DEFAULT_REVISION,
+    GROUND_TRUTH,
+    open_source,
+)
+from tokenization import KmerTokenizer
 
 
 @pytest.fixture
@@ -67,8 +76,8 @@ def test_hub_columns_that_are_not_known(hub_folder):
 def test_default_is_the_challenge_on_the_hub(monkeypatch):
     asked = []
 
-    def load_dataset(name, config, streaming):
-        asked.append((name, config, streaming))
+    def load_dataset(name, config, revision, streaming):
+        asked.append((name, config, revision, streaming))
         raise ConnectionError("Couldn't reach it")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -76,18 +85,39 @@ def test_default_is_the_challenge_on_the_hub(monkeypatch):
         open_source()
     with pytest.raises(ValueError, match="cannot be reached"):
         open_source("owner/name")
-    assert asked == [(DEFAULT_DATASET, DEFAULT_CONFIG, True), ("owner/name", None, True)]
+    for options in ({"source": DEFAULT_DATASET}, {"revision": "main", "config": "other"}):
+        with pytest.raises(ValueError, match="cannot be reached"):
+            open_source(**options)
+    assert DEFAULT_REVISION == "5b18e5067fd20e589f698a4406ca6e4f2344d68f"
+    assert asked == [
+        (DEFAULT_DATASET, DEFAULT_CONFIG, DEFAULT_REVISION, True),
+        ("owner/name", None, None, True),
+        (DEFAULT_DATASET, DEFAULT_CONFIG, DEFAULT_REVISION, True),
+        (DEFAULT_DATASET, "other", "main", True),
+    ]
+
+
+def test_revision_is_in_the_report(hub_folder, tmp_path, monkeypatch):
+    usual = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, **options: usual(str(hub_folder), **options))
+    for revision, expected in ((None, None), ("abc", "abc")):
+        table = open_source("owner/name", revision=revision, hub_split="train")
+        report = prepare_dataset(table, tmp_path / "out", overwrite=True)
+        assert report["source"]["revision"] == expected
+    assert open_source().details["revision"] == DEFAULT_REVISION
+    with pytest.raises(ValueError, match=r"--revision belongs to a data set on the Hub, and .*hub is a folder"):
+        open_source(str(hub_folder), revision="abc")
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (httpx.ConnectError("no route"), "cannot be reached"),
+        (HTTPError("no route"), "cannot be reached"),
         (
             datasets.exceptions.DatasetNotFoundError("Dataset 'a/b'\ndoesn't exist"),
-            "cannot be opened: Dataset 'a/b' doesn't",
+            "cannot be read: Dataset 'a/b' doesn't",
         ),
-        (ValueError("BuilderConfig 'x' not found"), "cannot be opened: BuilderConfig"),
+        (ValueError("BuilderConfig 'x' not found"), "cannot be read: BuilderConfig"),
     ],
 )
 def test_hub_errors_are_one_line(monkeypatch, error, message):
@@ -108,7 +138,8 @@ def test_hub_errors_are_one_line(monkeypatch, error, message):
         ("./owner/name", {}, ValueError, "neither a file"),
         ("data/table.tsv.gz", {}, FileNotFoundError, "there is no file data/table.tsv.gz"),
         ("simulate", {"sequence_column": "x"}, ValueError, "has columns of its own"),
-        ("simulate", {"config": "x"}, ValueError, "--config and --hub_split belong"),
+        ("simulate", {"config": "x"}, ValueError, "--config, --revision and --hub_split belong"),
+        ("simulate", {"revision": "x"}, ValueError, "--config, --revision and --hub_split belong"),
         ("owner/name", {"num_sequences": 5}, ValueError, "--num_sequences belongs"),
     ],
 )
@@ -130,3 +161,47 @@ def test_file_needs_a_value(tmp_path):
     path.write_text("ACGTACGT\n")
     with pytest.raises(ValueError, match="no column is known to be the value"):
         open_source(str(path))
+
+
+def test_replicates_are_averaged(tmp_path):
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(list("ACGT"), 60)) for _ in range(40)]
+    replicates = [["1.5", "2.5"], ["3", ""], ["", "4"], ["", " "], ["nan", "7"], ["1", "x"], ["inf", "1"]]
+    replicates += [[str(i), str(i + 1)] for i in range(33)]
+    lines = ["dna\trep1\trep2", *("\t".join([s, *values]) for s, values in zip(sequences, replicates, strict=True))]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    table = open_source(str(tmp_path / "t.tsv"), value_column=["rep1", "rep2"])
+    report = prepare_dataset(table, tmp_path / "out", validation_fraction=0.1)
+    loaded = datasets.load_from_disk(str(tmp_path / "out"))
+    values = {row["row"]: row["labels"] for split in loaded.values() for row in split.to_list()}
+    expected = {2: 2.0, 3: 3.0, 4: 4.0, 6: 7.0} | {index + 9: index + 0.5 for index in range(33)}
+    assert values == expected
+    assert report["rows_refused"] == 3
+    assert [(row["line"], row["detail"]) for row in report["first_refused"]] == [
+        (5, "'', ' '"),
+        (7, "'1', 'x'"),
+        (8, "'inf', '1'"),
+    ]
+    assert report["refused"]["value is not a number"] == report["refused"]["value is infinite"] == 1
+    assert report["source"]["replicates"] == ["rep2"] and "values are means with 'rep2'" in format_report(report)
+    one = prepare_dataset(open_source(str(tmp_path / "t.tsv"), value_column="rep1"), tmp_path / "one")
+    assert "replicates" not in one["source"]
+
+
+def test_replicates_in_parquet_and_those_that_make_no_sense(tmp_path):
+    table = pa.table({"sequence": ["ACGT" * 5, "AACC" * 5], "a": [1, None], "b": [2.0, 4.0]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    opened = open_source(str(tmp_path / "t.parquet"), value_column=("a", "b"))
+    rows = encode_rows(next(iter(opened)).table, opened, KmerTokenizer(strand_length=20))
+    assert rows.labels.tolist() == [1.5, 4.0] and not rows.reasons.any()
+    for columns, message in (
+        (["a", "c"], "has no column 'c'"),
+        (["c", "a"], "has no column 'c'"),
+        (["a", "sequence"], "one column cannot be two things"),
+        (["a", "a"], "names a column twice: a a"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_source(str(tmp_path / "t.parquet"), sequence_column="sequence", value_column=columns)
+    (tmp_path / "t.fa").write_text(">a x=1 y=2\nACGT\n")
+    with pytest.raises(ValueError, match="a FASTA header gives one value"):
+        open_source(str(tmp_path / "t.fa"), value_column=["x", "y"])

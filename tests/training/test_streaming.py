@@ -16,9 +16,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from modeling_macaron.tables import string_buffers
+from modeling_macaron.tables import open_table, string_buffers
 from modeling_macaron.training.arguments import parse_recipe
+from modeling_macaron.training.clusters import KeySet
 from modeling_macaron.training.collator import PromoterCollator
+from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.run import build_model, make_trainer, train
 from modeling_macaron.training.streaming import StreamedPromoters
@@ -183,14 +185,39 @@ def test_trainer_reads_the_share_of_its_process(files, prepared, tmp_path, monke
 def test_held_out_sequences_are_left_out_and_counted(files, caplog):
     pattern, sequences, _ = files
     good = pa.array([sequence for sequence in sequences if len(sequence) == 80])
-    strands = [strand.tobytes() for strand in TOKENIZER.encode_strands(*string_buffers(good)).ids]
-    held_out = set(strands[:149])  # one of them has no value
-    rows = take(StreamedPromoters(pattern, TOKENIZER, buffer_rows=50, held_out=held_out), 600)
+    ids = TOKENIZER.encode_strands(*string_buffers(good)).ids
+    held_out = {strand.tobytes() for strand in ids[:149]}  # one of them has no value
+    rows = take(StreamedPromoters(pattern, TOKENIZER, buffer_rows=50, held_out=KeySet([ids[:149]])), 600)
     assert len({row["row"] for row in rows}) == 148
     assert not held_out & {row["input_ids"].tobytes() for row in rows}
     assert "are held out for validation or test" in caplog.text
     with pytest.raises(ValueError, match=r"no row is a promoter with a value .3 were left out, and 297 held out for"):
-        take(StreamedPromoters(pattern, TOKENIZER, held_out=set(strands)), 1)
+        take(StreamedPromoters(pattern, TOKENIZER, held_out=KeySet([ids])), 1)
+
+
+@pytest.mark.parametrize("split_by", ["cluster", "row"])
+def test_near_copies_of_held_out_rows_are_left_out(tmp_path, split_by):
+    """Reverse complements and rows with 20 nt in common, on either strand; only copies where rows were divided so."""
+    sequences, _ = random_rows(200, 5)
+    write_parts(tmp_path, {"sequence": sequences, "value": range(200)})
+    table = open_table(tmp_path / "part-0.parquet")
+    prepare_dataset(
+        table, tmp_path / "data", tokenizer=TOKENIZER, split_by=split_by, validation_fraction=0.1, extra_columns=[]
+    )
+    data = PreparedData(tmp_path / "data")
+    validation = data.validation.__getitems__(range(len(data.validation)))["input_ids"][:10]
+    texts = ["".join("ACGT"[letter] for letter in strand) for strand in validation]
+    reverse = [text[::-1].translate(str.maketrans("ACGT", "TGCA")) for text in texts]
+    others, _ = random_rows(30, 6)
+    near = [text[:30] + other[30:] for text, other in zip(texts, others[20:], strict=True)]
+    near += [other[:40] + text[-20:] + other[60:] for text, other in zip(reverse, others[20:], strict=True)]
+    far = [text[:19] + other[19:] for text, other in zip(texts, others[:10], strict=True)]
+    rows = [*texts, *reverse, *near, *far, *others[10:20]]
+    (tmp_path / "stream").mkdir()
+    files = write_parts(tmp_path / "stream", {"sequence": rows, "value": np.arange(len(rows), dtype=np.float64)})
+    stream = StreamedPromoters(files, TOKENIZER, buffer_rows=8, held_out=data.held_out())
+    kept = {int(row["labels"]) for row in take(stream, 500)}
+    assert kept == set(range(40 if split_by == "cluster" else 20, 60))
 
 
 def test_what_a_run_trains_on_is_not_what_it_is_validated_on(prepared, tmp_path, caplog):
@@ -211,6 +238,7 @@ def test_what_a_run_trains_on_is_not_what_it_is_validated_on(prepared, tmp_path,
     assert (facts["training_rows"], facts["stream"]) == (None, {"files": "part-*.parquet", "number": 1})
     assert "| Training rows | 768 (with repeats) of the stream `part-*.parquet` (files: 1) |" in card
     assert str(tmp_path) not in card
+    assert json.loads((final / "reference.json").read_text())["split"] == "validation"
 
 
 @pytest.mark.parametrize(("shards", "processes"), [(8, 3), (2, 4)])
@@ -316,7 +344,7 @@ def test_masks_are_drawn_anew_in_each_pass(files):
         collate(sorted((row for row in rows if row["epoch"] == epoch), key=lambda row: row["row"])) for epoch in (0, 1)
     ]
     assert torch.equal(batches[0]["labels"], batches[1]["labels"])
-    masked = [batch["nucleotide_labels"] != -100 for batch in batches]
+    masked = [batch["masked_nucleotides"] != -100 for batch in batches]
     assert 0.05 < (masked[0] & masked[1]).float().mean() < 0.13 < masked[0].float().mean() < 0.35
 
 
@@ -463,7 +491,7 @@ def test_two_processes_and_resumed_runs_end_as_one_run_does(files, prepared, tmp
     """Twelve steps of 64 rows go through the 297 rows more than twice; runs are resumed in the second pass."""
     arguments = ["--dataset", prepared, *TINY, *STEPS, "--stream", files[0]]
     finish(launch([*arguments, "--output_dir", tmp_path / "one"]))
-    accumulating = ["--per_device_train_batch_size", "16"]  # two batches a step in each process
+    accumulating = ["--gradient_accumulation_steps", "2"]  # two batches a step in each process
     finish(launch([*arguments, *accumulating, "--output_dir", tmp_path / "two"], processes=2))
     for name, processes in (("resumed", 1), ("resumed_by_two", 2)):
         shutil.copytree(tmp_path / "one", tmp_path / name)

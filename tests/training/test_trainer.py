@@ -145,7 +145,7 @@ def test_evaluation_measures_the_whole_split_unmasked(prepared, tmp_path, batch_
     model = trainer.model.eval()
     with torch.no_grad():
         clean = model(batch["input_ids"], labels=batch["labels"])
-        masked = model(batch["masked_input_ids"], nucleotide_labels=batch["nucleotide_labels"])
+        masked = model(batch["masked_input_ids"], masked_nucleotides=batch["masked_nucleotides"])
     predicted, labels = clean.logits.flatten().numpy(), batch["labels"].numpy()
     assert measured["eval_expression_loss"] == pytest.approx(clean.loss.item(), rel=1e-5)
     assert measured["eval_reconstruction_loss"] == pytest.approx(masked.loss.item(), rel=1e-5)

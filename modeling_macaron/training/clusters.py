@@ -1,0 +1,244 @@
+"""Find promoters that are copies or near-copies of one another: equal up to orientation, or with a common k-mer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import sparse
+
+from modeling_macaron.progress import progress_bar
+from modeling_macaron.training.rows import hash_strands
+from tokenization import reverse_complement
+from tokenization.tokenization_kmer import N_ID
+
+DEFAULT_KMER = 20
+MAX_KMER = 32  # 2 bits a nucleotide
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it maps 64 bits one to one
+_CHUNK_ROWS = 8192
+_KEYS_AT_A_TIME = 24_000_000  # about 0.7 GB
+_BITS_PER_KEY = 32
+
+
+def pack_strands(ids: np.ndarray) -> np.ndarray:
+    """Pack letter ids (rows, length) into half a byte each, (rows, ceil(length / 2)) uint8."""
+    ids = np.pad(ids, ((0, 0), (0, ids.shape[1] % 2)), constant_values=N_ID)
+    return ids[:, ::2] | ids[:, 1::2] << 4
+
+
+def unpack_strands(packed: np.ndarray, length: int) -> np.ndarray:
+    """Undo `pack_strands`: (rows, length) uint8."""
+    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), 2 * packed.shape[1])[:, :length]
+
+
+def first_rows(hashes: np.ndarray) -> np.ndarray:
+    """Row (rows,) where the hash (rows,) of each row occurs for the first time."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def strand_keys(ids: np.ndarray, kmer_size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Give each strand keys, such that two strands belong together if they have one in common.
+
+    The keys are those of its k-mers, each with its reverse complement. A strand without a k-mer of A, C, G and T has
+    one key for the whole of it, the same in both orientations.
+
+    Parameters
+    ----------
+    ids : numpy.ndarray
+        (rows, length) uint8 letter ids.
+    kmer_size : int, optional
+        1 to 32. Default: only keys of whole strands.
+
+    Returns
+    -------
+    keys : numpy.ndarray
+        (windows, rows) uint64, spread evenly over the 64 bits. K-mers have equal keys only if they are equal; whole
+        strands that are not, with a chance of about 2^-64.
+    valid : numpy.ndarray
+        (windows, rows) bool, false where there is no key.
+    """
+    windows = 1 if kmer_size is None else max(ids.shape[1] - kmer_size + 1, 1)
+    keys, valid = np.empty((windows, len(ids)), np.uint64), np.zeros((windows, len(ids)), bool)
+    if kmer_size is not None:
+        _roll(ids, kmer_size, keys, valid)
+    whole = np.flatnonzero(~valid.any(axis=0))
+    if whole.size:
+        strands = ids[whole]
+        keys[0, whole] = np.minimum(*(hash_strands(_align(one), 0) for one in (strands, reverse_complement(strands))))
+        valid[0, whole] = True
+    return keys, valid
+
+
+def _roll(ids: np.ndarray, kmer_size: int, keys: np.ndarray, valid: np.ndarray) -> None:
+    """Fill in the keys of all k-mers, two bits a nucleotide, position by position for all rows at once."""
+    columns = np.ascontiguousarray(ids.T)
+    known = columns < N_ID
+    two, top, all_bits = np.uint64(2), np.uint64(2 * (kmer_size - 1)), np.uint64(4**kmer_size - 1)
+    forward, reverse = np.zeros((2, len(ids)), np.uint64)
+    run = np.zeros(len(ids), np.uint16)  # of nucleotides that are known
+    for position in range(len(columns)):
+        code = columns[position].astype(np.uint64)
+        code &= np.uint64(3)
+        forward <<= two
+        forward |= code
+        forward &= all_bits
+        code ^= np.uint64(3)
+        code <<= top
+        reverse >>= two
+        reverse |= code
+        run += 1
+        run *= known[position]
+        window = position - kmer_size + 1
+        if window >= 0:
+            np.minimum(forward, reverse, out=keys[window])
+            keys[window] *= _SPREAD
+            np.greater_equal(run, kmer_size, out=valid[window])
+
+
+def _align(ids: np.ndarray) -> np.ndarray:
+    """Move each strand to the left end of its row, without the N at both of its ends."""
+    known = ids != N_ID
+    first = known.argmax(axis=1)[:, None]
+    length = ids.shape[1] - first - known[:, ::-1].argmax(axis=1)[:, None]
+    position = np.arange(ids.shape[1])
+    moved = np.take_along_axis(ids, np.minimum(position + first, ids.shape[1] - 1), axis=1)
+    return np.where(position < length, moved, N_ID).astype(np.uint8)
+
+
+def find_clusters(
+    packed: np.ndarray, length: int, kmer_size: int = DEFAULT_KMER, *, rows: np.ndarray, verbose: bool = False
+) -> np.ndarray:
+    """Find clusters: two strands are in one if they have a key in common (see `strand_keys`), or share its neighbours.
+
+    The keys are sorted part by part, each part with those of a range of values, so memory does not grow with the
+    strands beyond some bytes each.
+
+    Parameters
+    ----------
+    packed : numpy.ndarray
+        (all rows, ceil(length / 2)) uint8, see `pack_strands`.
+    length : int
+        Letters of a strand.
+    kmer_size : int
+        1 to 32.
+    rows : numpy.ndarray
+        (rows,) those to look at.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows,) int32 number of each strand's cluster, from 0 in the order of their first rows.
+    """
+    labels = np.arange(len(rows), dtype=np.int32)
+    parts = -(-len(rows) * max(length - kmer_size + 1, 1) // _KEYS_AT_A_TIME)
+    width = -(-(2**64) // max(parts, 1))
+    with progress_bar("parts of the search for near-copies", parts, verbose=verbose and parts > 1) as bar:
+        for part in range(parts):
+            chunks = list(_keys_between(packed, length, kmer_size, rows, part * width, width))
+            keys, owners = (np.concatenate(pieces) for pieces in zip(*chunks, strict=True))
+            del chunks
+            labels = _join(labels, *_links(keys, owners, parts))
+            bar.update(1)
+    return labels
+
+
+def _keys_between(
+    packed: np.ndarray, length: int, kmer_size: int, rows: np.ndarray, low: int, width: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Give the keys of a range, less its lower end, with the positions in `rows` of the strands that have them."""
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        strands = unpack_strands(packed[rows[start : start + _CHUNK_ROWS]], length)
+        keys, valid = strand_keys(strands, kmer_size)
+        keys -= np.uint64(low)
+        chosen = np.flatnonzero(valid & (keys <= np.uint64(width - 1)))
+        yield keys.reshape(-1)[chosen], (chosen % len(strands) + start).astype(np.int32)
+
+
+def _links(keys: np.ndarray, owners: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give pairs of strands that have a key in common, which join all of those that have it.
+
+    Sorting 64-bit numbers takes a tenth of the time of sorting positions by them: the upper bits of the keys are sorted
+    with the positions in place of the lower bits, and positions by keys only where upper bits are equal.
+    """
+    bits = max(len(keys) - 1, 1).bit_length()
+    upper = keys << np.uint64(parts.bit_length() - 1)  # the keys of a part leave these bits free
+    upper >>= np.uint64(bits)
+    upper <<= np.uint64(bits)
+    upper |= np.arange(len(keys), dtype=np.uint64)
+    upper.sort()
+    equal = np.flatnonzero((upper[1:] ^ upper[:-1]) < np.uint64(1 << bits))
+    is_found = np.zeros(len(upper), bool)
+    is_found[equal] = is_found[equal + 1] = True
+    positions = (upper[is_found] & np.uint64((1 << bits) - 1)).astype(np.int64)
+    positions = positions[np.argsort(keys[positions])]
+    equal = keys[positions[1:]] == keys[positions[:-1]]
+    return owners[positions[1:][equal]], owners[positions[:-1][equal]]
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """Sort values (n,) and leave out repeats: `np.unique` hashes them first, which takes many times as long."""
+    values.sort()
+    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
+
+
+def _join(labels: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Join the clusters of linked strands."""
+    some, others = labels[some], labels[others]
+    pairs = _distinct(np.minimum(some, others).astype(np.int64) << 32 | np.maximum(some, others))
+    some, others = pairs >> 32, pairs & 0xFFFFFFFF
+    some, others = some[some != others], others[some != others]
+    if not len(some):
+        return labels
+    count = int(labels.max()) + 1
+    graph = sparse.coo_matrix((np.ones(len(some), bool), (some, others)), shape=(count, count))
+    return sparse.csgraph.connected_components(graph, directed=False)[1][labels]
+
+
+class KeySet:
+    """Keys of strands, to find other strands that have one of them.
+
+    Parameters
+    ----------
+    chunks : iterable of numpy.ndarray
+        Strands, (rows, length) uint8 letter ids each.
+    kmer_size : int, optional
+        See `strand_keys`.
+    """
+
+    def __init__(self, chunks: Iterator[np.ndarray], kmer_size: int | None = DEFAULT_KMER):
+        self._kmer_size = kmer_size
+        pieces = [keys[valid] for keys, valid in (strand_keys(ids, kmer_size) for ids in chunks)]
+        self._keys = _distinct(np.concatenate([np.zeros(0, np.uint64), *pieces]))
+        bits = max((len(self._keys) * _BITS_PER_KEY).bit_length(), 3)
+        self._shift = np.uint64(64 - bits)
+        slots = self._keys >> self._shift
+        places, bit = (slots >> np.uint64(3)).astype(np.int64), np.uint8(1) << (slots.astype(np.uint8) & 7)
+        self._table = np.zeros(1 << (bits - 3), np.uint8)  # a bit a slot, so that hardly any other key is looked up
+        if len(places):
+            starts = np.flatnonzero(np.diff(places, prepend=-1))
+            self._table[places[starts]] = np.bitwise_or.reduceat(bit, starts)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Tell which strands (rows, length) have a key in common with these: (rows,) bool."""
+        found = np.zeros(len(ids), bool)
+        if not len(self._keys):
+            return found
+        keys, valid = strand_keys(ids, self._kmer_size)
+        slots = keys >> self._shift
+        bit = self._table.take((slots >> np.uint64(3)).view(np.int64))
+        bit >>= slots.astype(np.uint8) & 7
+        bit &= valid.view(np.uint8)
+        places = np.flatnonzero(bit.view(bool))
+        asked = keys.reshape(-1)[places]
+        ordered = np.sort(asked)  # which a search takes a third of the time for
+        nearest = self._keys[np.minimum(np.searchsorted(self._keys, ordered), len(self._keys) - 1)]
+        hits = ordered[nearest == ordered]
+        if hits.size:
+            found[places[np.isin(asked, hits)] % len(ids)] = True
+        return found

@@ -1,0 +1,141 @@
+"""The measured values that training saves with a model, and what is read of them."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from modeling_macaron import reference as module
+from modeling_macaron.reference import REFERENCE, load_reference, write_reference
+from modeling_macaron.training.dataset import PreparedData
+from modeling_macaron.training.run import _check_final_is_ours
+from tests.training.test_run import ROOT, run
+
+CHECKPOINT = ROOT / "checkpoints/macaron-promoter-library"
+
+
+@pytest.fixture(scope="module")
+def data(prepared):
+    return PreparedData(prepared)
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_it_describes_the_rows(data, tmp_path, split):
+    write_reference(tmp_path, "mine.tsv", data, split)
+    found = load_reference(tmp_path)
+    held_out = data.validation.__getitems__(range(len(data.validation)))
+    rows = data.train.__getitems__(range(len(data.train))) if split == "training" else held_out
+    values = rows["labels"].astype(float)
+    assert (found.data, found.split, found.num_promoters) == ("mine.tsv", split, len(values))
+    assert (found.edges[0], found.edges[-1]) == (values.min(), values.max())
+    np.testing.assert_array_equal(found.counts, np.histogram(values, found.edges)[0])
+    assert found.percentile_of(np.median(values)) == pytest.approx(50)
+    assert (found.percentile_of(-1e9), found.percentile_of(1e9)) == (0, 100)
+    measured = {
+        "".join("ACGTN"[base] for base in ids): value
+        for ids, value in zip(held_out["input_ids"], held_out["labels"], strict=True)
+    }
+    assert [one.description for one in found.examples] == ["low", "middle", "high"]
+    for one in found.examples:
+        assert one.measured == pytest.approx(measured[one.sequence], rel=1e-5)
+        assert found.measured(one.sequence) == one.measured
+    values = [one.measured for one in found.examples]
+    assert values == sorted(values) and found.measured("ACGT") is None
+
+
+def test_examples_lose_their_padding(data, tmp_path, monkeypatch):
+    rows = {"input_ids": np.array([[4, 4, 0, 4, 3, 4]]), "labels": np.array([1.5], np.float32)}
+    split = type("Rows", (), {"__len__": lambda _: 1, "__getitem__": lambda *_: rows, "__getitems__": lambda *_: rows})
+    monkeypatch.setattr(data, "validation", split())
+    write_reference(tmp_path, "x" * 300, data, "validation")
+    found = load_reference(tmp_path)
+    assert {one.sequence for one in found.examples} == {"ANT"} and found.data == "x" * 100
+
+
+def test_a_run_saves_it_and_replaces_it(prepared, data, tmp_path):
+    options = ("--max_steps", "1", "--eval_steps", "1", "--save_steps", "1", "--global_batch_size", "32")
+    final = run(prepared, tmp_path / "run", *options)
+    found = load_reference(final)
+    assert (found.data, found.split, found.num_promoters) == ("simulate", "training", len(data.train))
+    _check_final_is_ours(final)
+
+
+def test_the_checkpoint_has_its_own(shared):
+    import pandas as pd
+
+    found = load_reference(CHECKPOINT)
+    library = pd.read_parquet(shared / "data/dream2022/measured_library.parquet")
+    values = library.loc[library["split"] == "train", "activity"]
+    assert found.num_promoters == len(values) == json.loads((CHECKPOINT / "training.json").read_text())["training_rows"]
+    np.testing.assert_allclose(found.percentiles, np.percentile(values, np.arange(101)), atol=1e-4)
+    np.testing.assert_allclose(found.counts, np.histogram(values, found.edges)[0], atol=5)
+    measured = library[library["split"] == "validation"].set_index("sequence")["activity"]
+    for one in found.examples:
+        whole = "TGCATTTTTTTCACATC" + one.sequence + "GGTTACGGCTGTT"
+        assert one.measured == pytest.approx(measured[whole], abs=0.005)
+
+
+def test_without_one_nothing_is_reported(tmp_path, caplog):
+    assert load_reference(tmp_path) is None
+    assert not [one for one in caplog.records if one.levelno > logging.INFO]
+
+
+EXAMPLE = {"description": "low", "sequence": "ACGT", "measured": 1.0}
+CHANGES = (
+    {"edges": [1, 0]}, {"edges": [0, float("nan")]}, {"edges": [0, 1e300]}, {"edges": [0, 1e-320]}, {"edges": 3},
+    {"edges": ["a", "b"]}, {"edges": [0, 10**400]}, {"edges": list(range(2_000)), "counts": [1] * 1_999},
+    {"counts": [0]}, {"counts": [-1]}, {"counts": [1, 2]}, {"counts": []}, {"counts": None}, {"counts": [1e300]},
+    {"percentiles": [1] * 100}, {"percentiles": list(range(101, 0, -1))}, {"percentiles": [float("inf")] * 101},
+    {"data": 3}, {"data": ""}, {"data": "x" * 101}, {"split": "test"}, {"split": []}, {"examples": None},
+    {"examples": [3]}, {"examples": [EXAMPLE] * 21}, {"examples": [{"sequence": "ACGT"}]},
+    *({"examples": [EXAMPLE | change]} for change in (
+        {"sequence": 3}, {"measured": "high"}, {"measured": [1.0]}, {"measured": None},
+        {"measured": float("nan")}, {"measured": 10**400},
+        {"description": "x" * 101}, {"description": None},
+    )),
+)  # fmt: skip
+
+
+def content(**change):
+    plain = {
+        "data": "mine.tsv", "split": "training", "edges": [0, 1], "counts": [3], "percentiles": [0.5] * 101,
+        "examples": [EXAMPLE],
+    }  # fmt: skip
+    return json.dumps(plain | change).encode()
+
+
+DAMAGED = [content(**change) for change in CHANGES] + [
+    b"", b"{", b"[]", b"3", b'"edges"', b"null", b"{}", b"\xff\xfe", b"[" * 100_000, b" " * 200_001, b"\0" * 100,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=lambda one: one[:40].decode(errors="replace"))
+def test_a_damaged_one_is_reported_in_one_line(damaged, tmp_path, caplog, recwarn):
+    (tmp_path / REFERENCE).write_bytes(content())
+    assert load_reference(tmp_path).num_promoters == 3 and not caplog.records
+    (tmp_path / REFERENCE).write_bytes(damaged)
+    assert load_reference(tmp_path) is None
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert "\n" not in line and len(line) < 500 and f"{REFERENCE} of {tmp_path} is not readable and is ignored" in line
+    assert not recwarn.list
+
+
+def test_on_the_hub_it_is_downloaded(tmp_path, monkeypatch, caplog):
+    (tmp_path / REFERENCE).write_bytes(content())
+    answers = {"name": str(tmp_path / REFERENCE)}
+
+    def download(repository, name):
+        if isinstance(answers["name"], Exception):
+            raise answers["name"]
+        assert (repository, name) == ("owner/model", REFERENCE)
+        return answers["name"]
+
+    monkeypatch.setattr(module, "hf_hub_download", download)
+    assert load_reference("owner/model").data == "mine.tsv"
+    answers["name"] = EntryNotFoundError("404")
+    assert load_reference("owner/model") is None and not caplog.records
+    answers["name"] = ConnectionError("closed")
+    assert load_reference("owner/model") is None and "owner/model" in caplog.text
+    assert issubclass(HfHubHTTPError, OSError)
