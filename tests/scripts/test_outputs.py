@@ -96,3 +96,12 @@ def test_a_folder_that_holds_the_source_is_not_replaced(folder):
     message = fails("convert_tf_checkpoint model/original.safetensors MODEL", "--overwrite")
     assert "model exists already, and to replace it would change the input model/original.safetensors" in message
     assert (folder / "model" / "original.safetensors").is_file()
+
+
+def test_prepare_does_not_replace_a_folder_that_holds_its_source(folder):
+    (folder / "data").mkdir()
+    (folder / "data" / "report.json").write_text("{}")
+    (folder / "data" / "in.tsv").write_text(SOURCE)
+    message = fails("prepare_data --source data/in.tsv --output data", "--overwrite")
+    assert "data exists already, and to replace it would change the input data/in.tsv" in message
+    assert (folder / "data" / "in.tsv").read_text() == SOURCE
