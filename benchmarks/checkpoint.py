@@ -56,19 +56,16 @@ def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
     dict
         What `evaluation.json` holds: what `evaluate_files` gives, and `example`.
     """
-    plots = checkpoint / "plots"
-    output = checkpoint / EVALUATION
-    result = evaluate_files(
-        table, output, model=checkpoint, pairs=pairs, split=SPLIT, baseline_train=table, intervals=resamples,
-        plots=plots, overwrite=True, verbose=True,
-    )  # fmt: skip
-    for path in plots.iterdir():
-        path.replace(checkpoint / PLOT) if path.name == "all.png" else path.unlink()
-    plots.rmdir()
+    with tempfile.TemporaryDirectory() as folder:
+        result = evaluate_files(
+            table, Path(folder, EVALUATION), model=checkpoint, pairs=pairs, split=SPLIT, baseline_train=table,
+            intervals=resamples, plots=folder, verbose=True,
+        )  # fmt: skip
+        shutil.copyfile(Path(folder, "all.png"), checkpoint / PLOT)
     result["run"] |= {"table": table.name, "pairs": pairs.name, "model": checkpoint.name}
     result["baseline"]["trained_on"] = table.name
     result["example"] = {"sequence": EXAMPLE, "expression": float(predict(str(checkpoint), [EXAMPLE])[0])}
-    write_result(result, output)
+    write_result(result, checkpoint / EVALUATION)
     return result
 
 

@@ -63,9 +63,11 @@ def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
         if isinstance(one, (str, Path)) and output.exists() and Path(one).exists():
             written, read = output.resolve(), Path(one).resolve()
             if output.samefile(one):
-                raise FileExistsError(f"{output} is also an input: name another output")
+                raise FileExistsError(f"{output} exists already and is also an input: name another output")
             if written in read.parents or read in written.parents:
-                raise FileExistsError(f"{output} would replace a part of the input {one}: name another output")
+                raise FileExistsError(
+                    f"{output} exists already, and to replace it would change the input {one}: name another output"
+                )
 
 
 def is_full_disk(error: BaseException) -> bool:

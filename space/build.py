@@ -51,7 +51,7 @@ def build_space(output: str | Path, checkpoint: str | Path, overwrite: bool = Fa
     check_checkpoint_name(checkpoint)
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
-    with new_folder(output, overwrite=overwrite, marker="app.py") as folder:
+    with new_folder(output, overwrite=overwrite, marker="app.py", inputs=(checkpoint,)) as folder:
         no_rubbish = shutil.ignore_patterns("__pycache__", "*.pyc", *AT_THE_TOP)
         for package in PACKAGES:
             shutil.copytree(ROOT / package, folder / package, ignore=no_rubbish)

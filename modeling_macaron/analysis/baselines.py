@@ -162,7 +162,7 @@ def read_splits(folder: str | Path) -> list[str]:
 
     Raises
     ------
-    FileNotFoundError
+    FileNotFoundError, ValueError
         If it is no such folder.
     """
     return list(_load_folder(folder))
@@ -172,7 +172,9 @@ def _load_folder(folder: str | Path) -> DatasetDict:
     if not (Path(folder) / "report.json").is_file():
         raise FileNotFoundError(f"{folder}: no data set of scripts/prepare_data.py (report.json is missing)")
     data = load_from_disk(str(folder))
-    return data if isinstance(data, DatasetDict) else DatasetDict()
+    if not isinstance(data, DatasetDict):
+        raise ValueError(f"{folder}: no data set of scripts/prepare_data.py (it has no splits)")
+    return data
 
 
 def read_folder(folder: str | Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -201,7 +203,7 @@ def read_folder(folder: str | Path, split: str) -> Iterator[tuple[np.ndarray, np
     """
     data = _load_folder(folder)
     if split not in data:
-        raise ValueError(f"{folder}: no split `{split}` in this data set; it has {', '.join(data) or 'none'}")
+        raise ValueError(f"{folder}: no split `{split}` in this data set; it has {', '.join(data)}")
     report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
     tokenizer = report["tokenizer"]
     was_trimmed = 2 * report["rows_trimmed"] > report["rows_read"]

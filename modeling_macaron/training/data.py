@@ -103,7 +103,7 @@ def prepare_dataset(
     tokenizer = KmerTokenizer() if tokenizer is None else tokenizer
     extra_columns = table.extra_columns if extra_columns is None else tuple(extra_columns)
     tally = Tally()
-    with new_folder(output_dir, overwrite=overwrite) as folder:
+    with new_folder(output_dir, overwrite=overwrite, inputs=(table.path,)) as folder:
         with KeptRows(folder / _KEPT_FILE, table, division, extra_columns) as kept:
             for batch in _with_progress(table, verbose):
                 rows = encode_rows(batch.table, table, tokenizer)

@@ -556,7 +556,7 @@ def test_an_index_that_fits_is_kept(tmp_path, ending):
         "a.fa": ">a\nACGT\nAC\n>b x\nAC\n\n>c\nACGT\nA", "b.fa": ">one\nACGT", "c.fa": ">e\n>f\nACGT\nA",
     }.items():  # fmt: skip
         path = tmp_path / name
-        path.write_bytes((text + ending).replace("\n", "\r\n" if "\r" in ending else "\n").encode())
+        path.write_bytes((text.replace("\n", "\r\n" if "\r" in ending else "\n") + ending).encode())
         pysam.faidx(str(path))
         assert _has_index(path)
         pysam.tabix_compress(str(path), f"{path}.gz", force=True)
