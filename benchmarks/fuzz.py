@@ -108,7 +108,7 @@ def known_rows(content: bytes, suffix: str) -> list[tuple[int, list[str]]] | Non
     -------
     list of (int, list of str) or None
         Number and fields of each row; None where the text has more than printable ASCII, or a table has quotes, no
-        header that names a column `sequence`, blank lines or rows of another length.
+        header that names a column `sequence` and the last one, blank lines or rows of another length.
     """
     if not re.fullmatch(rb"[\n\t -~]*", content) or len(content) > 4096:
         return None
@@ -125,7 +125,7 @@ def known_rows(content: bytes, suffix: str) -> list[tuple[int, list[str]]] | Non
         ]
     lines = lines[:-1] if lines[-1] == "" else lines
     rows = list(csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ","))
-    plain = '"' not in content.decode() and rows and all(line.strip() for line in lines)
+    plain = '"' not in content.decode() and rows and all(line.strip() for line in lines) and rows[0][-1].strip()
     if not plain or rows[0].count("sequence") != 1 or any(len(row) != len(rows[0]) for row in rows):
         return None
     return [(number, row) for number, row in enumerate(rows[1:], start=2) if any(row)]

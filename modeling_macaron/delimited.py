@@ -23,7 +23,7 @@ _SAMPLE_LINES = 100
 _LINE_BREAK = re.compile(b"\n")
 _WANTED = "text in UTF-8 (Excel: 'CSV UTF-8')"
 _DNA = re.compile(r"[ACGTUN]", re.IGNORECASE)
-_SPACES_AND_NUMBERS = re.compile(r"[\s\d]+")
+_SPACES_AND_NUMBERS = re.compile(r"(?<!\S)\d+(?!\S)|\s+")
 _DELIMITERS = ("\t", ",", ";")
 
 # As in tokenization_kmer.py, which needs transformers: reading a table does not.

@@ -540,8 +540,7 @@ def _header_value(header: str, keys: Sequence[str], bare: bool) -> str:
     found = [pair[0] for pair in pairs if pair[1] == "=" or is_number(pair[2])]
     if not found and bare:
         name, *rest = header.split(maxsplit=1) or [""]
-        words = [
-            text for text in re.split(r"[\s|;]+", rest[0] if rest else name)[not rest :] if text and "=" not in text
-        ]
+        fields = re.split(r"[\s|;]+", rest[0]) if rest else re.split(r"[|;]", name)[1:]
+        words = [text for text in fields if text and "=" not in text]
         found = words if len(words) == 1 and is_number(words[0]) else []
     return found[0] if len(found) == 1 else ""

@@ -4,7 +4,7 @@
     python scripts/attribution.py MODEL INPUT OUTPUT
     python scripts/attribution.py MODEL INPUT OUTPUT --method gradient_x_input --plots figures
 
-MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, FASTA or Parquet file (text also as .gz or
+MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
 .zst); OUTPUT is a .tsv, .csv or .parquet file with a line for each base: row of INPUT (from 1), its name where it has
 one, position in the variable part (from 1), base, attribution, predicted_expression, predicted_baseline (in assay
 units) and `problem`.

@@ -4,8 +4,8 @@
     python scripts/design.py MODEL OUTPUT --starts FILE --target higher --max_edits 5
     python scripts/design.py MODEL OUTPUT --random 10 --target 12.5 --gc_range 0.3 0.6 --forbid GAATTC GGTCTC
 
-MODEL is a checkpoint folder or a name on the Hub; FILE is a TSV, CSV, FASTA or Parquet file of starts; OUTPUT is a
-.tsv, .csv or .parquet file with a line for each design: row of FILE (from 1), its name where it has one,
+MODEL is a checkpoint folder or a name on the Hub; FILE is a TSV, CSV, XLSX, FASTA or Parquet file of starts; OUTPUT is
+a .tsv, .csv or .parquet file with a line for each design: row of FILE (from 1), its name where it has one,
 rank, start, sequence, their predictions (in assay units), num_edits, edits (such as A12G, positions from 1 in
 the variable part), nearest_training_distance (positions that differ from the nearest sequence of --training; empty
 without it), out_of_range (predicted beyond 3 standard deviations of the training data) and `problem`.

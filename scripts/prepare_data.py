@@ -18,8 +18,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_argument_group("source")
     source.add_argument(
         "--source",
-        help="a .tsv, .csv, .parquet or .fasta file (text also .gz or .zst), 'simulate', or a data set on the Hub as "
-        f"owner/name; if left out, {DEFAULT_DATASET}",
+        help="a .tsv, .csv, .xlsx, .parquet or .fasta file (text also .gz or .zst), 'simulate', or a data set on the "
+        f"Hub as owner/name; if left out, {DEFAULT_DATASET}",
     )
     source.add_argument("--sequence_column", help="name; without header 0, 1, 2, ...; else found by usual names")
     source.add_argument(

@@ -4,9 +4,9 @@
     python scripts/variants.py MODEL TABLE OUTPUT
     python scripts/variants.py MODEL VARIANTS.vcf OUTPUT --genome GENOME.fa --promoters PROMOTERS.bed
 
-MODEL is a checkpoint folder or a name on the Hub. TABLE (TSV, CSV or Parquet) has either pairs of sequences (columns
-reference_sequence, alternative_sequence) or a sequence with a variant in it (sequence, position, ref, alt). A VCF (or
-BCF) needs the genome's FASTA and a BED of the promoters with their strand; it gives one line for each variant,
+MODEL is a checkpoint folder or a name on the Hub. TABLE (TSV, CSV, XLSX or Parquet) has either pairs of sequences
+(columns reference_sequence, alternative_sequence) or a sequence with a variant in it (sequence, position, ref, alt).
+A VCF (or BCF) needs the genome's FASTA and a BED of the promoters with their strand; it gives one line per variant,
 alternative allele and promoter. OUTPUT is a .tsv, .csv or .parquet file with `reference_expression`,
 `alternative_expression`, `delta` (alternative minus reference) and `problem`, which says why a line has none.
 """

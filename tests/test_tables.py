@@ -164,6 +164,14 @@ def test_words_for_a_missing_value_do_not_change_the_layout(tmp_path):
     assert table.columns == ("0", "1", None) and len(read(table)) == 113
 
 
+def test_line_numbers_are_part_of_dna_and_digits_of_a_name_are_not():
+    assert [delimited.looks_like_dna(text) for text in ("1 acgtac gtacgt 13 a", "GATA4321", "1234")] == [
+        True,
+        False,
+        False,
+    ]
+
+
 def test_problems_stop_at_the_first_fault(tmp_path):
     table = open_table(write(tmp_path / "t.tsv", "ACGTACGT\t1\n" * 5 + "x\nACGTACGT\t1\n"))
     read(table)
