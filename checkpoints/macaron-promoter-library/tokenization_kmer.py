@@ -89,7 +89,7 @@ def is_missing(text: str) -> bool:
 
 
 def strip_marks(text: str) -> str:
-    r"""Remove what is often copied along with a sequence.
+    """Remove what is often copied along with a sequence.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def strip_marks(text: str) -> str:
 
     Examples
     --------
-    >>> strip_marks("1 acgtac gtacgt\\n13 acg"), strip_marks("5'-ACGT-3'")
+    >>> strip_marks("1 acgtac gtacgt 13 acg"), strip_marks("5'-ACGT-3'")
     ('acgtacgtacgtacg', 'ACGT')
     """
     words = _SPACES.split(text)
