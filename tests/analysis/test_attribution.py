@@ -94,7 +94,7 @@ class TestModule:
     @settings(deadline=None, max_examples=60)
     @given(data=st.data(), length=st.integers(1, 20), fields=st.sampled_from(VARIANTS))
     def test_equals_predict(self, make_model, data, length, fields):
-        sequence = st.text("ACGTN", min_size=length, max_size=length)
+        sequence = st.text("ACGTN", min_size=length, max_size=length).filter(lambda text: text.strip("N"))
         sequences = data.draw(st.lists(sequence, min_size=1, max_size=5))
         model = make_model(**fields).double()
         with torch.no_grad():
