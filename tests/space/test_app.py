@@ -114,7 +114,7 @@ def test_example_changes_can_be_made(answers):
 
     for sequence in ("A", "NNA", "ACNNN", "ACGTTTATATAAGGCACGTA"):
         substitution, deletion, insertion = example_changes(sequence)
-        for change in (substitution, *([deletion] if len(sequence) > 1 else [])):
+        for change in (substitution, *([deletion] if len(sequence.strip("N")) > 1 else [])):
             assert answers.compare(sequence, change).num_cut == 0
         assert answers.compare(sequence, insertion, cut=True).difference[2] == "C"
 
