@@ -44,7 +44,7 @@ def check_free(path: str | Path, overwrite: bool, inputs: Iterable[object] = ())
 
 
 def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
-    """Reject an output that would replace an input, under whatever name.
+    """Reject an output path that resolves to an input.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
                 raise FileExistsError(f"{output} exists already and is also an input: name another output")
             if written in read.parents or read in written.parents:
                 raise FileExistsError(
-                    f"{output} exists already, and to replace it would change the input {one}: name another output"
+                    f"{output} exists already, and replacing it would change the input {one}: name another output"
                 )
 
 

@@ -212,12 +212,12 @@ def _weight_faults(folder: Path) -> list[str]:
 
 @contextmanager
 def reading_from_hub() -> Iterator[None]:
-    """Turn what goes wrong while files are read from the Hub into one line; errors of local files stay as they are.
+    """Report Hub read errors in one line; local errors pass through.
 
     Raises
     ------
     ConnectionError
-        If the Hub cannot be reached, or breaks off.
+        If the Hub cannot be reached, or closes the connection.
     OSError
         If it answers with an error.
     """
@@ -258,7 +258,7 @@ def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
     except (LookupError, TypeError, json.JSONDecodeError, UnicodeError) as error:
         reason = f"{type(error).__name__}: {_one_line(error)}"
         raise ConnectionError(
-            f"{endpoint} does not answer as the Hub does ({reason}): check the network and HF_ENDPOINT"
+            f"{endpoint} is not a Hugging Face Hub ({reason}): check the network and HF_ENDPOINT"
         ) from error
     except (RuntimeError, ConnectionError) as error:  # the transfer of a large file failed
         reason = _one_line(error.__cause__ or error)

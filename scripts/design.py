@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--target",
         type=parse_target,
         default="higher",
-        help="higher, lower or an expression; one is reached within 0.05 standard deviations of the training data",
+        help="higher, lower or an expression; a number counts as reached within 0.05 standard deviations",
     )
     add_search_options(parser)
     parser.add_argument("--gc_range", type=float, nargs=2, metavar=("MIN", "MAX"), help="GC fractions of a design")

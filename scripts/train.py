@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except RuntimeError as error:
-        if "pip install" not in str(error):  # as the Trainer says of what --report_to names
+        if "pip install" not in str(error):  # the Trainer's error for a missing --report_to package
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:

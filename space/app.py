@@ -458,7 +458,7 @@ def main(argv: list[str] | None = None) -> None:
         app, address, _ = launch_page(answers, server_port=options.port, prevent_thread_lock=True)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
-    print(f"The page is at {address} (Ctrl+C ends it)", flush=True)
+    print(f"Demo running at {address} (Ctrl+C ends it)", flush=True)
     app.blocks.block_thread()
 
 

@@ -377,7 +377,7 @@ def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> 
     if problem == TOO_SHORT:
         return f"{length} nt are too few: the constant flanks alone have more."
     if problem == MISSING:
-        return f"The word “{text}” stands for a missing value, and not for DNA."
+        return f"“{text}” marks a missing value; paste a DNA sequence."
     return "There is no A, C, G or T in it." if problem == NO_BASE else "There is no DNA in it."
 
 

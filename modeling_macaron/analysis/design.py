@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_LENGTH = 80  # nt of the challenge's variable part
 OUT_OF_RANGE = 3.0  # standard deviations of expression in training
-REACHED = 0.05  # of these: so close to a target in numbers is at it
+REACHED = 0.05  # a design within this many standard deviations has reached the target
 
 STARTS_AT_ONCE = 16  # searches that share batches; what each has seen is held in memory
 
@@ -116,7 +116,7 @@ class SearchOptions(NamedTuple):
             )
 
     def most_predictions(self, num_free: int) -> int:
-        """Most predictions for a start of which `num_free` positions may be edited."""
+        """Upper bound on predictions for a start with `num_free` editable positions."""
         an_edit = max((NUM_BASES - 1) * num_free, 1)
         most = {
             "greedy": self.max_edits * an_edit,
@@ -358,7 +358,7 @@ class Designer:
         return num_reached, float(values[distances.argmin()])
 
     def design_next(self, starts: Sequence[np.ndarray], first: int, progress: tqdm) -> list[Design]:
-        """Design from some starts; what they took less than the most is taken off the total of the bar."""
+        """Design from some starts and lower the bar's total by unused predictions."""
         before = progress.n
         designs = self.design(starts, first, progress)
         progress.total = (progress.total or 0) + progress.n - before - self.most_predictions(starts)

@@ -41,7 +41,10 @@ class Oracle:
         self.num_predictions = 0
 
     def seconds_per_prediction(self, letters: np.ndarray, most: int) -> float:
-        """Time a batch of `most` sequences, or of a full batch, like `letters` (length,)."""
+        """Measure the seconds per prediction on one batch.
+
+        The batch has `most` sequences, at most a full batch, all equal to `letters` (length,).
+        """
         batch = pad_centered(
             np.repeat(letters[None], min(most, self.batch_size), axis=0), self.model.config.strand_length
         )

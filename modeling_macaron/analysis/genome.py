@@ -135,7 +135,7 @@ def interval_sequences(fasta: pysam.FastaFile, rows: pa.Table) -> tuple[pa.Array
     Returns
     -------
     pyarrow.Array
-        (rows,) their sequences, of those on the minus strand the reverse complements; empty where there is a problem.
+        (rows,) sequences, reverse-complemented on the minus strand; empty if there is a problem.
     list of str
         (rows,) problems, or empty texts.
     """
@@ -153,7 +153,7 @@ def interval_sequences(fasta: pysam.FastaFile, rows: pa.Table) -> tuple[pa.Array
 
 
 def _bed_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Intervals of a BED file with the number of their line, as long as they fit into memory."""
+    """Yield the numbered intervals of a BED file, within size limits."""
     opened, letters = gzip.open if str(path).endswith(".gz") else open, 0
     with opened(path, "rt", encoding="utf-8-sig") as file:
         for number, line in enumerate(iter(partial(file.readline, _BED_LINE_LETTERS + 1), ""), start=1):
@@ -177,8 +177,8 @@ def _to_promoter(line: str, where: str) -> Promoter:
     contig, start, end, name, _, strand = fields
     whole = all(re.fullmatch("[0-9]{1,18}", number) for number in (start, end))
     if not whole or int(start) >= int(end) or strand not in ("+", "-"):
-        told = " ".join(fields)[:100]
-        raise ValueError(f"{where}: expected contig, start < end, name, score and strand (+ or -), got {told!r}")
+        excerpt = " ".join(fields)[:100]
+        raise ValueError(f"{where}: expected contig, start < end, name, score and strand (+ or -), got {excerpt!r}")
     name = name if name not in ("", ".") else f"{contig}:{int(start) + 1}-{end}"
     return Promoter(contig, int(start), int(end), name, strand)
 

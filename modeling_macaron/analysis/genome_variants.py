@@ -16,7 +16,7 @@ import pyarrow as pa
 import pysam
 import torch
 
-from modeling_macaron.analysis.fasta_index import open_fasta, quiet_htslib
+from modeling_macaron.analysis.fasta_index import is_current, open_fasta, quiet_htslib
 from modeling_macaron.analysis.genome import (
     Promoter,
     hint_at_chr,
@@ -34,8 +34,6 @@ from tokenization import KmerTokenizer
 
 _VCF_BYTES = 64 << 20  # of a header, and of a line: one of 500,000 genotypes has about a third of it
 _PIECE_BYTES = 1 << 20
-_INDEX_BYTES = 256 << 20
-_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
 _SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in _COLUMNS])
 
@@ -87,9 +85,9 @@ def vcf_file(
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     vcf : str or Path
-        VCF, plain or compressed by bgzip, or BCF. Of one with an index (`.tbi`, `.csi`) that is not older than it and
-        ends where it does, only the promoters' regions are read; any other is read to its end for the sizes of its
-        lines first.
+        VCF, plain or compressed by bgzip, or BCF. If an up-to-date index exists, only the promoters' regions are read.
+        All indexes of the file (`.tbi`, `.csi`) must be up to date, see `is_current`. Otherwise the whole file is read,
+        after a first pass over the sizes of its lines.
     genome : str or Path
         FASTA, plain or compressed by bgzip; see `open_fasta` for its index.
     promoters : str or Path
@@ -139,7 +137,7 @@ def vcf_file(
         hint = hint_at_chr(first, next(iter(contigs)))
         return ValueError(f"no variant of {vcf} lies in a promoter of {promoters} ({names}){hint}")
 
-    fasta = open_fasta(genome)  # never closed by hand: the thread that reads may still be at it after an error
+    fasta = open_fasta(genome)  # Not closed: the reading thread may outlive an error.
     first = _first_contig(vcf)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     with progress_bar("variants", verbose=verbose) as progress:
@@ -181,7 +179,7 @@ def _first_contig(vcf: str | Path) -> str:
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuse a VCF or BCF with a header or line that would fill the memory; of one with an index, see its beginning."""
+    """Reject a VCF or BCF with a header or line that would fill the memory; with an index, check only its beginning."""
     with open(path, "rb") as file:
         opened = gzip.open if file.read(2) == b"\x1f\x8b" else open
     indexed = _has_new_index(path)
@@ -224,7 +222,7 @@ def _bcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
 
 
 def _records(path: Path, contigs: dict[str, _Contig] | None) -> Iterator[pysam.VariantRecord]:
-    """Read a VCF file in its order: all, or where there is a good index, the records within the promoters."""
+    """Read a VCF file in its order: all records or, with a current index, those within the promoters."""
     number = 0
     try:
         with pysam.VariantFile(str(path), drop_samples=True) as file:
@@ -240,45 +238,10 @@ def _records(path: Path, contigs: dict[str, _Contig] | None) -> Iterator[pysam.V
 
 
 def _has_new_index(path: Path) -> bool:
-    """Whether a VCF has an index; none may be older than the VCF or end elsewhere: htslib takes any that is there."""
+    """Check that all indexes of a VCF are current; htslib uses any it finds."""
     indexes = [path.with_name(path.name + suffix) for suffix in (".tbi", ".csi")]
     indexes = [index for index in indexes if index.exists()]
-    changed = path.stat().st_mtime_ns
-    return bool(indexes) and all(i.stat().st_mtime_ns >= changed and _ends_with(i, path) for i in indexes)
-
-
-def _ends_with(index: Path, path: Path) -> bool:
-    """Whether the last record of an index ends where the file that it is of does."""
-    end = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(end - len(_BGZF_END), 0))
-        end -= len(_BGZF_END) if file.read() == _BGZF_END else 0
-    try:
-        with gzip.open(index) as file:
-            return _last_offset(file.read(_INDEX_BYTES)) == end
-    except (EOFError, OSError, zlib.error, struct.error):
-        return False
-
-
-def _last_offset(index: bytes) -> int:
-    """Place in its file at which the last record of an index (TBI or CSI, of the specifications of SAM/BAM) ends."""
-    is_csi = index[:3] == b"CSI"
-    if is_csi:
-        at = 16 + struct.unpack_from("<i", index, 12)[0]
-        (num_contigs,), at = struct.unpack_from("<i", index, at), at + 4
-    else:
-        num_contigs, at = struct.unpack_from("<i", index, 4)[0], 36 + struct.unpack_from("<i", index, 32)[0]
-    last = 0
-    for _ in range(num_contigs):
-        (num_bins,), at = struct.unpack_from("<i", index, at), at + 4
-        for _ in range(num_bins):
-            at += 12 if is_csi else 4
-            (num_chunks,), at = struct.unpack_from("<i", index, at), at + 4
-            last = max((last, *struct.unpack_from(f"<{2 * num_chunks}Q", index, at)[1::2]))
-            at += 16 * num_chunks
-        if not is_csi:
-            at += 4 + 8 * struct.unpack_from("<i", index, at)[0]
-    return last >> 16
+    return bool(indexes) and all(is_current(index, path) for index in indexes)
 
 
 def _indexed_records(file: pysam.VariantFile, contigs: dict[str, _Contig]) -> Iterator[pysam.VariantRecord]:

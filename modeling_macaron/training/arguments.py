@@ -109,6 +109,9 @@ class MacaronTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "average the weights over the steps, keeping this share of the average at each, as 0.999"},
     )
+    save_examples: bool = field(
+        default=False, metadata={"help": "save three measured validation promoters with the model, for the demo"}
+    )
 
     def __post_init__(self):
         for name in _AT_LEAST_ONE:

@@ -38,7 +38,7 @@ def first_rows(hashes: np.ndarray) -> np.ndarray:
 
 
 def strand_keys(ids: np.ndarray, kmer_size: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Give each strand keys, such that two strands belong together if they have one in common.
+    """Compute keys; strands that share a key belong to one cluster.
 
     The keys are those of its k-mers, each with its reverse complement. A strand without a k-mer of A, C, G and T has
     one key for the whole of it, the same in both orientations.
@@ -111,8 +111,7 @@ def find_clusters(
 ) -> np.ndarray:
     """Find clusters: two strands are in one if they have a key in common (see `strand_keys`), or share its neighbours.
 
-    The keys are sorted part by part, each part with those of a range of values, so memory does not grow with the
-    strands beyond some bytes each.
+    Keys are sorted in ranges to bound memory.
 
     Parameters
     ----------
@@ -148,7 +147,7 @@ def find_clusters(
 def _keys_between(
     packed: np.ndarray, length: int, kmer_size: int, rows: np.ndarray, low: int, width: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give the keys of a range, less its lower end, with the positions in `rows` of the strands that have them."""
+    """Yield keys within a range, minus its lower bound, and the positions of their strands in `rows`."""
     for start in range(0, len(rows), _CHUNK_ROWS):
         strands = unpack_strands(packed[rows[start : start + _CHUNK_ROWS]], length)
         keys, valid = strand_keys(strands, kmer_size)
@@ -236,7 +235,7 @@ class KeySet:
         bit &= valid.view(np.uint8)
         places = np.flatnonzero(bit.view(bool))
         asked = keys.reshape(-1)[places]
-        ordered = np.sort(asked)  # which a search takes a third of the time for
+        ordered = np.sort(asked)  # sorted queries make the search three times faster
         nearest = self._keys[np.minimum(np.searchsorted(self._keys, ordered), len(self._keys) - 1)]
         hits = ordered[nearest == ordered]
         if hits.size:

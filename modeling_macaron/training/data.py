@@ -81,7 +81,7 @@ def prepare_dataset(
     extra_columns : sequence of str, optional
         Columns of the table to keep beside; default: those that the table itself names.
     details : dict, optional
-        What else the report should hold.
+        Extra entries for the report.
     verbose : bool
         Show a progress bar.
 

@@ -211,7 +211,7 @@ def split_clusters(clusters: np.ndarray, hashes: np.ndarray, validation_fraction
     """Choose whole clusters for validation, in an order that depends on their sequences and the seed alone.
 
     Clusters are taken as long as they fit in. If that leaves validation without a row, or if it comes nearer to the
-    share that is asked for, the smallest one left is taken too, unless it is the last one for training.
+    requested share (at least one row), the smallest one left is taken too, unless it is the last one for training.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def split_clusters(clusters: np.ndarray, hashes: np.ndarray, validation_fraction
     np.minimum.at(smallest, clusters, hashes)
     left = np.argsort(mix64(smallest), kind="stable")
     is_chosen = np.zeros(len(sizes), bool)
-    target = room = round(validation_fraction * len(clusters))
+    target = room = max(1, round(validation_fraction * len(clusters)))
     while (left := left[~is_chosen[left]]).size:
         fitting = left[sizes[left] <= room]
         chosen = fitting[: np.searchsorted(np.cumsum(sizes[fitting]), room, side="right")]

@@ -112,7 +112,7 @@ def _base_model(init_from: str | None) -> str | None:
     try:
         base = ModelCard.load(card).data.base_model if card.is_file() else None
     except (OSError, ValueError, YAMLError):
-        return None  # whatever the card says, the model was loaded
+        return None  # an unreadable card is ignored
     return base if isinstance(base, str) else None
 
 
@@ -327,6 +327,7 @@ def write_model_card(
     )
     card.save(folder / "README.md")
     (folder / TRAINING_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    write_reference(folder, facts["table"], data, "validation" if facts["stream"] else "training")
+    split = "validation" if facts["stream"] else "training"
+    write_reference(folder, facts["table"], data, split, trainer.args.save_examples)
     if has_curve:
         save_figure(learning_curves(history), folder / LEARNING_CURVE)

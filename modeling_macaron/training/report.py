@@ -1,4 +1,4 @@
-"""Count what becomes of the rows of a promoter table, and tell it."""
+"""Count and report accepted and rejected rows."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimmin
 _MAX_REMEMBERED = 10
 _HISTOGRAM_BINS = 50
 _MUCH_SHORTER = 0.9  # of strand_length
+_FEW_KMERS = 1.5  # sequences shorter than this many times the k-mer of clusters have few of them
 _LIBRARIES = ("datasets", "numpy", "pyarrow", "transformers")
 
 
@@ -209,7 +210,9 @@ def _advice(num_rows: int, clusters: dict | None, division: Division, table: Pro
     """Say what to do about a split without rows."""
     if table.columns.split is not None:
         return f"look at its column {table.columns.split!r}"
-    if clusters is None or clusters["number"] > 1 or num_rows == 1:
+    if num_rows == 1:
+        return "two rows are needed at least"
+    if clusters is None or clusters["number"] > 1:
         return "pass another --validation_fraction"
     return f"all are in one cluster: {_about_large_clusters(division.cluster_kmer, division.cluster_column)}"
 
@@ -253,8 +256,7 @@ def format_report(report: dict) -> str:
     splits = " + ".join(f"{split} {about['rows']:,}" for split, about in report["splits"].items())
     stored = sum(about["rows"] for about in report["splits"].values())
     averaged = f", averaged to {stored:,}" if report["average_duplicates"] else ""
-    lengths = {int(length): count for length, count in report["length_histogram"].items()}
-    usual = max(lengths, key=lengths.get)
+    lengths = list(map(int, report["length_histogram"]))
     edges = report["value_histogram"]["edges"]
     lines = [
         ("source", f"{source['name']}; {source['columns_found_by']}"),
@@ -272,7 +274,7 @@ def format_report(report: dict) -> str:
         *_format_duplicates(report),
         *_format_clusters(report),
         ("flanks cut", f"{report['rows_trimmed']:,} rows (trimming {tokenizer['trimming']!r})"),
-        ("length", f"{min(lengths)} to {max(lengths)} nt, most often {usual}"),
+        ("length", f"{min(lengths)} to {max(lengths)} nt, most often {_usual_length(report)}"),
         *_format_padding(report, max(lengths)),
         ("expression", f"{edges[0]:.4g} to {edges[-1]:.4g}"),
         ("", f"mean {report['expression_mean']:.4f}, sd {report['expression_std']:.4f} in training rows"),
@@ -309,19 +311,39 @@ def _format_warnings(report: dict) -> Iterator[tuple[str, str]]:
         yield "warning", f"{seen:,} validation or test rows have a sequence that is trained on as well"
     if clusters is None:
         return
-    near, largest = clusters["held_out_rows_in_clusters_of_training"], clusters["rows_of_the_largest"]
+    near = clusters["held_out_rows_in_clusters_of_training"]
     if near > seen:
-        yield "warning", f"{near:,} validation or test rows are in one cluster with training rows"
+        yield "warning", f"{near:,} validation or test rows share a cluster with training rows"
+    if report["cluster_column"] is None:
+        yield from _warn_of_short_sequences(report)
     if report["split_by"] == "cluster":
-        stored = sum(about["rows"] for about in report["splits"].values())
-        validation, wanted = report["splits"]["validation"]["rows"], report["validation_fraction"] * stored
-        if largest > stored / 2 or abs(validation - wanted) > max(1, wanted / 4):
-            advice = _about_large_clusters(report["cluster_kmer"], report["cluster_column"])
-            yield (
-                "warning",
-                f"validation has {validation:,} rows of other clusters where {wanted:,.0f} were asked for, and the "
-                f"largest cluster has {largest / stored:.0%} of all rows: {advice}",
-            )
+        yield from _warn_of_large_clusters(report)
+
+
+def _warn_of_short_sequences(report: dict) -> Iterator[tuple[str, str]]:
+    usual, kmer = _usual_length(report), report["cluster_kmer"]
+    if usual < _FEW_KMERS * kmer:
+        yield (
+            "warning",
+            f"most sequences have {usual} nt, so near-copies seldom have {kmer} nt in common and may be on both sides "
+            "of the split: pass a smaller --cluster_kmer",
+        )
+
+
+def _warn_of_large_clusters(report: dict) -> Iterator[tuple[str, str]]:
+    stored = sum(about["rows"] for about in report["splits"].values())
+    validation, wanted = report["splits"]["validation"]["rows"], max(1, report["validation_fraction"] * stored)
+    if abs(validation - wanted) > max(1, wanted / 4):
+        yield "warning", f"validation has {validation:,} rows instead of {wanted:,.0f}, since clusters stay whole"
+    share = report["clusters"]["rows_of_the_largest"] / stored
+    if share > 0.5:
+        advice = _about_large_clusters(report["cluster_kmer"], report["cluster_column"])
+        yield "warning", f"the largest cluster has {share:.0%} of all rows: {advice}"
+
+
+def _usual_length(report: dict) -> int:
+    """Most frequent length of a variable part."""
+    return int(max(report["length_histogram"], key=report["length_histogram"].get))
 
 
 def _format_refused(entry: dict) -> str:

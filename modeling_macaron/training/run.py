@@ -176,7 +176,7 @@ def make_trainer(
     """Put model, data and options together."""
     if len(data.validation) < _FEW_VALIDATION_ROWS and args.should_log:
         logger.warning(
-            "a Pearson r of %s validation rows says little, and the best checkpoint is chosen by it: prepare the data "
+            "a Pearson r of %s validation rows is unreliable, yet it selects the best checkpoint: prepare the data "
             "with a larger --validation_fraction", len(data.validation),
         )  # fmt: skip
     if args.attn_implementation is not None:

@@ -39,6 +39,13 @@ _UNEVEN = 1.3  # the fullest shard may have this many times the mean, where row 
 _ANY_COLUMNS = Columns(None, None, None)
 
 
+def _is_read_error(error: Exception) -> bool:
+    """Whether an error comes from a file or its file system, whose client may define its own, and not from a bug."""
+    is_from_library = type(error).__module__ != "builtins"
+    is_known = isinstance(error, (OSError, ValueError, RuntimeError))
+    return (is_from_library or is_known) and not isinstance(error, MemoryError)
+
+
 class _Unit(NamedTuple):
     """What a shard reads at a time: a file, neighbouring row groups of one, or each `parts`-th row of those."""
 
@@ -104,6 +111,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             found = sorted(self._filesystem.glob(path, detail=True).items())
         except FileNotFoundError:  # no such data set on the Hub
             found = []
+        except MemoryError:
+            raise
         except Exception as error:  # each file system has errors of its own
             raise ValueError(f"{files} cannot be opened: {' '.join(str(error).split())}") from error
         sizes = {path: about.get("size") or 1 for path, about in found if self._is_file(path, about["type"])}
@@ -300,10 +309,12 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
 
     @contextmanager
     def _naming_file(self, file: int) -> Iterator[None]:
-        """Raise a `ValueError` with the file's name for whatever goes wrong while it is read."""
+        """Raise a `ValueError` with the file's name if it cannot be read."""
         try:
             yield
-        except Exception as error:  # each file system has errors of its own
+        except Exception as error:
+            if not _is_read_error(error):
+                raise
             message = " ".join(str(error).split())
             raise ValueError(f"{self._name_file(file)} cannot be read as Parquet: {message}") from error
 

@@ -87,14 +87,14 @@ def test_what_exists_is_replaced_only_with_overwrite(folder, command):
 def test_files_of_a_folder_that_is_an_input_stay(folder):
     before = (folder / "model" / "config.json").read_bytes()
     message = fails("evaluate --model MODEL --table in.tsv --output model/config.json", "--overwrite")
-    assert "model/config.json exists already, and to replace it would change the input model" in message
+    assert "model/config.json exists already, and replacing it would change the input model" in message
     assert (folder / "model" / "config.json").read_bytes() == before
 
 
 def test_a_folder_that_holds_the_source_is_not_replaced(folder):
     shutil.copy(folder / "model" / "model.safetensors", folder / "model" / "original.safetensors")
     message = fails("convert_tf_checkpoint model/original.safetensors MODEL", "--overwrite")
-    assert "model exists already, and to replace it would change the input model/original.safetensors" in message
+    assert "model exists already, and replacing it would change the input model/original.safetensors" in message
     assert (folder / "model" / "original.safetensors").is_file()
 
 
@@ -103,5 +103,5 @@ def test_prepare_does_not_replace_a_folder_that_holds_its_source(folder):
     (folder / "data" / "report.json").write_text("{}")
     (folder / "data" / "in.tsv").write_text(SOURCE)
     message = fails("prepare_data --source data/in.tsv --output data", "--overwrite")
-    assert "data exists already, and to replace it would change the input data/in.tsv" in message
+    assert "data exists already, and replacing it would change the input data/in.tsv" in message
     assert (folder / "data" / "in.tsv").read_text() == SOURCE

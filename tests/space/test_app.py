@@ -67,6 +67,16 @@ def test_a_model_shows_its_own_reference(saved):
     assert "Validated on 7 promoters" in shown(answers)
 
 
+def test_without_measured_examples_a_random_sequence_is_offered(saved):
+    answers = Answers(saved(reference=OWN | {"examples": []}))
+    (example,) = answers.examples
+    text = shown(answers)
+    assert (example.description, example.measured) == ("random sequence", None)
+    assert "Trained on 7 promoters" in text and "Or an example:" in text and "measured promoter" not in text
+    (found,) = answers.predict(example.sequence)
+    assert found.measured is None and 0 <= found.percentile <= 100
+
+
 @pytest.mark.parametrize("content", ["{", json.dumps(OWN | {"counts": [-3, 4]})])
 def test_a_damaged_reference_is_left_out(saved, caplog, content):
     folder = saved()

@@ -148,6 +148,11 @@ def test_near_copies_stay_on_one_side(tmp_path, kind, seed):
     assert f"{2 * len(pairs)} rows are in clusters of more than one" in text and "warning" not in text
 
 
+def warnings_of(report):
+    lines = format_report(report).splitlines()
+    return [line.removeprefix("warning").strip() for line in lines if line.startswith("warning")]
+
+
 def read_clusters(folder):
     loaded = datasets.load_from_disk(str(folder))
     return {row["row"]: row.get("cluster") for split in loaded.values() for row in split.to_list()}
@@ -217,7 +222,7 @@ def test_near_copies_across_the_tables_own_splits_are_reported(tmp_path):
     report = prepare_dataset(open_table(path, split_column="fold"), tmp_path / "out")
     assert report["clusters"]["held_out_rows_in_clusters_of_training"] == 3
     assert report["split_by"] == "column"
-    assert "3 validation or test rows are in one cluster with training rows" in format_report(report)
+    assert "3 validation or test rows share a cluster with training rows" in format_report(report)
 
 
 def test_variants_of_one_sequence_are_one_clear_error(tmp_path):
@@ -236,9 +241,42 @@ def test_large_cluster_goes_to_training_and_is_reported(tmp_path):
     rows += [(text, i) for i, text in enumerate(random_dna(20, 75, seed=5))]
     report = prepare_dataset(open_table(write_tsv(tmp_path, rows)), tmp_path / "out", validation_fraction=0.05)
     assert report["splits"]["validation"]["rows"] == 10
-    warning = format_report(report).splitlines()[-1]
-    assert warning.startswith("warning     validation has 10 rows of other clusters where 10 were asked for")
-    assert "the largest cluster has 90% of all rows" in warning and "--flank5" in warning
+    (warning,) = warnings_of(report)
+    assert warning.startswith("the largest cluster has 90% of all rows: ") and "--flank5" in warning
+
+
+def test_a_share_that_clusters_do_not_allow_is_reported(tmp_path):
+    rows = [("sequence", "expression", "family"), *((text, i, f"f{i // 20}") for i, text in enumerate(random_dna(200)))]
+    table = open_table(write_tsv(tmp_path, rows))
+    report = prepare_dataset(table, tmp_path / "out", cluster_column="family", validation_fraction=0.05)
+    assert warnings_of(report) == ["validation has 20 rows instead of 10, since clusters stay whole"]
+
+
+@pytest.mark.parametrize(
+    ("length", "kmer", "is_warned"), [(18, 20, True), (29, 20, True), (30, 20, False), (18, 12, False)]
+)
+def test_sequences_too_short_for_the_kmer_are_reported(tmp_path, length, kmer, is_warned):
+    rows = [(text, index) for index, text in enumerate(random_dna(100, length))]
+    report = prepare_dataset(open_table(write_tsv(tmp_path, rows)), tmp_path / "out", cluster_kmer=kmer)
+    warning = [f"most sequences have {length} nt, so near-copies seldom have {kmer} nt in common and may be on both "
+               "sides of the split: pass a smaller --cluster_kmer"]  # fmt: skip
+    assert warnings_of(report) == warning * is_warned
+
+
+def test_short_sequences_in_clusters_of_their_own_are_not_reported(tmp_path):
+    rows = [
+        ("sequence", "expression", "family"),
+        *((text, i, f"f{i // 2}") for i, text in enumerate(random_dna(200, 18))),
+    ]
+    report = prepare_dataset(open_table(write_tsv(tmp_path, rows)), tmp_path / "out", cluster_column="family")
+    assert warnings_of(report) == []
+
+
+def test_a_small_table_has_a_validation_row(tmp_path):
+    rows = [(text, index) for index, text in enumerate(random_dna(9))]
+    report = prepare_dataset(open_table(write_tsv(tmp_path, rows)), tmp_path / "out")
+    assert {name: split["rows"] for name, split in report["splits"].items()} == {"train": 8, "validation": 1}
+    assert warnings_of(report) == []
 
 
 @pytest.mark.parametrize(
@@ -250,7 +288,8 @@ def test_large_cluster_goes_to_training_and_is_reported(tmp_path):
         ([90, *[1] * 10], 0.2, {10}),  # the large one is for training
         ([30] * 10 + [1] * 300, 0.05, {30}),
         ([7] * 100, 0.05, {35}),
-        ([1], 1e-9, {0}),
+        ([1] * 9, 0.05, {1}),
+        ([1], 1e-9, {1}),
         ([1], 1 - 1e-9, {1}),
         ([5], 0.5, {0}),
     ],

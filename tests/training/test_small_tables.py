@@ -46,7 +46,7 @@ def test_rows_that_do_not_fill_a_batch(few, tmp_path, options):
 def test_few_rows_train_as_the_message_says(few, tmp_path, caplog, options):
     final = run(few, tmp_path / "run", *options)
     assert "| Optimizer steps | " in (card := (final / "README.md").read_text()) and "| Optimizer steps | 0" not in card
-    assert "a Pearson r of 3 validation rows says little" in caplog.text
+    assert "a Pearson r of 3 validation rows is unreliable" in caplog.text
 
 
 @pytest.mark.parametrize(

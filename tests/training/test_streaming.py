@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from accelerate import Accelerator
+from huggingface_hub.errors import HTTPError
 
 from modeling_macaron.tables import open_table, string_buffers
 from modeling_macaron.training.arguments import parse_recipe
@@ -389,6 +390,40 @@ def test_file_that_cannot_be_read_is_named(tmp_path, columns, message):
         write_parts(tmp_path, good, columns)
     with pytest.raises(ValueError, match=message):
         take(StreamedPromoters(files, TOKENIZER), 2)
+
+
+class ClientError(Exception):
+    """Stands for the errors that clients of object stores define."""
+
+
+@pytest.mark.parametrize(
+    ("error", "is_read_error"),
+    [(ClientError("closed"), True), (OSError("closed"), True), (pa.ArrowInvalid("closed"), True),
+     (pa.ArrowNotImplementedError("closed"), True), (HTTPError("closed"), True), (MemoryError("full"), False),
+     (pa.ArrowMemoryError("full"), False), (TypeError("a bug"), False)],
+)  # fmt: skip
+def test_only_errors_of_reading_name_the_file(tmp_path, monkeypatch, error, is_read_error):
+    def fail(*args, **kwargs):
+        raise error
+        yield
+
+    files = write_parts(tmp_path, {"sequence": ["ACGT"], "value": [1.0]})
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", fail)
+    with pytest.raises(ValueError if is_read_error else type(error)) as raised:
+        StreamedPromoters(files, TOKENIZER)
+    assert (str(raised.value) == f"{tmp_path}/part-0.parquet cannot be read as Parquet: closed") == is_read_error
+
+
+@pytest.mark.parametrize(("error", "expected"), [(ImportError("install x"), ValueError), (MemoryError(), MemoryError)])
+def test_errors_of_listing_name_the_files(monkeypatch, error, expected):
+    def fail(files):
+        raise error
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
+    with pytest.raises(
+        expected, match=r"s3://x/\*.parquet cannot be opened: install x" if expected is ValueError else None
+    ):
+        StreamedPromoters("s3://x/*.parquet", TOKENIZER)
 
 
 def test_files_elsewhere():
