@@ -66,13 +66,24 @@ def test_every_part_is_written(everything):
     assert code == 0
     named = {entry["name"].split(":")[0] for kind in ("figures", "checks") for entry in report[kind]}
     assert named >= {"check", "peak", "train", "inference", "trainer", "bulk"}
-    assert set(report["tables"]) == {"train", "inference", "profile", "trainer", "fastest"}
+    assert set(report["tables"]) == {"train", "inference", "groups", "profile", "trainer", "fastest"}
     assert report["kind"] == "gpu"
     assert report["machine"]["size"] == "tiny"
     values = {figure["name"]: figure["value"] for figure in report["figures"]}
     assert values.pop("sharded: training") is None  # needs an accelerator
     assert all(value is not None and value > 0 for name, value in values.items() if "loss" not in name)
     assert all(figure["bar"] is None for figure in report["figures"])  # a CPU has no bars of a GPU
+
+
+def test_groups_of_the_step_are_timed(everything):
+    _, report = everything
+    for projections in ("separate", "merged"):
+        groups = {row["group"]: row for row in report["tables"]["groups"] if row["projections"] == projections}
+        assert set(groups) == {
+            *("attention", "feed-forward", "convolution", "block norm", "optimizer", "data", "other", "whole step")
+        }
+        assert all(row["ms"] > 0 for name, row in groups.items() if name != "other")
+        assert groups["whole step"]["share"] == 1
 
 
 def test_every_form_has_a_row(everything):
