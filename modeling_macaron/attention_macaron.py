@@ -40,12 +40,16 @@ class MacaronAttentionBase(nn.Module):
         self.scaling = config.head_dim**-0.5
         self.is_causal = False
 
+    def implementation(self, query: torch.Tensor) -> str:
+        """Give the attention implementation for a query (batch, heads, queries, head_dim)."""
+        return self.config._attn_implementation
+
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend with the implementation that the config names; shapes as in `eager_attention_forward`."""
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            self.implementation(query), eager_attention_forward
         )
         return attention_interface(self, query, key, value, None, scaling=self.scaling, dropout=0.0, **kwargs)
 
@@ -123,6 +127,16 @@ class MacaronMergedAttention(MacaronAttentionBase):
         input_variance, output_variance = (2 / sum(fans(config)) for fans in (_input_fans, _output_fans))
         self.qk_proj.initial_std = math.sqrt(config.head_dim) * input_variance
         self.vo_proj.initial_std = math.sqrt(config.head_dim * input_variance * output_variance)
+
+    def implementation(self, query: torch.Tensor) -> str:
+        """Give the implementation of the config, but "eager" in place of "sdpa" where PyTorch has no kernel.
+
+        Compiled under bfloat16 autocast, a GPU's scaled-dot-product attention rejects heads wider than 256 that share
+        their keys ("no kernel found to launch" on Hopper).
+        """
+        named = super().implementation(query)
+        is_too_wide = query.is_cuda and query.shape[-1] > 256 and torch.compiler.is_compiling()
+        return "eager" if named == "sdpa" and is_too_wide else named
 
     def forward(
         self, query_states: torch.Tensor, hidden_states: torch.Tensor, **kwargs
