@@ -13,9 +13,10 @@ from .configuration_macaron import MacaronConfig
 def draw_mask(like: torch.Tensor, rate: float) -> tuple[torch.Tensor, float]:
     """Draw a dropout mask of zeros and ones in the shape and dtype of `like`, and give the scale of kept elements.
 
-    A word of 64 random bits serves eight elements, or four where eight bits would miss the rate by 0.001 or more.
+    A word of 64 random bits serves eight elements, or four where eight bits would miss the rate by 0.001 or by 1 %.
     """
-    bits = 8 if abs(round(256 * rate) / 256 - rate) < 1e-3 else 16
+    is_coarse = abs(round(256 * rate) / 256 - rate) < min(0.1, rate, 1 - rate) / 100
+    bits = 8 if is_coarse else 16
     dropped = min(round(2**bits * rate), 2**bits - 1)
     words = torch.empty(-(-like.numel() * bits // 64), dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int8 if bits == 8 else torch.int16)[: like.numel()].view(like.shape)
@@ -219,12 +220,24 @@ class MacaronLayer(GradientCheckpointingLayer):
         self.feed_forward2 = MacaronFeedForward(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs) -> torch.Tensor:
-        """Give (batch, positions, hidden) at the first `num_queries` positions, by default at all of them."""
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        num_queries: int | None = None,
+        further_queries: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Give (batch, queries, hidden) at the first `num_queries` positions, by default at all of them.
+
+        `further_queries` (batch, n) names positions of each row that follow these.
+        """
         hidden_states = self.add(hidden_states, self.feed_forward1(hidden_states), self.feed_forward_step)
         hidden_states = self.add(hidden_states, self.convolution(hidden_states))
         hidden_states = self.layer_norm(hidden_states)
         query_states = hidden_states[:, :num_queries]
+        if further_queries is not None:
+            index = further_queries.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])
+            query_states = torch.cat([query_states, hidden_states.gather(1, index)], dim=1)
         attn_output, _ = self.self_attn(query_states, hidden_states, **kwargs)
         hidden_states = query_states + attn_output
         return self.add(hidden_states, self.feed_forward2(hidden_states), self.feed_forward_step)

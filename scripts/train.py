@@ -11,6 +11,7 @@ import sys
 
 from huggingface_hub.errors import StrictDataclassError
 
+from modeling_macaron.memory import keep_freed_memory
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.model_card import TRAINING_FACTS
 from modeling_macaron.training.run import train
@@ -19,7 +20,10 @@ from modeling_macaron.training.run import train
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
     try:
-        final = train(*parse_recipe(sys.argv[1:] if argv is None else argv))
+        model_arguments, arguments = parse_recipe(sys.argv[1:] if argv is None else argv)
+        if arguments.device.type == "cpu":
+            keep_freed_memory()
+        final = train(model_arguments, arguments)
     except (ValueError, OSError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

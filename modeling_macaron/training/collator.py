@@ -119,7 +119,8 @@ class PromoterCollator:
         -------
         dict[str, torch.Tensor]
             `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32 standardized;
-            `nucleotide_labels` (batch, 2 * strand_length) int64, -100 where nothing was masked; for evaluation also
+            `nucleotide_labels` (batch, 2 * strand_length) int64, -100 where nothing was masked; for training also
+            `most_masked`, an int, the largest number of masked letters in a row; for evaluation also
             `masked_input_ids`; with `with_rows` also `row` (batch,) int64.
         """
         if not isinstance(batch, Mapping):
@@ -141,6 +142,8 @@ class PromoterCollator:
         }
         if self.evaluation:
             collated["masked_input_ids"] = masked_input_ids
+        else:
+            collated["most_masked"] = int(masked.sum(axis=1).max(initial=0))
         if self.with_rows:
             collated["row"] = torch.from_numpy(np.array(batch["row"], dtype=np.int64))
         return collated
