@@ -62,7 +62,8 @@ def predict_file(
     """Predict every row of a file in a stream, in its order and with its other columns.
 
     Threads read and encode the next rows, and write the last ones, while the model computes. Under `accelerate launch`
-    each process predicts a share of the rows (all must call this), and the first joins them.
+    each process predicts a share of the rows (all must call this), and the first joins them; end the processes with
+    `modeling_macaron.processes.run_command`.
 
     Parameters
     ----------

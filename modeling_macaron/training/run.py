@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_macaron.analysis.predict import load_checkpoint
-from modeling_macaron.atomic import new_file, new_folder
+from modeling_macaron.atomic import check_not_input, new_file, new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
@@ -212,6 +212,8 @@ def make_trainer(
 def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Path | None:
     """Train, choose the checkpoint with the best validation Pearson r, and write (and push) the folder for the Hub.
 
+    With several processes, call it through `modeling_macaron.processes.run_command`, which ends them safely.
+
     Parameters
     ----------
     model_arguments : ModelArguments
@@ -238,6 +240,7 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     checkpoint = find_checkpoint(args)
     final = Path(args.output_dir) / "final"
     _check_final_is_ours(final)
+    check_not_input(final, (args.init_from, args.dataset))
     if push and args.should_save:
         ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     set_seed(args.seed)

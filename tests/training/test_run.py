@@ -161,6 +161,14 @@ def test_two_processes_train_as_one_does(prepared, tmp_path, reconstruction_weig
         torch.testing.assert_close(two[name], values, rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
+def test_two_processes_always_end(prepared, tmp_path):
+    """One of 200 used to hang in the release of its process group; the program counts as many ends as it is asked."""
+    command = [sys.executable, "-m", "tests.training.end_processes", str(prepared), str(tmp_path), "5", *TINY]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "5 ends, each in order"), done.stderr
+
+
 def test_resumed_run_ends_with_the_same_weights_after_sigkill(finished, prepared, tmp_path):
     arguments = ["--dataset", prepared, "--output_dir", tmp_path, *TINY, *SHORT, "--hidden_dropout", "0.1"]
     process = launch(arguments)
@@ -224,6 +232,14 @@ def test_foreign_files_in_the_final_folder_are_not_replaced(prepared, tmp_path):
     with pytest.raises(FileExistsError, match=r"notes\.txt"):
         run(prepared, tmp_path, *SHORT)
     assert (tmp_path / "final" / "notes.txt").read_text() == "mine"
+
+
+def test_the_checkpoint_that_is_fine_tuned_is_not_replaced(finished, prepared, tmp_path):
+    shutil.copytree(finished / "final", tmp_path / "final")
+    before = (tmp_path / "final" / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="is also an input"):
+        run(prepared, tmp_path, "--init_from", str(tmp_path / "final"), "--max_steps", "1")
+    assert (tmp_path / "final" / "model.safetensors").read_bytes() == before
 
 
 def test_earlier_run_is_not_overwritten(finished, prepared):
