@@ -19,7 +19,7 @@ help:
 	@echo "make browser install Debian's Chromium, for the tests of the page (they are skipped where there is none)"
 	@echo "make screenshots  renew the README's pictures of the page"
 	@echo "make notebooks  execute the notebooks and save their outputs: a few minutes on one CPU core"
-	@echo "make bench   check and time inference and data on this machine's processor: under ten minutes on two cores"
+	@echo "make bench   check and time inference, training and data on this machine's processor: under ten minutes on two cores"
 	@echo "make bench-gpu  the same for training and inference on a GPU, with the environment of python3 on the PATH"
 	@echo "make lint    check style and formatting"
 	@echo "make format  mend style and formatting"

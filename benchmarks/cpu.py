@@ -1,4 +1,4 @@
-"""Check and time inference and data on this machine's processor.
+"""Check and time inference, training and data on this machine's processor.
 
     python -m benchmarks.cpu
 
@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from datasets import disable_progress_bars
 
-from benchmarks import data, inference
+from benchmarks import data, inference, training
 from benchmarks.challenge_table import CHALLENGE_ROWS
 from benchmarks.figures import Results, describe_machine, result_path
 
 PARTS: dict[str, Callable[[Results, argparse.Namespace, Path], None]] = {
     "inference": lambda results, args, folder: inference.run(results, args.size, folder),
+    "training": lambda results, args, folder: training.run(results, args.size, folder),
     "preparation": lambda results, args, folder: data.run_preparation(results, args.rows, folder),
     "tokenizer": lambda results, args, folder: data.run_tokenizer(results, args.rows, folder),
     "reading": lambda results, args, folder: data.run_reading(results, args.rows, folder),
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.cpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
-    parser.add_argument("--size", choices=inference.SIZES, default="paper", help="model of the inference part")
+    parser.add_argument("--size", choices=inference.SIZES, default="paper", help="model of inference and training")
     parser.add_argument("--rows", type=int, default=CHALLENGE_ROWS, help="of the largest table, > 10,000 (%(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file to write; default, for the whole: results/MACHINE.json")
     args = parser.parse_args(argv)

@@ -3,10 +3,11 @@
 The parts: `check` (float32 and bf16 on the device against float64 on the CPU), `verbs` (predictions, variant effects,
 mutagenesis, attributions and designs of this repository's checkpoint against those on the CPU), `peak` (a bf16 matrix
 product), `train` (training steps in a bare loop: plain and merged, eager and compiled, attention by batched products
-and by each backend of PyTorch, then batch sizes), `inference` (the same), `profile` (kernels of the best training
-step), `trainer` (what `scripts/train.py` does, beside a bare loop), `bulk` (a file from Parquet to Parquet) and
-`sharded` (FSDP through its launch file, against a training without, and resumed). One JSON is written, and saved after
-each measurement; with `--keep` the parts, and the two kinds of projections, can be run one command after another.
+and by each backend of PyTorch, then batch sizes), `inference` (the same), `profile` (parts and kernels of the best
+training step), `variants` (changes to the training step that the library does not have), `trainer` (what
+`scripts/train.py` does, beside a bare loop), `bulk` (a file from Parquet to Parquet) and `sharded` (FSDP through its
+launch file, against a training without, and resumed). One JSON is written, and saved after each measurement; with
+`--keep` the parts, and the two kinds of projections, can be run one command after another.
 `--device cpu --size tiny` tries everything in some minutes.
 """
 
@@ -30,6 +31,7 @@ from benchmarks.gpu_checks import check_outputs
 from benchmarks.gpu_setup import ATTENTIONS, LABELS, SIZES, Run
 from benchmarks.gpu_sharded import check_sharded
 from benchmarks.gpu_timing import measure_inference, measure_kernels, measure_peak, measure_training, print_forms
+from benchmarks.gpu_variants import measure_variants
 from benchmarks.gpu_verbs import check_verbs
 from benchmarks.gpu_workflows import measure_bulk, measure_trainer
 
@@ -39,6 +41,7 @@ PARTS: dict[str, Callable[[Run], None]] = {
     "peak": measure_peak,
     "train": measure_training,
     "profile": measure_kernels,
+    "variants": measure_variants,
     "inference": measure_inference,
     "trainer": measure_trainer,
     "bulk": measure_bulk,

@@ -337,7 +337,11 @@ class TrainingStep:
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = self.call(**batch).loss
         loss.backward()
-        clip_gradients(self.parameters, *self.limits)
-        self.optimizer.step()
+        self.update()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
+    def update(self) -> None:
+        """Clip the gradients and update the weights."""
+        clip_gradients(self.parameters, *self.limits)
+        self.optimizer.step()

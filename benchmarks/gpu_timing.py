@@ -246,7 +246,10 @@ def _time_form(run: Run, form: Form) -> dict:
 
 
 def measure_kernels(run: Run) -> None:
-    """Tell where the time of a training step goes, in the best form of each projection; untimed, the first compiled."""
+    """Report where the time of a training step goes, in the best form of each projection (untimed: the first compiled).
+
+    Writes the table `groups` (parts of the model on their own, see `time_groups`) and the table `profile` (kernels).
+    """
     for projections in run.projections:
         row = fastest(run, task="train", projections=projections, batch_size=run.sizes.batch_size)
         form = Form("train", projections, run.attentions[0], "compiled" in run.modes, run.sizes.batch_size)
@@ -256,9 +259,78 @@ def measure_kernels(run: Run) -> None:
             continue
         print(f"  {form.describe()}", flush=True)
         release(run.device)
+        for group in time_groups(run, form):
+            run.results.row("groups", projections=projections, **group)
+        release(run.device)
         for kernel in profile_form(run, form):
             run.results.row("profile", projections=projections, **kernel)
         run.save()
+
+
+def time_groups(run: Run, form: Form) -> list[dict]:
+    """Time forward and backward of each part of the block on its own, the optimizer, and the whole step.
+
+    Parameters
+    ----------
+    run : Run
+        Names the device.
+    form : Form
+        A training step.
+
+    Returns
+    -------
+    list of dict
+        `group`, `ms` of a step and `share` of the whole step. "other" is the remainder: embeddings, heads, losses and
+        residual additions, less what the compiler fuses.
+    """
+    whole = 1e3 * _seconds_of(run, form, make_step(run, form))
+    model = make_model(run.size, form.projections, form.attention, run.device)
+    batch = random_batch(model, form.batch_size)
+    step = TrainingStep(model)
+    with torch.autocast(run.device.type, torch.bfloat16):
+        model(**batch).loss.backward()  # gradients for the optimizer
+    layer, config = model.macaron.layers[0], model.config
+    positions = config.sequence_length + config.num_pooled_positions
+    states = torch.randn(form.batch_size, positions, config.hidden_size, device=run.device, requires_grad=True)
+    modules = {
+        "attention": (layer.self_attn, config.num_hidden_layers),
+        "feed-forward": (layer.feed_forward1, 2 * config.num_hidden_layers),
+        "convolution": (layer.convolution, config.num_hidden_layers),
+        "block norm": (layer.layer_norm, config.num_hidden_layers),
+    }
+    groups = {"optimizer": 1e3 * _seconds_of(run, form, step.update)}
+    host = {name: values.cpu() for name, values in batch.items()}
+    groups["copy of a batch"] = 1e3 * _seconds_of(
+        run, form, lambda: [values.to(run.device) for values in host.values()]
+    )
+    for name, (module, times) in modules.items():
+        groups[name] = 1e3 * times * _seconds_of(run, form, _forward_and_backward(run, form, module, states))
+    groups["other"] = whole - sum(groups.values())
+    groups["whole step"] = whole
+    return [{"group": name, "ms": ms, "share": ms / whole} for name, ms in groups.items()]
+
+
+def _seconds_of(run: Run, form: Form, step: Callable[[], object]) -> float:
+    with attention_kernels(form.attention):
+        for _ in range(1 + _WARM_UP):
+            step()
+        return seconds_per_step(step, run.steps, run.device)
+
+
+def _forward_and_backward(run: Run, form: Form, module: torch.nn.Module, states: torch.Tensor) -> Callable[[], None]:
+    """Make a function that runs a part of the block as a training step does."""
+    call = torch.compile(module, backend=run.backend, dynamic=False) if form.compiled else module
+    inputs = (states, states) if module.__class__.__name__.endswith("Attention") else (states,)
+
+    def once() -> None:
+        module.zero_grad(set_to_none=True)
+        states.grad = None
+        with torch.autocast(run.device.type, torch.bfloat16):
+            outputs = call(*inputs)
+        outputs = outputs[0] if isinstance(outputs, tuple) else outputs
+        outputs.backward(torch.ones_like(outputs))
+
+    return once
 
 
 def profile_form(run: Run, form: Form) -> list[dict]:

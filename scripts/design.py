@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and design."""
     options = vars(build_parser().parse_args(argv))
-    command_line.hide_loading()
+    command_line.prepare_process()
     gc_range, sites, fixed = (options.pop(name) for name in ("gc_range", "forbid", "fix"))
     options["training_sequences"] = options.pop("training")
     search = SearchOptions(**{name: options.pop(name) for name in SearchOptions._fields})

@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     arguments = build_parser().parse_args(argv)
-    command_line.hide_loading()
+    command_line.prepare_process()
     try:
         result = evaluate_files(**vars(arguments), verbose=sys.stderr.isatty())
     except (ValueError, OSError, MemoryError) as error:

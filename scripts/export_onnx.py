@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
     parser.add_argument("--no_check", dest="check", action="store_false", help="do not compare with PyTorch")
     args = parser.parse_args(argv)
-    command_line.hide_loading()
+    command_line.prepare_process()
     try:
         result = export_onnx(**vars(args))
     except (ValueError, OSError, ImportError, RuntimeError) as error:

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and mutate."""
     args = build_parser().parse_args(argv)
-    command_line.hide_loading()
+    command_line.prepare_process()
     try:
         result = mutagenesis_file(**vars(args), verbose=True)
     except (ValueError, OSError, MemoryError) as error:

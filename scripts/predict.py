@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     args = build_parser().parse_args(argv)
-    command_line.hide_loading()
+    command_line.prepare_process()
     is_main = int(os.environ.get("RANK", "0")) == 0  # the first process speaks for all
     if args.resume and is_main and not (parts_folder(args.output).is_dir() or os.path.exists(args.output)):
         print(f"nothing of an interrupted run is beside {args.output}: beginning anew")

@@ -11,7 +11,7 @@ import sys
 
 from huggingface_hub.errors import StrictDataclassError
 
-from modeling_macaron.analysis.command_line import hide_loading
+from modeling_macaron.analysis.command_line import prepare_process
 from modeling_macaron.processes import run_command
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.model_card import TRAINING_FACTS
@@ -20,7 +20,7 @@ from modeling_macaron.training.run import train
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    hide_loading()
+    prepare_process()
     try:
         final = train(*parse_recipe(sys.argv[1:] if argv is None else argv))
     except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:

@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     args = build_parser().parse_args(argv)
-    command_line.hide_loading()
+    command_line.prepare_process()
     try:
         result = _predict(args)
     except (ValueError, OSError, MemoryError, ImportError) as error:

@@ -1,6 +1,7 @@
 """Merged projections and the expression alone: the same numbers for less arithmetic."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,6 +106,20 @@ def test_merging_keeps_the_mode_and_where_the_tokenizer_is(tiny_folder):
     merged = model.to_merged()
     assert merged.training
     assert merged.name_or_path == str(tiny_folder)
+
+
+def test_compiled_merged_heads_that_are_wide_use_batched_products_on_a_gpu(make_model, monkeypatch):
+    attention = make_model(attention_projections="merged").macaron.layers[0].self_attn
+
+    def implementation(is_cuda=True, width=512, named="sdpa"):
+        attention.config._attn_implementation = named
+        return attention.implementation(SimpleNamespace(is_cuda=is_cuda, shape=(2, 1, 8, width)))
+
+    assert implementation() == "sdpa"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert implementation() == "eager"
+    assert implementation(is_cuda=False) == implementation(width=256) == "sdpa"
+    assert implementation(named="own") == "own"
 
 
 @pytest.mark.parametrize("model_class", ALL_CLASSES)

@@ -50,6 +50,30 @@ def test_autocast_step_is_finite(make_model, dtype, attn_implementation, attenti
     assert any(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
+@pytest.mark.parametrize("most_masked", [None, 16, 32, 40])
+@pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
+@pytest.mark.parametrize("attention_projections", ["separate", "merged"])
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_last_block_at_masked_letters_alone_gives_the_same_loss(
+    make_model, attn_implementation, attention_projections, pooling, most_masked
+):
+    fields = {"attn_implementation": attn_implementation, "attention_projections": attention_projections}
+    model = make_model(hidden_dropout=0.0, pooling=pooling, **fields).double().train()
+    batch, results = random_batch(6), []
+    queries = []
+    model.macaron.layers[-1].feed_forward2.register_forward_hook(lambda *call: queries.append(call[2].shape[1]))
+    for options in ({}, {"output_nucleotide_logits": False, "most_masked": most_masked}):
+        model.zero_grad()
+        outputs = model(**batch, **options)
+        outputs.loss.backward()
+        gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+        results.append((outputs.loss, outputs.expression_loss, outputs.reconstruction_loss, outputs.logits, gradients))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)
+    assert outputs.nucleotide_logits is None
+    whole = pooling == "mean" or most_masked == 40
+    assert queries[1] == (queries[0] if whole else 3 + (most_masked or 16))
+
+
 def test_loss_of_large_values_is_finite_in_half_precision(make_model):
     model, batch = make_model().half(), random_batch(2)
     with torch.no_grad():

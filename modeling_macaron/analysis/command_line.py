@@ -6,8 +6,11 @@ import argparse
 import warnings
 from pathlib import Path
 
+import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers.utils.logging import disable_progress_bar
+
+from modeling_macaron.memory import keep_freed_memory
 
 from .design_file import FileDesign
 from .predict import FilePrediction
@@ -15,8 +18,10 @@ from .row_figures import FIGURE_FORMATS
 from .row_lines import FileLines
 
 
-def hide_loading() -> None:
-    """Hide the progress bar of loading weights, which takes a moment; downloads keep theirs."""
+def prepare_process() -> None:
+    """Keep freed memory where there is no GPU, and hide progress bars of loading and saving but not of downloads."""
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     hidden = are_progress_bars_disabled()
     with warnings.catch_warnings():  # an environment variable may have the last word
         warnings.simplefilter("ignore")

@@ -111,8 +111,8 @@ def load_model(
         model = model.to_merged()
     changes = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
     model = model.to(**changes) if changes else model
-    is_default = model.config._attn_implementation == "sdpa"
-    if merged and is_default and _has_no_flash_kernel(model.config, model.device):
+    is_merged, is_default = model.config.attention_projections == "merged", model.config._attn_implementation == "sdpa"
+    if is_merged and is_default and _has_no_flash_kernel(model.config, model.device):
         model.set_attn_implementation("eager")
     if compile_model:
         model.compile()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -119,7 +120,8 @@ class PromoterCollator:
         -------
         dict[str, torch.Tensor]
             `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32 standardized;
-            `masked_nucleotides` (batch, 2 * strand_length) int64, -100 where nothing was masked; for evaluation also
+            `masked_nucleotides` (batch, 2 * strand_length) int64, -100 where nothing was masked; for training also
+            `most_masked`, an int, no row has more masked letters; for evaluation also
             `masked_input_ids`; with `with_rows` also `row` (batch,) int64.
 
         Raises
@@ -151,9 +153,19 @@ class PromoterCollator:
         }
         if self.evaluation:
             collated["masked_input_ids"] = masked_input_ids
+        else:
+            collated["most_masked"] = max(
+                self._usual_most_masked(masked.shape[1]), int(masked.sum(axis=1).max(initial=0))
+            )
         if self.with_rows:
             collated["row"] = torch.from_numpy(np.array(batch["row"], dtype=np.int64))
         return collated
+
+    def _usual_most_masked(self, letters: int) -> int:
+        """Bound on the masked letters of a row: six standard deviations above their mean, the same in all batches."""
+        mean = self.mask_probability * letters
+        variance = mean * (1 - self.mask_probability) * (2 if self.strands == "paired" else 1)
+        return math.ceil(mean + 6 * math.sqrt(variance))
 
     def _augment(self, forward: np.ndarray, rows: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
         """Turn round and shift forward strands (batch, strand_length)."""

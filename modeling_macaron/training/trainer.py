@@ -241,7 +241,7 @@ class MacaronTrainer(Trainer):
         inputs = dict(inputs)
         source_rows = inputs.pop("row", None)
         if self._reconstructs:
-            outputs = model(**inputs)
+            outputs = model(**inputs, output_nucleotide_logits=False)
             losses = torch.stack([outputs.expression_loss, outputs.reconstruction_loss])
         else:
             outputs = model(inputs["input_ids"], labels=inputs["labels"], output_nucleotide_logits=False)

@@ -39,7 +39,7 @@ def test_loading_is_hidden_and_downloads_are_as_they_were(monkeypatch, hidden):
     monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", True)
     (huggingface_hub.utils.disable_progress_bars if hidden else huggingface_hub.utils.enable_progress_bars)()
     try:
-        command_line.hide_loading()
+        command_line.prepare_process()
         assert not isinstance(transformers.utils.logging.tqdm([]), tqdm)
         assert huggingface_hub.utils.are_progress_bars_disabled() == hidden
     finally:

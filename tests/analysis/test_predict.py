@@ -50,13 +50,14 @@ def test_merged_and_converted_models_predict_the_same(tiny_folder, options):
     assert model.dtype == (torch.float64 if "dtype" in options else torch.float32)
 
 
-def test_attention_of_merged_wide_heads_on_a_gpu(tiny_folder, monkeypatch):
+def test_attention_of_merged_wide_heads_on_a_gpu(tiny_folder, make_model, monkeypatch):
     assert not _has_no_flash_kernel(MacaronConfig(hidden_size=512), torch.device("cpu"))
     assert not _has_no_flash_kernel(MacaronConfig(hidden_size=256), torch.device("cuda"))
     assert _has_no_flash_kernel(MacaronConfig(hidden_size=512), torch.device("cuda"))
     assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "sdpa"
     monkeypatch.setattr("modeling_macaron.analysis.predict._has_no_flash_kernel", lambda config, device: True)
     assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "eager"
+    assert load_model(make_model().to_merged())[0].config._attn_implementation == "eager"
     assert load_model(tiny_folder)[0].config._attn_implementation == "sdpa"
 
 

@@ -28,7 +28,14 @@ def output(tmp_path_factory):
 @pytest.mark.slow
 def test_every_part_leaves_its_figures(output):
     names = " ".join(figure["name"] for figure in output["figures"])
-    for part in ("merged + expression only", "preparation of 12,000 rows", "TSV.gz", "original's way", "tokenizer"):
+    for part in (
+        "merged + expression only",
+        "train: library",
+        "preparation of 12,000 rows",
+        "TSV.gz",
+        "original's way",
+        "tokenizer",
+    ):
         assert part in names
     assert "shuffled reading" in names and "bulk prediction" in names
     assert {"inference", "preparation", "reading"} == set(output["tables"])

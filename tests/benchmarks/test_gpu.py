@@ -8,6 +8,8 @@ import torch
 
 from benchmarks import gpu, gpu_checks, gpu_setup, gpu_timing, gpu_verbs, gpu_workflows
 from benchmarks.figures import Results
+from benchmarks.gpu_setup import make_model, random_batch
+from benchmarks.gpu_variants import VARIANTS, shift_convolutions
 from modeling_macaron.attention_macaron import MacaronAttentionBase
 
 TINY = ["--device", "cpu", "--size", "tiny", "--compile_backend", "eager"]
@@ -66,13 +68,38 @@ def test_every_part_is_written(everything):
     assert code == 0
     named = {entry["name"].split(":")[0] for kind in ("figures", "checks") for entry in report[kind]}
     assert named >= {"check", "peak", "train", "inference", "trainer", "bulk"}
-    assert set(report["tables"]) == {"train", "inference", "profile", "trainer", "fastest"}
+    assert set(report["tables"]) == {"train", "inference", "groups", "profile", "variants", "trainer", "fastest"}
     assert report["kind"] == "gpu"
     assert report["machine"]["size"] == "tiny"
     values = {figure["name"]: figure["value"] for figure in report["figures"]}
     assert values.pop("sharded: training") is None  # needs an accelerator
     assert all(value is not None and value > 0 for name, value in values.items() if "loss" not in name)
     assert all(figure["bar"] is None for figure in report["figures"])  # a CPU has no bars of a GPU
+
+
+def test_groups_of_the_step_are_timed(everything):
+    _, report = everything
+    for projections in ("separate", "merged"):
+        groups = {row["group"]: row for row in report["tables"]["groups"] if row["projections"] == projections}
+        assert set(groups) == {
+            *("attention", "feed-forward", "convolution", "block norm", "optimizer", "data", "other", "whole step")
+        }
+        assert all(row["ms"] > 0 for name, row in groups.items() if name != "other")
+        assert groups["whole step"]["share"] == 1
+
+
+def test_variants_are_timed_and_compute_the_same(everything):
+    _, report = everything
+    assert {row["variant"] for row in report["tables"]["variants"]} == set(VARIANTS)
+    assert all(row["ms"] > 0 and not row["note"] for row in report["tables"]["variants"])
+    models = [make_model("tiny", "separate", "eager", "cpu").double().eval() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    shift_convolutions(models[1])
+    batch = random_batch(models[0], 3)
+    for model in models:
+        model(**batch).loss.backward()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_every_form_has_a_row(everything):

@@ -148,7 +148,7 @@ def test_rows_of_a_datasets_dataset_give_the_same():
     from_rows, from_batch = collator(rows), collator(batch)
     assert from_rows.keys() == from_batch.keys()
     for name, values in from_batch.items():
-        np.testing.assert_array_equal(from_rows[name].numpy(), values.numpy(), err_msg=name)
+        np.testing.assert_array_equal(from_rows[name], values, err_msg=name)
 
 
 @pytest.mark.parametrize(
