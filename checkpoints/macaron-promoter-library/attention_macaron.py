@@ -6,9 +6,40 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_macaron import MacaronConfig
+
+
+def runs_eagerly_on_cpu(states: torch.Tensor) -> bool:
+    """Whether operations run one by one on a CPU, neither compiled nor exported."""
+    return states.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def trains_eagerly_on_cpu(module: nn.Module, states: torch.Tensor) -> bool:
+    """Whether a module trains in this way: own autograd functions then save memory traffic."""
+    return runs_eagerly_on_cpu(states) and module.training and torch.is_grad_enabled()
+
+
+class _CpuAttention(torch.autograd.Function):
+    """Attention of (batch * heads, queries or positions, head_dim), its products in the order that a CPU likes."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        weights = torch.bmm(query, key.mT).softmax(dim=-1)
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)
+        return torch.bmm(weights, value), weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient, _):
+        query, key, value, weights = ctx.saved_tensors
+        scores_gradient = torch._softmax_backward_data(torch.bmm(gradient, value.mT), weights, -1, weights.dtype)
+        of_key = torch.bmm(query.mT, scores_gradient).mT
+        return torch.bmm(scores_gradient, key), of_key, torch.bmm(gradient.mT, weights).mT
 
 
 def eager_attention_forward(
@@ -22,6 +53,10 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend by two batched products: (batch, heads, queries, head_dim) in, (batch, queries, heads, head_dim) out."""
+    if trains_eagerly_on_cpu(module, query):
+        queries, keys, values = query.flatten(0, 1) * scaling, key.flatten(0, 1), value.flatten(0, 1)
+        attn_output, attn_weights = _CpuAttention.apply(queries, keys, values)
+        return attn_output.unflatten(0, query.shape[:2]).transpose(1, 2), attn_weights.unflatten(0, query.shape[:2])
     attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     attn_weights = F.softmax(attn_weights, dim=-1)
     attn_output = torch.matmul(attn_weights, value).transpose(1, 2)
@@ -40,12 +75,16 @@ class MacaronAttentionBase(nn.Module):
         self.scaling = config.head_dim**-0.5
         self.is_causal = False
 
+    def implementation(self, query: torch.Tensor) -> str:
+        """Give the attention implementation for a query (batch, heads, queries, head_dim)."""
+        return self.config._attn_implementation
+
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend with the implementation that the config names; shapes as in `eager_attention_forward`."""
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            self.implementation(query), eager_attention_forward
         )
         return attention_interface(self, query, key, value, None, scaling=self.scaling, dropout=0.0, **kwargs)
 
@@ -123,6 +162,16 @@ class MacaronMergedAttention(MacaronAttentionBase):
         input_variance, output_variance = (2 / sum(fans(config)) for fans in (_input_fans, _output_fans))
         self.qk_proj.initial_std = math.sqrt(config.head_dim) * input_variance
         self.vo_proj.initial_std = math.sqrt(config.head_dim * input_variance * output_variance)
+
+    def implementation(self, query: torch.Tensor) -> str:
+        """Give the implementation of the config, but "eager" in place of "sdpa" where PyTorch has no kernel.
+
+        Compiled under bfloat16 autocast, a GPU's scaled-dot-product attention rejects heads wider than 256 that share
+        their keys ("no kernel found to launch" on Hopper).
+        """
+        named = super().implementation(query)
+        is_too_wide = query.is_cuda and query.shape[-1] > 256 and torch.compiler.is_compiling()
+        return "eager" if named == "sdpa" and is_too_wide else named
 
     def forward(
         self, query_states: torch.Tensor, hidden_states: torch.Tensor, **kwargs

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput, cached_file, is_peft_available, logg
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_macaron import MacaronAttentionBase, cost_of_merging, merge_projections
+from .attention_macaron import MacaronAttentionBase, cost_of_merging, merge_projections, trains_eagerly_on_cpu
 from .configuration_macaron import MacaronConfig
 from .layers_macaron import MacaronEmbeddings, MacaronLayer
 from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
@@ -233,6 +233,7 @@ class MacaronModel(MacaronPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         expression_positions_only: bool = False,
+        letter_positions: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
@@ -247,6 +248,8 @@ class MacaronModel(MacaronPreTrainedModel):
         expression_positions_only : bool
             Give the expression positions only, and let the last block compute its queries, attention output and second
             feed-forward layer there alone. Without such positions (`pooling="mean"`) nothing changes.
+        letter_positions : torch.Tensor, optional
+            (batch, n) int64 positions of the sequence that the expression positions alone are followed by.
         inputs_embeds : torch.Tensor, optional
             (batch, sequence_length, hidden) k-mers that are embedded already, in place of `input_ids`;
             `embeddings.embed_one_hot` makes them from weights of letters, for example to take gradients.
@@ -268,10 +271,16 @@ class MacaronModel(MacaronPreTrainedModel):
         if input_ids is not None:
             input_ids = input_ids[:, : self.config.sequence_length]
         hidden_states = self.embeddings(input_ids, inputs_embeds)
+        if trains_eagerly_on_cpu(self, hidden_states) and torch.is_autocast_enabled("cpu"):
+            hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))  # few passes over memory need casts
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
         num_queries = self.config.num_pooled_positions if expression_positions_only else 0
-        hidden_states = self.layers[-1](hidden_states, num_queries or None, **kwargs)
+        if num_queries and letter_positions is not None:
+            letter_positions = letter_positions + num_queries
+            hidden_states = self.layers[-1](hidden_states, num_queries, letter_positions, **kwargs)
+        else:
+            hidden_states = self.layers[-1](hidden_states, num_queries or None, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def _check_inputs(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
@@ -346,6 +355,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         labels: torch.Tensor | None = None,
         masked_nucleotides: torch.Tensor | None = None,
         output_nucleotide_logits: bool = True,
+        most_masked: int | None = None,
         **kwargs,
     ) -> MacaronOutput:
         """Predict the standardized expression and the letter at each position.
@@ -360,8 +370,10 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             (batch, 2 * strand_length) true ids of the masked letters, -100 where nothing was masked. The Trainer takes
             each argument with "label" in its name for a column that evaluation must have, hence the name.
         output_nucleotide_logits : bool
-            False where only the expression is wanted: the last block then computes the expression positions alone, with
-            the same numbers.
+            False where only the expression and losses are wanted: the last block then computes the expression positions
+            and the letters to reconstruct alone, with the same numbers.
+        most_masked : int, optional
+            No row has more masked letters. Default: they are counted, for which a GPU is waited for.
         **kwargs
             `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
             `output_attentions` (eager attention only) and `return_dict`.
@@ -373,22 +385,25 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         Raises
         ------
         ValueError
-            If `input_ids` or `labels` have the wrong shape, or there are `masked_nucleotides` and their logits are not
-            wanted.
+            If `input_ids` or `labels` have the wrong shape.
         TypeError
             If `nucleotide_labels`, the former name of `masked_nucleotides`, is given.
         """
         if "nucleotide_labels" in kwargs:  # else it would be ignored, and its term missing from the loss
             raise TypeError("nucleotide_labels has been renamed: pass masked_nucleotides")
+        letters = None
         if masked_nucleotides is not None and not output_nucleotide_logits:
-            raise ValueError("masked_nucleotides need the nucleotide logits: leave output_nucleotide_logits=True")
+            letters = self._letters_to_reconstruct(masked_nucleotides, most_masked)
+        only = not output_nucleotide_logits and (masked_nucleotides is None or letters is not None)
         outputs = self.macaron(
-            input_ids, expression_positions_only=not output_nucleotide_logits, return_dict=True, **kwargs
+            input_ids, expression_positions_only=only, letter_positions=letters, return_dict=True, **kwargs
         )
         hidden_states = self.dropout(outputs.last_hidden_state)
         num_pooled = self.config.num_pooled_positions
         logits = self.expression_head(hidden_states[:, : num_pooled or None]).mean(dim=1)
-        nucleotide_logits = self.nucleotide_head(hidden_states[:, num_pooled:]) if output_nucleotide_logits else None
+        nucleotide_logits = None
+        if output_nucleotide_logits or masked_nucleotides is not None:
+            nucleotide_logits = self.nucleotide_head(hidden_states[:, num_pooled:])
 
         loss = expression_loss = nucleotide_loss = None
         if labels is not None:
@@ -396,22 +411,36 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
                 raise ValueError(f"labels must hold one value per sequence ({logits.shape[0]}), got {labels.numel()}")
             predicted, measured = _full_precision(logits).flatten(), _full_precision(labels).flatten()
             loss = expression_loss = F.mse_loss(predicted, measured.to(predicted.dtype))
-            if self.training and not output_nucleotide_logits:
+            if self.training and nucleotide_logits is None:
                 # A gradient of zero for the other head: a parameter without one breaks distributed training.
                 loss = loss + 0.0 * self.nucleotide_head(hidden_states[:, :1]).sum()
         if masked_nucleotides is not None:
-            nucleotide_loss = reconstruction_loss(nucleotide_logits, masked_nucleotides)
+            read = masked_nucleotides if letters is None else masked_nucleotides.gather(1, letters)
+            nucleotide_loss = reconstruction_loss(nucleotide_logits, read)
             weighted = self.config.reconstruction_weight * nucleotide_loss
             loss = weighted if loss is None else loss + weighted
         return MacaronOutput(
             loss=loss,
             logits=logits,
-            nucleotide_logits=nucleotide_logits,
+            nucleotide_logits=nucleotide_logits if output_nucleotide_logits else None,
             expression_loss=expression_loss,
             reconstruction_loss=nucleotide_loss,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _letters_to_reconstruct(self, masked_nucleotides: torch.Tensor, most: int | None) -> torch.Tensor | None:
+        """Give positions (batch, n) that hold all letters to reconstruct, and others; None where n were the whole.
+
+        n is a multiple of 16, so that a compiled model meets few shapes.
+        """
+        length = self.config.sequence_length
+        is_wanted = masked_nucleotides[:, :length] != -100
+        most = int(is_wanted.sum(dim=1).max()) if most is None else most
+        width = max(-(-most // 16), 1) * 16
+        if not self.config.num_pooled_positions or width >= length:
+            return None
+        return is_wanted.to(torch.uint8).topk(width, dim=1).indices
 
 
 class MacaronForMaskedLM(MacaronPreTrainedModel):
