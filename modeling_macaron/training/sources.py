@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 from datasets.exceptions import DatasetsError
+from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 
 from modeling_macaron.hub import is_unreachable
@@ -184,8 +185,8 @@ def _explain_hub_errors(name: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
         if isinstance(error, ConnectionError) or is_unreachable(error):
             raise ValueError(
-                f"data set {name}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
-                "pass --source with a file or 'simulate'"
+                f"data set {name}: the Hub cannot be reached at {constants.ENDPOINT}: check the network, HF_ENDPOINT and "
+                "HF_HUB_OFFLINE, or pass --source with a file or 'simulate'"
             ) from error
         raise ValueError(f"data set {name} cannot be read: {' '.join(str(error).split())}") from error
 
