@@ -185,8 +185,8 @@ def _explain_hub_errors(name: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
         if isinstance(error, ConnectionError) or is_unreachable(error):
             raise ValueError(
-                f"data set {name}: the Hub cannot be reached at {constants.ENDPOINT}: check the network, HF_ENDPOINT and "
-                "HF_HUB_OFFLINE, or pass --source with a file or 'simulate'"
+                f"data set {name}: the Hub cannot be reached at {constants.ENDPOINT}: check the network, HF_ENDPOINT "
+                "and HF_HUB_OFFLINE, or pass --source with a file or 'simulate'"
             ) from error
         raise ValueError(f"data set {name} cannot be read: {' '.join(str(error).split())}") from error
 
