@@ -6,7 +6,9 @@ import codecs
 import csv
 import io
 import re
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +27,23 @@ _WANTED = "text in UTF-8 (Excel: 'CSV UTF-8')"
 _DNA = re.compile(r"[ACGTUN]", re.IGNORECASE)
 _SPACES_AND_NUMBERS = re.compile(r"(?<!\S)\d+(?!\S)|\s+")
 _DELIMITERS = ("\t", ",", ";")
+
+# Raised by zipfile, the XML parser (SyntaxError) and openpyxl on damaged spreadsheets.
+_OF_DAMAGED_SHEETS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 # As in tokenization_kmer.py, which needs transformers: reading a table does not.
 MISSING_WORDS = frozenset(
@@ -126,8 +145,9 @@ def open_bytes(path: Path, compression: str | None, max_rows: int | None = None)
             [_field(cell) for cell in row] for row in book.worksheets[0].iter_rows(max_row=max_rows, values_only=True)
         ]
         book.close()
-    except (zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as .xlsx: {error}") from error
+    except _OF_DAMAGED_SHEETS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as .xlsx: {reason}") from error
     lengths = [max((index for index, text in enumerate(row, start=1) if text), default=0) for row in rows]
     width = max(lengths[:_SAMPLE_LINES], default=0)
     text, blank = io.StringIO(), [""] * width

@@ -1,6 +1,8 @@
 import gzip
+import io
 import re
 import sys
+import zipfile
 from itertools import pairwise
 
 import numpy as np
@@ -103,6 +105,41 @@ def test_a_spreadsheet_is_read_as_text_is(tmp_path):
         assert table.columns == (("sequence", "expression", None) if header else ("1", "2", None))
         expected = [(3, "a", "1 acgtac 7 gtac", "1.5"), (5, "b", "ACGT", "NA"), (6, "c,d", "", "2")]
         assert read(table) == [(number - 2 * (not header), *fields) for number, *fields in expected]
+
+
+def damaged_sheets(path):
+    """Contents of a spreadsheet with one byte changed, or with one of its files cut off."""
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    for place in random.integers(len(content), size=40).tolist():
+        yield content[:place] + bytes([content[place] ^ int(random.integers(1, 256))]) + content[place + 1 :]
+    with zipfile.ZipFile(path) as book:
+        members = {name: book.read(name) for name in book.namelist()}
+    for damaged in ("xl/workbook.xml", "xl/worksheets/sheet1.xml", "xl/sharedStrings.xml"):
+        for length in (0, len(members[damaged]) // 2):
+            file = io.BytesIO()
+            with zipfile.ZipFile(file, "w") as book:
+                for name, text in members.items():
+                    book.writestr(name, text[:length] if name == damaged else text)
+            yield file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_spreadsheet_is_one_clear_error(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book, path = openpyxl.Workbook(), tmp_path / "t.xlsx"
+    for row in [("sequence", "value"), ("ACGTACGT", 1.5), ("GGGGTTTT", 2)]:
+        book.active.append(row)
+    book.save(path)
+    reasons = []
+    for content in list(damaged_sheets(path)):
+        path.write_bytes(content)
+        try:
+            read(open_table(path))
+        except ValueError as error:
+            reasons.append(str(error).removeprefix(f"{path} "))
+    unreadable = [reason for reason in reasons if reason.startswith("cannot be read as .xlsx: ")]
+    assert len(unreadable) > 10 and "\n" not in "".join(reasons)
+    assert any("decompress" in reason for reason in unreadable) and any("no element" in one for one in unreadable)
 
 
 def test_a_spreadsheet_without_openpyxl_is_one_clear_error(tmp_path, monkeypatch):
