@@ -389,6 +389,8 @@ def _apply_row(sequence: str, position: str, reference: str, alternative: str, b
     if not number.is_integer():
         return "", "position that is no whole number"
     reference, alternative = reference.strip(), alternative.strip()
+    if "-" in (reference, alternative):
+        return "", "allele '-': write a deletion or an insertion as in VCF, with the base before it"
     if not (reference and alternative) or is_missing(reference) or is_missing(alternative):
         return "", "missing allele"
     if "," in alternative:

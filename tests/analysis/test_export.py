@@ -225,7 +225,7 @@ def test_mistakes_are_told_before_anything_is_traced(tiny_folder, make_model, mo
     monkeypatch.setattr(export, "build_graph", lambda *_: pytest.fail("traced"))
     with pytest.raises(ValueError, match=r"ends in \.onnx"):
         export_onnx(tiny_folder, tmp_path / "m.pt")
-    with pytest.raises(FileNotFoundError, match="is not a checkpoint folder"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
         export_onnx(tmp_path / "absent", tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="the tokenizer has kmer_size 5, the model 3"):
         export_onnx(make_model(kmer_size=3), tmp_path / "m.onnx", tokenizer=tiny_tokenizer)

@@ -140,7 +140,7 @@ def test_bad_sequence_is_named(tiny_folder):
 @pytest.mark.parametrize("name", ["absent", "absent/", "./absent", "a/b/c"])
 def test_checkpoint_that_can_only_be_a_folder(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is not a checkpoint folder"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
         load_model(name)
 
 

@@ -20,7 +20,7 @@ from modeling_macaron.training.data import prepare_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = ["NA", "N/A", "nan", "NaN", "none", "NULL", "nd", "-", "."]
-PROBLEMS = {word: f"missing value '{word}'" for word in MISSING} | {
+PROBLEMS = {word: f"missing sequence '{word}'" for word in MISSING} | {
     "NNNN": "no A, C, G or T in the sequence",
     "": "empty sequence",
     "acgX": "letter 'X' at position 4 (counted from 1) is not DNA",
@@ -81,7 +81,7 @@ def test_positions_are_counted_without_spaces(tiny_folder, tmp_path):
     assert written["problem"][1] == "missing allele"
     assert written["delta"][0] == written["delta"][2] != ""
     for pair in ((["AC GT"], ["NA"]), (["ACGT"], [None])):
-        with pytest.raises(ValueError, match=r"pair 0 .*alternative sequence: (missing value 'NA'|empty sequence)"):
+        with pytest.raises(ValueError, match=r"pair 0 .*alternative sequence: (missing sequence 'NA'|empty sequence)"):
             variant_effects(tiny_folder, *pair)
 
 
@@ -91,7 +91,7 @@ def test_evaluation_names_a_missing_sequence(tiny_folder, tmp_path):
     assert measured.rows["activity"].tolist() == [1.5, 2]
     assert measured.rows["sequence"].tolist() == ["ACGT", "NA"]
     _, problems = encode_constructs(pd.array(["ACGTA", "NA", "NNNN"], "string").__arrow_array__())
-    assert problems == ["", "missing value 'NA'", "no A, C, G or T in the sequence"]
+    assert problems == ["", "missing sequence 'NA'", "no A, C, G or T in the sequence"]
 
 
 def test_spreadsheets_are_read_everywhere(tiny_folder, tmp_path):
