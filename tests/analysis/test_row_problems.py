@@ -11,6 +11,7 @@ from modeling_macaron.analysis.attribution_file import attribution_file
 from modeling_macaron.analysis.baselines import encode_constructs
 from modeling_macaron.analysis.design import SearchOptions
 from modeling_macaron.analysis.design_file import design_file
+from modeling_macaron.analysis.evaluation import evaluate_files
 from modeling_macaron.analysis.measurements import load_measurements, read_frame
 from modeling_macaron.analysis.mutagenesis_file import mutagenesis_file
 from modeling_macaron.analysis.predict_file import predict_file
@@ -83,6 +84,27 @@ def test_positions_are_counted_without_spaces(tiny_folder, tmp_path):
     for pair in ((["AC GT"], ["NA"]), (["ACGT"], [None])):
         with pytest.raises(ValueError, match=r"pair 0 .*alternative sequence: (missing sequence 'NA'|empty sequence)"):
             variant_effects(tiny_folder, *pair)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "other.csv"])
+def test_evaluation_names_rows_that_cannot_be_used(tiny_folder, tmp_path, kind):
+    rows = {"row_id": list("abcde"), "sequence": ["ACGT", "", "NA", "-", "ACGX"], "activity": range(5)}
+    frame = pd.DataFrame(rows).rename(columns={"sequence": "tested"} if kind == "other.csv" else {})
+    path = tmp_path / f"t.{kind}"
+    frame.replace("", None).to_parquet(path) if kind == "parquet" else frame.to_csv(
+        path, sep="\t" if kind == "tsv" else ",", index=False
+    )
+    column = "tested" if kind == "other.csv" else None
+    for options in ({"model": tiny_folder}, {"predictions": path, "baseline_train": path}):
+        frame.assign(prediction=1.0).to_csv(tmp_path / "p.csv", index=False)
+        options |= {"predictions": tmp_path / "p.csv"} if "predictions" in options else {}
+        with pytest.raises(ValueError) as caught:
+            evaluate_files(path, tmp_path / "s.json", sequence_column=column, **options)
+        assert str(caught.value) == (
+            "4 of 5 sequences of the table cannot be used (row_id b: empty sequence, row_id c: missing sequence 'NA', "
+            "row_id d: missing sequence '-')"
+        )
+        assert not (tmp_path / "s.json").exists()
 
 
 def test_evaluation_names_a_missing_sequence(tiny_folder, tmp_path):
