@@ -87,6 +87,19 @@ class Layout(NamedTuple):
         """Names of the columns whose sampled fields are mostly of a kind."""
         return [name for name in self.names if are_mostly(kind, self.texts_of(name))]
 
+    def decimal_comma_columns(self, is_sheet: bool = False) -> list[str]:
+        """Names of the columns whose numbers have a decimal comma: some sampled value has a comma, none has a point.
+
+        Text between semicolons has decimal commas unless a value has a point, and text between commas has none.
+        """
+        if self.delimiter == "," and not is_sheet:
+            return []
+        return [name for name in self.names if self._has_decimal_comma(self.texts_of(name))]
+
+    def _has_decimal_comma(self, texts: list[str]) -> bool:
+        marks = {mark for text in texts if not is_missing(text) for mark in ".," if mark in text}
+        return marks == {","} or (not marks and self.delimiter == ";")
+
 
 def are_mostly(kind: Callable[[str], bool], texts: Sequence[str]) -> bool:
     """Whether at least half of the texts that are not missing are of a kind."""

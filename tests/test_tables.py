@@ -6,6 +6,7 @@ import zipfile
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_macaron import delimited
+from modeling_macaron.analysis.measurements import read_frame
 from modeling_macaron.tables import open_table, string_buffers
 from tokenization import MISSING_WORDS
 
@@ -157,11 +159,38 @@ def test_semicolons_and_decimal_commas(tmp_path, header):
     assert [value for batch in table for value in table.values_of(batch.table).to_pylist()] == ["1.5", "-2", "NA"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("tsv", ["1,5", "NA", "2"], ["1.5", "NA", "2"]),
+        ("xlsx", ["1,5", "n.d.", "2"], ["1.5", "n.d.", "2"]),
+        ("csv", ["1", "2", "3,5"], ["1", "2", "3.5"]),
+        ("csv", ["1,134.5", "20.5", "2,000"], None),
+        ("tsv", ["1,134.5", "20.5", "2,000"], None),
+        ("tsv", ["1", "2", "3"], None),
+    ],
+)
+def test_decimal_commas_are_found_by_column(tmp_path, kind, values, expected):
+    frame = pd.DataFrame({"id": ["1.2"] * 3, "sequence": ["ACGTACGT"] * 3, "expression": values})
+    path = tmp_path / f"t.{kind}"
+    if kind == "xlsx":
+        pytest.importorskip("openpyxl")
+        frame.to_excel(path, index=False)
+    else:
+        frame.to_csv(path, sep="\t" if kind == "tsv" else ";", index=False)
+    table = open_table(path, require_value=True)
+    assert [value for batch in table for value in table.values_of(batch.table).to_pylist()] == (expected or values)
+    assert ("decimal commas" in table.columns_found_by) == (expected is not None)
+    if expected and "n.d." not in values:
+        found = pd.to_numeric(read_frame(path, ())["expression"])
+        assert found.fillna(-1).tolist() == [-1.0 if text == "NA" else float(text) for text in expected]
+
+
 @pytest.mark.parametrize(("name", "text"), [("t.csv", "sequence\tvalue\nACGT\t1,5\n"), ("t.txt", "ACGT,1\nTTTT,2\n")])
 def test_another_delimiter_than_the_suffix_says(tmp_path, name, text):
     table = open_table(write(tmp_path / name, text), require_value=True)
     assert [len(row) for row in read(table)] == [3] * (len(text.splitlines()) - (name == "t.csv"))
-    assert not table.has_decimal_comma
+    assert table.decimal_comma == (("value",) if name == "t.csv" else ())
 
 
 def test_empty_columns_without_a_name_are_left_out(tmp_path):

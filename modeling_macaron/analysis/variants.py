@@ -36,6 +36,7 @@ from modeling_macaron.tables import (
     PromoterTable,
     TextsOf,
     choose_by_content,
+    log_choice,
     open_table,
     parquet_texts,
 )
@@ -340,7 +341,9 @@ def _find_columns(names: Sequence[str], texts_of: TextsOf, given: dict[str, str 
                 raise ValueError(f"{where} has no column {given[role]!r}: {listed}")
         elif role == "sequence" or not of_alleles:
             fitting = choose_by_content("sequence", found, texts_of)
-            found = fitting if len(fitting) == 1 else found
+            if len(fitting) == 1:
+                log_choice(where, role, fitting[0], found)
+                found = fitting
         if len(found) != 1:
             what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
             needed = "sequence, position, ref, alt" if of_alleles else "reference_sequence, alternative_sequence"

@@ -105,7 +105,9 @@ def describe_refused(
     """
     reason = int(encoded.reasons[index])
     if reason >= len(PROBLEMS):
-        return REASONS[reason], ", ".join(repr(rows[name][index].as_py()) for name in _value_columns(table))
+        values = [rows[name][index].as_py() for name in _value_columns(table)]
+        has_comma = reason == _NOT_A_NUMBER and any("," in str(value) for value in values)
+        return REASONS[reason], ", ".join(map(repr, values)) + (" (decimal commas?)" if has_comma else "")
     text = rows[table.columns.sequence][index].as_py() or ""
     excerpt = repr(text if len(text) <= 40 else text[:40] + "...")
     try:

@@ -70,16 +70,21 @@ def test_simulation_with_other_sequence_options(tmp_path):
             ["--source", "bad.tsv", "--strict"],
             "error: bad.tsv, line 2: value is not a number: 'x'; nothing was written",
         ),
+        (
+            ["--source", "commas.csv"],
+            "error: commas.csv: no row is left of 1 (1 value is not a number); first: line 2, '1,5' (decimal commas?)",
+        ),
     ],
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("bad.tsv").write_text("ACGTACGT\t1\nACGTACGT\tx\n")
+    Path("commas.csv").write_text('sequence,value\nACGTACGT,"1,5"\n')
     with pytest.raises(SystemExit) as stop:
         main(*arguments, "--output", "out")
     assert str(stop.value).startswith(message)
     assert "\n" not in str(stop.value)
-    assert os.listdir() == ["bad.tsv"]
+    assert sorted(os.listdir()) == ["bad.tsv", "commas.csv"]
 
 
 def prepare(tmp_path, *options):
