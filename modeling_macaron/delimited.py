@@ -45,11 +45,6 @@ _OF_DAMAGED_SHEETS = (
     zlib.error,
 )
 
-# As in tokenization_kmer.py, which needs transformers: reading a table does not.
-MISSING_WORDS = frozenset(
-    ("NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "-", "--", ".", "?")
-)
-
 
 class Layout(NamedTuple):
     """Shape of a delimited file.
@@ -109,7 +104,9 @@ def are_mostly(kind: Callable[[str], bool], texts: Sequence[str]) -> bool:
 
 def is_missing(text: str) -> bool:
     """Whether a field is a usual word for a missing value; an empty field is not."""
-    return text.strip().upper() in MISSING_WORDS
+    from tokenization import is_missing as is_word  # it loads transformers, which few files need
+
+    return is_word(text)
 
 
 def is_number(text: str) -> bool:

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from modeling_macaron import delimited
 from modeling_macaron.analysis.measurements import read_frame
 from modeling_macaron.tables import open_table, string_buffers
-from tokenization import MISSING_WORDS
 
 DNA = st.text("ACGTNacgtu", min_size=4, max_size=20)
 NUMBER = st.floats(-100, 100).map(repr)
@@ -224,7 +223,6 @@ def test_among_several_names_the_content_decides(tmp_path, kind):
 
 
 def test_words_for_a_missing_value_do_not_change_the_layout(tmp_path):
-    assert delimited.MISSING_WORDS == MISSING_WORDS
     path = write(tmp_path / "t.tsv", "NA\tnone\n" * 60 + "ACGTACGT\t1.5\n" * 3 + "ACGTACGT\tND\n" * 50)
     table = open_table(path, require_value=True)
     assert table.columns == ("0", "1", None) and len(read(table)) == 113
