@@ -256,7 +256,8 @@ def open_table(
     source : str or Path
         `.tsv`, `.txt` (tab-separated), `.csv` (also with semicolons), `.fa`, `.fasta`, `.fna`, each
         also with `.gz` or `.zst`, or `.parquet`, or `.xlsx` (its first sheet). Tables may have a header or none.
-        Numbers may have decimal commas, which are found by column, except in text between commas. A FASTA record may carry its value as `>name expression=1.25`, `>name 1.25` or `>name|1.25`.
+        Numbers may have decimal commas, which are found by column, except in text between commas. A FASTA record may
+        carry its value as `>name expression=1.25`, `>name 1.25` or `>name|1.25`.
     sequence_column, value_column, split_column : str, optional
         Column names, or positions counted from 0 (`"0"`) in a file without header. The first two are found by the
         usual names (`SEQUENCE_NAMES`, `VALUE_NAMES`) and, where several have one or there is no header, by what the
