@@ -159,7 +159,7 @@ def test_every_row_is_kept_dropped_or_refused_as_a_slow_reader_says(tmp_path_fac
         return reasons.get(value.strip(), "long" if too_long else "kept")
 
     folder = tmp_path_factory.mktemp("data")
-    anchors = [(dna, index) for index, dna in enumerate(random_dna(60, 8))]  # so that both splits have rows
+    anchors = [(dna, float(index)) for index, dna in enumerate(random_dna(60, 8))]  # rows of both splits, with points
     lines = anchors + [
         ("A\tB\tC" if broken and not value.strip() else f"{s}\t{value}").split("\t") for s, value, broken in rows
     ]
