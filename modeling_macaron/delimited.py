@@ -6,7 +6,9 @@ import codecs
 import csv
 import io
 import re
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -26,9 +28,21 @@ _DNA = re.compile(r"[ACGTUN]", re.IGNORECASE)
 _SPACES_AND_NUMBERS = re.compile(r"(?<!\S)\d+(?!\S)|\s+")
 _DELIMITERS = ("\t", ",", ";")
 
-# As in tokenization_kmer.py, which needs transformers: reading a table does not.
-MISSING_WORDS = frozenset(
-    ("NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "-", "--", ".", "?")
+# Raised by zipfile, the XML parser (SyntaxError) and openpyxl on damaged spreadsheets.
+_OF_DAMAGED_SHEETS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
@@ -68,6 +82,19 @@ class Layout(NamedTuple):
         """Names of the columns whose sampled fields are mostly of a kind."""
         return [name for name in self.names if are_mostly(kind, self.texts_of(name))]
 
+    def decimal_comma_columns(self, is_sheet: bool = False) -> list[str]:
+        """Names of the columns whose numbers have a decimal comma: some sampled value has a comma, none has a point.
+
+        Text between semicolons has decimal commas unless a value has a point, and text between commas has none.
+        """
+        if self.delimiter == "," and not is_sheet:
+            return []
+        return [name for name in self.names if self._has_decimal_comma(self.texts_of(name))]
+
+    def _has_decimal_comma(self, texts: list[str]) -> bool:
+        marks = {mark for text in texts if not is_missing(text) for mark in ".," if mark in text}
+        return marks == {","} or (not marks and self.delimiter == ";")
+
 
 def are_mostly(kind: Callable[[str], bool], texts: Sequence[str]) -> bool:
     """Whether at least half of the texts that are not missing are of a kind."""
@@ -77,7 +104,9 @@ def are_mostly(kind: Callable[[str], bool], texts: Sequence[str]) -> bool:
 
 def is_missing(text: str) -> bool:
     """Whether a field is a usual word for a missing value; an empty field is not."""
-    return text.strip().upper() in MISSING_WORDS
+    from tokenization import is_missing as is_word  # it loads transformers, which few files need
+
+    return is_word(text)
 
 
 def is_number(text: str) -> bool:
@@ -126,8 +155,9 @@ def open_bytes(path: Path, compression: str | None, max_rows: int | None = None)
             [_field(cell) for cell in row] for row in book.worksheets[0].iter_rows(max_row=max_rows, values_only=True)
         ]
         book.close()
-    except (zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as .xlsx: {error}") from error
+    except _OF_DAMAGED_SHEETS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as .xlsx: {reason}") from error
     lengths = [max((index for index, text in enumerate(row, start=1) if text), default=0) for row in rows]
     width = max(lengths[:_SAMPLE_LINES], default=0)
     text, blank = io.StringIO(), [""] * width

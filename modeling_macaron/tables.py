@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ _RECORD_LETTERS = 4 << 20  # of a FASTA record, as of a line of a table: what is
 _BATCH_LETTERS = 64 << 20
 _SAMPLE_ROWS = 100
 _KINDS = {"sequence": looks_like_dna, "value": is_number}
+
+_LOGGER = logging.getLogger(__name__)
 
 TextsOf = Callable[[str], list[str]]  # from the name of a column to some of its fields
 
@@ -108,9 +111,9 @@ class PromoterTable:
     extra_columns : tuple of str
         Further columns that are worth keeping, such as the ground truth of a simulation.
     replicates : tuple of str
-        Further value columns: the value of a row is the mean of those that it has.
-    has_decimal_comma : bool
-        Whether numbers have a decimal comma, as in text that is separated by semicolons.
+        Additional value columns; missing replicates are skipped when averaging.
+    decimal_comma : tuple of str
+        Columns whose numbers have a decimal comma, see `Layout.decimal_comma_columns`.
     """
 
     path: str
@@ -124,12 +127,13 @@ class PromoterTable:
     num_malformed: int = 0
     extra_columns: tuple[str, ...] = ()
     replicates: tuple[str, ...] = ()
-    has_decimal_comma: bool = False
+    decimal_comma: tuple[str, ...] = ()
 
     def values_of(self, rows: pa.Table, name: str | None = None) -> pa.ChunkedArray:
         """Value column of some rows, or a replicate by its name, with decimal points."""
-        column = rows[name or self.columns.value]
-        return pc.replace_substring(column, ",", ".", max_replacements=1) if self.has_decimal_comma else column
+        name = name or self.columns.value
+        has_comma = name in self.decimal_comma
+        return pc.replace_substring(rows[name], ",", ".", max_replacements=1) if has_comma else rows[name]
 
     def __iter__(self) -> Iterator[TableBatch]:
         """Read the source.
@@ -250,9 +254,10 @@ def open_table(
     Parameters
     ----------
     source : str or Path
-        `.tsv`, `.txt` (tab-separated), `.csv` (also with semicolons and decimal commas), `.fa`, `.fasta`, `.fna`, each
-        also with `.gz` or `.zst`, or `.parquet`, or `.xlsx` (its first sheet). Tables may have a header or none; a
-        FASTA record may carry its value as `>name expression=1.25`, `>name 1.25` or `>name|1.25`.
+        `.tsv`, `.txt` (tab-separated), `.csv` (also with semicolons), `.fa`, `.fasta`, `.fna`, each
+        also with `.gz` or `.zst`, or `.parquet`, or `.xlsx` (its first sheet). Tables may have a header or none.
+        Numbers may have decimal commas, which are found by column, except in text between commas. A FASTA record may
+        carry its value as `>name expression=1.25`, `>name 1.25` or `>name|1.25`.
     sequence_column, value_column, split_column : str, optional
         Column names, or positions counted from 0 (`"0"`) in a file without header. The first two are found by the
         usual names (`SEQUENCE_NAMES`, `VALUE_NAMES`) and, where several have one or there is no header, by what the
@@ -368,6 +373,13 @@ def choose_by_content(role: str, names: list[str], texts_of: TextsOf) -> list[st
     return [name for name in names if are_mostly(_KINDS[role], texts_of(name))] if len(names) > 1 else names
 
 
+def log_choice(where: str, role: str, name: str, among: Sequence[str]) -> None:
+    """Log the column of a role if it was chosen among several by what it holds."""
+    if len(among) > 1:
+        listed = ", ".join(map(repr, among))
+        _LOGGER.info("%s: the %s is column %r, chosen among %s by what it holds", where, role, name, listed)
+
+
 def parquet_texts(file: pyarrow.parquet.ParquetFile, name: str) -> list[str]:
     """Give the first fields of a column as text, without those that are null."""
     batches = file.iter_batches(_SAMPLE_ROWS, columns=[name])
@@ -382,8 +394,9 @@ def _choose_columns(
     where: str,
     require_value: bool,
     texts_of: TextsOf,
+    among: Sequence[str] = (),
 ) -> tuple[Columns, str]:
-    """Take the columns given, else the only candidate of each role, else the only one that holds what it should."""
+    """Take the columns given, then a unique candidate by name, then by content."""
     listed = "its columns are " + ", ".join(repr(name) for name in names)
     chosen, found_by = {}, {}
     for role, name in given._asdict().items():
@@ -397,6 +410,8 @@ def _choose_columns(
             if len(fitting) == 1:
                 also = "" if fitting == found else ", and among several by what it holds"
                 chosen[role], found_by[role] = fitting[0], how + also
+                if role == "sequence" or require_value:
+                    log_choice(where, role, fitting[0], among or found)
             elif role == "sequence" or require_value:
                 what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
                 raise ValueError(f"{where}: {what}; {listed}. Pass --{role}_column")
@@ -434,15 +449,18 @@ def _open_text(
     else:
         kinds = {role: layout.columns_that_are(kind) for role, kind in _KINDS.items()}
         where, how = f"{path} (without header)", "by what it holds, no header"
-        columns, found_by = _choose_columns(layout.names, given, kinds, how, where, require_value, layout.texts_of)
+        columns, found_by = _choose_columns(
+            layout.names, given, kinds, how, where, require_value, layout.texts_of, among=layout.names
+        )
 
     def read_batches(table: PromoterTable) -> Iterator[TableBatch]:
         for rows, numbers in read_delimited(path, compression, layout, table.add_malformed):
             for start in range(0, rows.num_rows, batch_rows):
                 yield TableBatch(rows.slice(start, batch_rows), numbers[start : start + batch_rows])
 
-    comma = layout.delimiter == ";"
-    return PromoterTable(str(path), columns, found_by, "line", read_batches, has_decimal_comma=comma)
+    commas = tuple(layout.decimal_comma_columns(is_sheet=path.suffix.lower() == ".xlsx"))
+    found_by += ", with decimal commas" * (columns.value in commas)
+    return PromoterTable(str(path), columns, found_by, "line", read_batches, decimal_comma=commas)
 
 
 def _open_parquet(path: Path, given: Columns, batch_rows: int, require_value: bool) -> PromoterTable:
@@ -533,7 +551,7 @@ def _fasta_records(lines: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, s
 def _header_value(header: str, keys: Sequence[str], bare: bool) -> str:
     """Field of a FASTA header that holds the value: behind one of the keys, or a number alone; empty if unclear.
 
-    Fields end at white space, `|` or `;`. A number among other words is none: it may count anything.
+    Fields end at white space, `|` or `;`. A number among other words is not taken as the value.
     """
     any_key = "|".join(map(re.escape, keys))
     pairs = re.finditer(rf"(?<=[\s|;])(?:{any_key})\s*([=:])\s*([^\s|;]*)", header, re.IGNORECASE)

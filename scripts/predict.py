@@ -8,7 +8,7 @@
 MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
 .zst), or a BED of six columns whose intervals are read from the genome's FASTA, on their strand; OUTPUT is a .tsv,
 .csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`.
-It appears when it is complete; until then what is done stands in the folder OUTPUT.parts, from which --resume goes on.
+It appears when it is complete. Finished rows are kept in OUTPUT.parts; --resume continues from there.
 """
 
 import argparse

@@ -4,7 +4,6 @@
 import argparse
 import sys
 
-from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.training.clusters import DEFAULT_KMER
 from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.report import TOKENIZER_SETTINGS, format_report
@@ -24,34 +23,37 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--sequence_column", help="name; without header 0, 1, 2, ...; else found by usual names")
     source.add_argument(
         "--value_column", nargs="+",
-        help="the same for the expression; in FASTA the key before '='. Of several, the mean of those that a row has",
+        help="the same for the expression; in FASTA the key before '='; several columns are averaged, ignoring missing "
+        "values",
     )  # fmt: skip
     source.add_argument("--split_column", help="column that says train, validation or test")
     source.add_argument("--config", help="configuration of a data set on the Hub")
     source.add_argument(
-        "--revision", help="commit, tag or branch of a data set on the Hub; the default one's is pinned"
+        "--revision", help="commit, tag or branch of a data set on the Hub; the default data set is pinned"
     )
     source.add_argument("--hub_split", help="use only this split of a data set on the Hub, and split it anew")
     source.add_argument("--num_sequences", type=int, help="promoters to simulate (100,000 if left out)")
     source.add_argument("--extra_columns", nargs="*", help="further columns to keep")
     output = parser.add_argument_group("output")
     output.add_argument("--output", required=True, help="folder to be written")
-    output.add_argument("--overwrite", action="store_true", help="replace a data set that stands there")
+    output.add_argument("--overwrite", action="store_true", help="replace an existing data set")
     output.add_argument(
         "--split_by", choices=("cluster", "row"), default="cluster",
-        help="keep near-copies on one side (equal or reverse complements, or with a common stretch), or only copies",
+        help="cluster: keep near-copies together; row: keep only identical sequences together",
     )  # fmt: skip
-    output.add_argument("--cluster_kmer", type=int, default=DEFAULT_KMER, help="length of that stretch in nt, up to 32")
-    output.add_argument("--cluster_column", help="column with clusters of the table's own, which are used instead")
+    output.add_argument(
+        "--cluster_kmer", type=int, default=DEFAULT_KMER, help="nt, up to 32, that near-copies have in common"
+    )
+    output.add_argument("--cluster_column", help="column with cluster names to use instead")
     output.add_argument(
         "--average_duplicates", action="store_true", help="store equal sequences once, with the mean of their values"
     )
     output.add_argument("--validation_fraction", type=float, default=0.05, help="share of rows for validation")
     output.add_argument("--seed", type=int, default=0, help="seed of the split and of the simulation")
-    output.add_argument("--strict", action="store_true", help="stop at the first row that is refused")
+    output.add_argument("--strict", action="store_true", help="stop at the first row that is rejected")
     sequence = parser.add_argument_group("sequence")
     sequence.add_argument(
-        "--init_from", help="checkpoint folder or Hub model to fine-tune: its settings are the defaults of those below"
+        "--init_from", help="checkpoint folder or Hub model to fine-tune: its tokenizer settings become the defaults"
     )
     unless_given = {"default": argparse.SUPPRESS}  # where left out, the tokenizer's or the checkpoint's own
     sequence.add_argument("--flank5", help=f"constant 5' end, '' for none (default: {FLANK5})", **unless_given)
@@ -77,14 +79,9 @@ def make_tokenizer(args: argparse.Namespace) -> KmerTokenizer:
     given = {name: getattr(args, name) for name in TOKENIZER_SETTINGS if hasattr(args, name)}
     if args.init_from is None:
         return KmerTokenizer(**given)
-    from modeling_macaron.analysis.predict import check_checkpoint_name
+    from modeling_macaron.analysis.predict import load_settings
 
-    check_checkpoint_name(args.init_from)
-    if (kind := MacaronConfig.get_config_dict(args.init_from)[0].get("model_type")) != MacaronConfig.model_type:
-        raise ValueError(
-            f"the checkpoint {args.init_from} is a model of type {kind!r}, not {MacaronConfig.model_type!r}"
-        )
-    config, tokenizer = MacaronConfig.from_pretrained(args.init_from), KmerTokenizer.from_pretrained(args.init_from)
+    config, tokenizer = load_settings(args.init_from)
     settings = {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS}
     for name in ("kmer_size", "strand_length"):
         of_model = getattr(config, name)

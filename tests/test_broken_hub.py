@@ -29,6 +29,7 @@ COMMANDS = {
     ],
     "predict": ["predict.py", "me/x", "IN", "OUT"],
     "prepare": ["prepare_data.py", "--source", "me/x", "--output", "OUT"],
+    "prepare for a model": ["prepare_data.py", "--source", "simulate", "--output", "OUT", "--init_from", "me/x"],
 }
 
 

@@ -1,9 +1,12 @@
 import gzip
+import io
 import re
 import sys
+import zipfile
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_macaron import delimited
+from modeling_macaron.analysis.measurements import read_frame
 from modeling_macaron.tables import open_table, string_buffers
-from tokenization import MISSING_WORDS
 
 DNA = st.text("ACGTNacgtu", min_size=4, max_size=20)
 NUMBER = st.floats(-100, 100).map(repr)
@@ -105,6 +108,41 @@ def test_a_spreadsheet_is_read_as_text_is(tmp_path):
         assert read(table) == [(number - 2 * (not header), *fields) for number, *fields in expected]
 
 
+def damaged_sheets(path):
+    """Contents of a spreadsheet with one byte changed, or with one of its files cut off."""
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    for place in random.integers(len(content), size=40).tolist():
+        yield content[:place] + bytes([content[place] ^ int(random.integers(1, 256))]) + content[place + 1 :]
+    with zipfile.ZipFile(path) as book:
+        members = {name: book.read(name) for name in book.namelist()}
+    for damaged in ("xl/workbook.xml", "xl/worksheets/sheet1.xml"):
+        for length in (0, len(members[damaged]) // 2):
+            file = io.BytesIO()
+            with zipfile.ZipFile(file, "w") as book:
+                for name, text in members.items():
+                    book.writestr(name, text[:length] if name == damaged else text)
+            yield file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_spreadsheet_is_one_clear_error(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book, path = openpyxl.Workbook(), tmp_path / "t.xlsx"
+    for row in [("sequence", "value"), ("ACGTACGT", 1.5), ("GGGGTTTT", 2)]:
+        book.active.append(row)
+    book.save(path)
+    reasons = []
+    for content in list(damaged_sheets(path)):
+        path.write_bytes(content)
+        try:
+            read(open_table(path))
+        except ValueError as error:
+            reasons.append(str(error).removeprefix(f"{path} "))
+    unreadable = [reason for reason in reasons if reason.startswith("cannot be read as .xlsx: ")]
+    assert len(unreadable) > 10 and "\n" not in "".join(reasons)
+    assert any("decompress" in reason for reason in unreadable) and any("no element" in one for one in unreadable)
+
+
 def test_a_spreadsheet_without_openpyxl_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(ValueError, match=r"t.xlsx: reading .xlsx needs openpyxl \(pip install openpyxl\)"):
@@ -120,11 +158,38 @@ def test_semicolons_and_decimal_commas(tmp_path, header):
     assert [value for batch in table for value in table.values_of(batch.table).to_pylist()] == ["1.5", "-2", "NA"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("tsv", ["1,5", "NA", "2"], ["1.5", "NA", "2"]),
+        ("xlsx", ["1,5", "n.d.", "2"], ["1.5", "n.d.", "2"]),
+        ("csv", ["1", "2", "3,5"], ["1", "2", "3.5"]),
+        ("csv", ["1,134.5", "20.5", "2,000"], None),
+        ("tsv", ["1,134.5", "20.5", "2,000"], None),
+        ("tsv", ["1", "2", "3"], None),
+    ],
+)
+def test_decimal_commas_are_found_by_column(tmp_path, kind, values, expected):
+    frame = pd.DataFrame({"id": ["1.2"] * 3, "sequence": ["ACGTACGT"] * 3, "expression": values})
+    path = tmp_path / f"t.{kind}"
+    if kind == "xlsx":
+        pytest.importorskip("openpyxl")
+        frame.to_excel(path, index=False)
+    else:
+        frame.to_csv(path, sep="\t" if kind == "tsv" else ";", index=False)
+    table = open_table(path, require_value=True)
+    assert [value for batch in table for value in table.values_of(batch.table).to_pylist()] == (expected or values)
+    assert ("decimal commas" in table.columns_found_by) == (expected is not None)
+    if expected and "n.d." not in values:
+        found = pd.to_numeric(read_frame(path, ())["expression"])
+        assert found.fillna(-1).tolist() == [-1.0 if text == "NA" else float(text) for text in expected]
+
+
 @pytest.mark.parametrize(("name", "text"), [("t.csv", "sequence\tvalue\nACGT\t1,5\n"), ("t.txt", "ACGT,1\nTTTT,2\n")])
 def test_another_delimiter_than_the_suffix_says(tmp_path, name, text):
     table = open_table(write(tmp_path / name, text), require_value=True)
     assert [len(row) for row in read(table)] == [3] * (len(text.splitlines()) - (name == "t.csv"))
-    assert not table.has_decimal_comma
+    assert table.decimal_comma == (("value",) if name == "t.csv" else ())
 
 
 def test_empty_columns_without_a_name_are_left_out(tmp_path):
@@ -158,7 +223,6 @@ def test_among_several_names_the_content_decides(tmp_path, kind):
 
 
 def test_words_for_a_missing_value_do_not_change_the_layout(tmp_path):
-    assert delimited.MISSING_WORDS == MISSING_WORDS
     path = write(tmp_path / "t.tsv", "NA\tnone\n" * 60 + "ACGTACGT\t1.5\n" * 3 + "ACGTACGT\tND\n" * 50)
     table = open_table(path, require_value=True)
     assert table.columns == ("0", "1", None) and len(read(table)) == 113

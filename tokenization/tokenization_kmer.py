@@ -30,9 +30,10 @@ PROBLEMS = (
 )
 EMPTY, TOO_SHORT, BAD_LETTER, TOO_LONG, MISSING, NO_BASE = range(1, len(PROBLEMS))
 
-# Words for a missing value, in capitals. NA, NAN and ND could be read as DNA.
+# Words for a missing value, in capitals. NA, NAN, ND, NTC, TBD and WT could be read as DNA.
 MISSING_WORDS = frozenset(
-    ("NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "-", "--", ".", "?")
+    ("NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "NTC", "TBD", "WT")
+    + ("-", "--", ".", "?")
 )
 _LONGEST_WORD = max(map(len, MISSING_WORDS))
 
@@ -111,7 +112,7 @@ def strip_marks(text: str) -> str:
 
 
 def _rows_of(places: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Rows that hold these places of the letters."""
+    """Rows that contain the given byte positions."""
     return np.unique(np.searchsorted(offsets, places, side="right") - 1)
 
 
@@ -295,8 +296,8 @@ class KmerTokenizer(PreTrainedTokenizer):
         Returns
         -------
         str
-            With the letter and its position (counted from 1 without what `strip_marks` removes), or the lengths in
-            nucleotides; empty without a problem.
+            With the letter and its 1-based position after `strip_marks`, or the lengths in nucleotides; empty without
+            a problem.
         """
         text = strip_marks(text)
         if problem == BAD_LETTER:
@@ -305,7 +306,7 @@ class KmerTokenizer(PreTrainedTokenizer):
             kind = "digit" if text[position].isdecimal() else "letter"
             return f"{kind} {text[position]!r} at position {position + 1} (counted from 1) is not DNA"
         if problem == MISSING:
-            return f"missing value {text!r}"
+            return f"missing sequence {text!r}"
         if problem == NO_BASE:
             return "no A, C, G or T in the sequence" + (" between its flanks" if len(text) > length else "")
         if problem == TOO_SHORT:

@@ -1,8 +1,10 @@
-"""Options, manners and closing lines that the command lines of several verbs share."""
+"""Shared command-line options and summaries."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -19,15 +21,28 @@ from .row_lines import FileLines
 
 
 def prepare_process() -> None:
-    """Keep freed memory where there is no GPU, and hide progress bars of loading and saving but not of downloads."""
+    """Prepare the process of a command.
+
+    Without a GPU it keeps freed memory. It shows which columns are chosen by what they hold, and hides progress bars of
+    loading and saving weights but not of downloads.
+    """
     if not torch.cuda.is_available():
         keep_freed_memory()
+    _show_choices()
     hidden = are_progress_bars_disabled()
     with warnings.catch_warnings():  # an environment variable may have the last word
         warnings.simplefilter("ignore")
         disable_progress_bar()
         if not hidden:
             enable_progress_bars()
+
+
+def _show_choices() -> None:
+    """Write each message of `tables` to stderr once, in the first of several processes."""
+    logger, handler, shown = logging.getLogger("modeling_macaron.tables"), logging.StreamHandler(), set()
+    handler.addFilter(lambda record: not (record.getMessage() in shown or shown.add(record.getMessage())))
+    logger.handlers[:] = [handler]  # of this call's stderr
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
 
 
 def plural(count: int, noun: str) -> str:

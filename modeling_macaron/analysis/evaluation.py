@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.tables import string_buffers
 
 from .measurements import Measurements, load_measurements, read_predictions
 
@@ -119,9 +120,7 @@ def score_baseline(source: str | Path, measurements: Measurements) -> dict:
     from .baselines import KMER_SIZES, encode_constructs, fit_ridge, read_training_rows, shared_sequences
 
     ids, problems = encode_constructs(pa.array(measurements.rows["sequence"], pa.large_string()))
-    if bad := [row for row, problem in enumerate(problems) if problem]:
-        reasons = ", ".join(f"row_id {measurements.rows['row_id'][row]}: {problems[row]}" for row in bad[:3])
-        raise ValueError(f"{len(bad)} of {len(problems)} sequences of the table cannot be used ({reasons})")
+    _check_sequences(problems, measurements)
     training = read_training_rows(source)
     pipeline = fit_ridge(training.ids, training.values)
     result = score(pipeline.predict(ids), measurements)
@@ -143,12 +142,24 @@ def score_baseline(source: str | Path, measurements: Measurements) -> dict:
     return about | result
 
 
+def _check_sequences(problems: Sequence[str], measurements: Measurements) -> None:
+    """Raise if a sequence has a problem, (rows,) texts."""
+    if bad := [row for row, problem in enumerate(problems) if problem]:
+        reasons = ", ".join(f"row_id {measurements.rows['row_id'][row]}: {problems[row]}" for row in bad[:3])
+        raise ValueError(f"{len(bad)} of {len(problems)} sequences of the table cannot be used ({reasons})")
+
+
 def predict_rows(model: str | Path, measurements: Measurements, *, batch_size: int = 256, verbose: bool = False):
     """Predict the expression of every row with a model folder: (rows,) float64 in assay units."""
-    from .predict import predict
+    from .encoding import explain_rows
+    from .predict import load_model, predict
 
-    sequences = measurements.rows["sequence"].tolist()
-    return np.asarray(predict(str(model), sequences, batch_size=batch_size, verbose=verbose), dtype=np.float64)
+    loaded, tokenizer = load_model(str(model))
+    sequences = pa.array(measurements.rows["sequence"], pa.large_string())
+    strands = tokenizer.encode_strands(*string_buffers(sequences))
+    _check_sequences(explain_rows(tokenizer, sequences, strands), measurements)
+    predicted = predict(loaded, sequences.to_pylist(), tokenizer=tokenizer, batch_size=batch_size, verbose=verbose)
+    return np.asarray(predicted, dtype=np.float64)
 
 
 def plot_categories(

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from tokenization import is_missing
+
 from .evaluation import load_metric, metric_inputs
 from .measurements import Measurements, first_values
 
@@ -48,8 +50,9 @@ def cluster_codes(measurements: Measurements, cluster_column: str = "cluster") -
             f"no column {cluster_column} to draw clusters by; the table has {', '.join(map(str, rows.columns))}: name "
             "one with --cluster_column, or row_id where every row stands alone"
         )
-    if rows[cluster_column].isna().any():
-        raise ValueError(f"{int(rows[cluster_column].isna().sum())} rows have no cluster in column {cluster_column}")
+    missing = rows[cluster_column].isna() | rows[cluster_column].map(lambda name: is_missing(str(name)))
+    if missing.any():
+        raise ValueError(f"{int(missing.sum())} rows have no cluster in column {cluster_column}")
     codes = pd.factorize(rows[cluster_column], sort=True)[0].astype(np.int64)
     if pairs is not None:
         split = codes[pairs["alt"]] != codes[pairs["ref"]]

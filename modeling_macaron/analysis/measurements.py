@@ -31,8 +31,8 @@ class Measurements(NamedTuple):
     split: str | None
 
 
-def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read a small table.
+def read_frame(path: str | Path, columns: tuple[str, ...], sequence_column: str | None = None) -> pd.DataFrame:
+    """Read a small table; sequences keep the words that pandas reads as NaN elsewhere.
 
     Parameters
     ----------
@@ -40,6 +40,8 @@ def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
         `.parquet`, or `.xlsx`, `.csv`, `.tsv` or `.txt` (tabs) with a header, the text also with `.gz`.
     columns : tuple of str
         Columns that it must have.
+    sequence_column : str, optional
+        Column of the sequences, if it does not have one of the usual names.
 
     Raises
     ------
@@ -55,15 +57,21 @@ def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
             frame = pd.read_parquet(path)
         elif suffix in READ_DELIMITERS:
             known = {*SEQUENCE_NAMES, *VALUE_NAMES, *columns}
-            delimiter = find_layout(path, "detect", READ_DELIMITERS[suffix], known).delimiter
+            layout = find_layout(path, "detect", READ_DELIMITERS[suffix], known)
+            texts = [one for one in layout.names if one == sequence_column or one.strip().lower() in SEQUENCE_NAMES]
+            decimal = "," if layout.decimal_comma_columns(is_sheet=suffix == ".xlsx") else "."
             with open_bytes(path, "detect") as stream:
-                frame = pd.read_csv(stream, sep=delimiter, decimal="," if delimiter == ";" else ".")
+                frame = pd.read_csv(stream, sep=layout.delimiter, decimal=decimal)
+            with open_bytes(path, "detect") as stream:  # else words such as NA become NaN
+                options = {"usecols": texts, "dtype": str, "keep_default_na": False}
+                frame[texts] = pd.read_csv(stream, sep=layout.delimiter, **options)[texts]
         else:
             raise ValueError(
                 "unknown kind of table; .parquet, .xlsx, .csv, .tsv and .txt are known, also .csv.gz and so on"
             )
-    except (ValueError, pa.ArrowException) as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except (ValueError, OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(reason if str(path) in reason else f"{path}: {reason}") from error
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
@@ -113,9 +121,11 @@ def _check_numbers(values: pd.Series, path: str | Path) -> None:
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if bad.size:
+        first = values.iloc[bad[0]]
+        advice = "decimal commas?" if "," in str(first) else "remove these rows first"
         raise ValueError(
             f"{path}: {bad.size} of {len(values)} rows have no finite number in column {values.name} (the first is row "
-            f"{bad[0] + 1}, counted from 1 without a header: {values.iloc[bad[0]]}); remove these rows first"
+            f"{bad[0] + 1}, counted from 1 without a header: {first}); {advice}"
         )
 
 
@@ -180,7 +190,7 @@ def load_measurements(
         On files and columns that are missing or ambiguous, row_ids that are missing or repeated, activities that are
         not finite, pairs that name unknown rows, and a split that is not there.
     """
-    rows = _read_prepared(table) if Path(table).is_dir() else read_frame(table, ())
+    rows = _read_prepared(table) if Path(table).is_dir() else read_frame(table, (), sequence_column)
     given = Columns(sequence_column, value_column)
     columns, _ = find_columns(
         [str(name) for name in rows.columns], given, str(table), require_value=True,
@@ -188,7 +198,7 @@ def load_measurements(
     )  # fmt: skip
     _check_numbers(rows[columns.value], table)
     rows = rows.rename(columns={columns.sequence: "sequence", columns.value: "activity"})
-    rows["sequence"] = rows["sequence"].fillna("NA")  # pandas takes the words for a missing value away
+    rows["sequence"] = rows["sequence"].fillna("")
     if "row_id" not in rows.columns:
         rows["row_id"] = np.arange(len(rows))
     _check_row_ids(rows["row_id"], table)

@@ -131,7 +131,7 @@ def _has_no_flash_kernel(config: MacaronConfig, device: torch.device) -> bool:
 def load_checkpoint(
     name: str | Path, tokenizer: KmerTokenizer | None = None, dtype: str | torch.dtype = "auto", **changes
 ) -> tuple[MacaronForExpressionPrediction, KmerTokenizer]:
-    """Load weights and tokenizer; no weight is made up, and none is left out.
+    """Load weights and tokenizer. Raises if weights are missing or unexpected.
 
     Parameters
     ----------
@@ -157,17 +157,7 @@ def load_checkpoint(
         If it is damaged (its weights must be finite numbers, and just those of its config's model), or a change is not
         possible.
     """
-    check_checkpoint_name(name)
-    with _explain_failure(name, settings=True), reading_from_hub():
-        fields = MacaronConfig.get_config_dict(name)[0]
-        if not isinstance(fields, dict):
-            raise ValueError(f"config.json must hold an object, got {type(fields).__name__}")
-        kind = fields.get("model_type")
-        if kind == MacaronConfig.model_type:
-            config = MacaronConfig.from_pretrained(name)
-            tokenizer = KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
-    if kind != MacaronConfig.model_type:
-        raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
+    config, tokenizer = load_settings(name, tokenizer)
     config.update(changes)
     config.validate_architecture()
     with _explain_failure(name), reading_from_hub():
@@ -188,11 +178,35 @@ def load_checkpoint(
     return model, tokenizer
 
 
+def load_settings(name: str | Path, tokenizer: KmerTokenizer | None = None) -> tuple[MacaronConfig, KmerTokenizer]:
+    """Load the config and the tokenizer of a checkpoint, without its weights.
+
+    Parameters
+    ----------
+    name, tokenizer
+        See `load_checkpoint`, also for the errors.
+
+    Returns
+    -------
+    MacaronConfig, KmerTokenizer
+    """
+    check_checkpoint_name(name)
+    with _explain_failure(name, settings=True), reading_from_hub():
+        fields = MacaronConfig.get_config_dict(name)[0]
+        if not isinstance(fields, dict):
+            raise ValueError(f"config.json must hold an object, got {type(fields).__name__}")
+        kind = fields.get("model_type")
+        if kind == MacaronConfig.model_type:
+            config = MacaronConfig.from_pretrained(name)
+            return config, KmerTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
+    raise ValueError(f"the checkpoint {name} is a model of type {kind!r}, not {MacaronConfig.model_type!r}")
+
+
 @contextmanager
 def _explain_failure(name: str | Path, settings: bool = False) -> Iterator[None]:
-    """Report in one line what a damaged checkpoint, or one that is not there, makes of loading; a bug keeps its type.
+    """Report a damaged or missing checkpoint in one line; other errors keep their type.
 
-    With `settings`, the block reads the JSON files of config and tokenizer, whose readers trust what these hold.
+    With `settings`, the block reads the JSON files of config and tokenizer; transformers does not validate these files.
     """
     try:
         yield
@@ -233,7 +247,7 @@ def _floating_point(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def check_checkpoint_name(name: str | Path) -> None:
-    """Reject a checkpoint that is no folder and cannot be a name on the Hub, before the Hub is asked for it.
+    """Reject a name that is neither a folder nor a valid Hub name.
 
     Parameters
     ----------
@@ -248,7 +262,7 @@ def check_checkpoint_name(name: str | Path) -> None:
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         hint = f": did you mean {path / 'final'}?" if (path / "final").is_dir() else " (config.json is missing)"
-        raise FileNotFoundError(f"{name} is no checkpoint folder{hint}")
+        raise FileNotFoundError(f"{name} is not a checkpoint folder{hint}")
     if not path.is_dir():
         try:
             validate_repo_id(str(name))
@@ -281,7 +295,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def check_request(output: str | Path, overwrite: bool, batch_size: int, inputs: Iterable[object]) -> None:
-    """Reject what can be rejected before any work.
+    """Check the output and batch size before loading anything.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -38,6 +39,7 @@ from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 JOINED_ROWS = 65_536
+_NUMBER = re.compile(r"\d[\d,]*")
 
 
 def predict_file(
@@ -156,7 +158,7 @@ class _Counts(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """A source, and a function that gives the sequences of some of its rows and what is known to be wrong with each."""
+    """A source, and a function returning sequences and known problems."""
 
     table: PromoterTable
     sequences: Callable[[pa.Table], tuple[pa.ChunkedArray | pa.Array, Sequence[str]]]
@@ -205,7 +207,7 @@ def _wait_for_others(processes: int) -> None:
         PartialState().wait_for_everyone()
 
 
-def _from_all(counts: list[int], processes: int) -> list[list[int]]:
+def _from_all(counts: _Counts, processes: int) -> list[_Counts]:
     """Gather the counts of all processes."""
     return gather_object([counts]) if processes > 1 else [counts]
 
@@ -297,7 +299,7 @@ def _encode_batches(
             strands = tokenizer.encode_strands(*string_buffers(column))
             problems = explain_rows(tokenizer, column, strands)
             codes = zip(known, strands.problem.tolist(), strict=True)
-            reasons = Counter(first or PROBLEMS[code] for first, code in codes if code)
+            reasons = Counter(_NUMBER.sub("...", first) or PROBLEMS[code] for first, code in codes if code)
             problems = [first or other for first, other in zip(known, problems, strict=True)]
             yield number, batch, strands, problems, reasons
 

@@ -36,6 +36,7 @@ from modeling_macaron.tables import (
     PromoterTable,
     TextsOf,
     choose_by_content,
+    log_choice,
     open_table,
     parquet_texts,
 )
@@ -340,7 +341,9 @@ def _find_columns(names: Sequence[str], texts_of: TextsOf, given: dict[str, str 
                 raise ValueError(f"{where} has no column {given[role]!r}: {listed}")
         elif role == "sequence" or not of_alleles:
             fitting = choose_by_content("sequence", found, texts_of)
-            found = fitting if len(fitting) == 1 else found
+            if len(fitting) == 1:
+                log_choice(where, role, fitting[0], found)
+                found = fitting
         if len(found) != 1:
             what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
             needed = "sequence, position, ref, alt" if of_alleles else "reference_sequence, alternative_sequence"
@@ -382,6 +385,8 @@ def _strip_all(texts: Sequence[str | None]) -> list[str]:
 
 def _apply_row(sequence: str, position: str, reference: str, alternative: str, base: int) -> tuple[str, str]:
     """Alternative sequence of a row, or empty, and why."""
+    if is_missing(sequence):
+        return "", f"missing sequence {sequence!r}"
     try:
         number = float(position)
     except ValueError:
@@ -389,6 +394,8 @@ def _apply_row(sequence: str, position: str, reference: str, alternative: str, b
     if not number.is_integer():
         return "", "position that is no whole number"
     reference, alternative = reference.strip(), alternative.strip()
+    if "-" in (reference, alternative):
+        return "", "allele '-': write a deletion or an insertion as in VCF, with the base before it"
     if not (reference and alternative) or is_missing(reference) or is_missing(alternative):
         return "", "missing allele"
     if "," in alternative:

@@ -1,4 +1,4 @@
-"""Hold the rows that are kept until all are known, and divide them into splits."""
+"""Buffer accepted rows and assign them to splits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from modeling_macaron.tables import PromoterTable, TableBatch
 from modeling_macaron.training.clusters import find_clusters, first_rows, pack_strands, unpack_strands
 from modeling_macaron.training.hashing import mix64
-from modeling_macaron.training.rows import EncodedRows, hash_strands
+from modeling_macaron.training.rows import EncodedRows, are_missing_words, hash_strands
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
@@ -62,7 +62,7 @@ class StoredRows(NamedTuple):
 
 
 class KeptRows:
-    """Rows that are kept: what they are divided by in memory, `row` and the extra columns in a file.
+    """Accepted rows: split data in memory, other columns on disk.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class KeptRows:
         self._file.write_table(table.cast(self._schema))
 
     def divide(self, strand_length: int, verbose: bool) -> StoredRows:
-        """Average what is to be averaged, find clusters, and choose the split of each row."""
+        """Average duplicates, find clusters and assign splits."""
         columns = {name: np.concatenate(self._columns.pop(name)) for name in list(self._columns)}
         self._strands, hashes, splits = columns["strands"], columns["hashes"], columns.get("splits")
         first = first_rows(hashes)
@@ -190,11 +190,13 @@ class KeptRows:
     def _number_clusters(self, column: pa.ChunkedArray, numbers: np.ndarray) -> np.ndarray:
         """Give the numbers of the clusters that the table names, from 0 in the order of their first rows."""
         texts = pc.fill_null(pc.utf8_trim_whitespace(column.cast(pa.large_string())), "")
-        values = texts.combine_chunks().dictionary_encode()
-        missing = np.flatnonzero(pc.equal(texts, "").to_numpy())
+        texts = texts.combine_chunks()
+        missing = np.flatnonzero(pc.or_(pc.equal(texts, ""), are_missing_words(texts)).to_numpy(zero_copy_only=False))
         if missing.size:
-            reason = f"no cluster in column {self._division.cluster_column!r}"
+            text = texts[int(missing[0])].as_py()
+            reason = f"no cluster in column {self._division.cluster_column!r}" + (f": {text!r}" if text else "")
             raise self._table.error_at(int(numbers[missing[0]]), reason)
+        values = texts.dictionary_encode()
         known = self._cluster_numbers
         found = [known.setdefault(value, len(known)) for value in values.dictionary.to_pylist()]
         return np.array(found, np.int32)[values.indices.to_numpy()]

@@ -1,4 +1,4 @@
-"""Encode the rows of a promoter table, and say what is wrong with those that cannot be kept."""
+"""Encode the rows of a promoter table, and explain why rows are rejected."""
 
 from __future__ import annotations
 
@@ -105,13 +105,16 @@ def describe_refused(
     """
     reason = int(encoded.reasons[index])
     if reason >= len(PROBLEMS):
-        return REASONS[reason], ", ".join(repr(rows[name][index].as_py()) for name in _value_columns(table))
+        values = [rows[name][index].as_py() for name in _value_columns(table)]
+        has_comma = reason == _NOT_A_NUMBER and any("," in str(value) for value in values)
+        return REASONS[reason], ", ".join(map(repr, values)) + (" (decimal commas?)" if has_comma else "")
     text = rows[table.columns.sequence][index].as_py() or ""
     excerpt = repr(text if len(text) <= 40 else text[:40] + "...")
     try:
         tokenizer(text)
     except ValueError as error:
-        excerpt += f", {str(error).partition(';')[0]}"
+        explained = str(error).partition(";")[0]
+        excerpt += "" if explained.startswith(REASONS[reason]) else f", {explained}"
     return REASONS[reason], excerpt
 
 
@@ -170,8 +173,7 @@ def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.nda
         except pa.ArrowInvalid:
             numbers = pc.if_else(pc.match_substring_regex(array, _NUMBER), array, None).cast(pa.float64())
             reasons[numbers.is_null().to_numpy(zero_copy_only=False)] = _NOT_A_NUMBER
-            words = pc.is_in(pc.utf8_upper(array), pa.array(sorted(MISSING_WORDS), array.type))
-            missing = pc.or_(missing, words)
+            missing = pc.or_(missing, are_missing_words(array))
         reasons[missing.to_numpy(zero_copy_only=False)] = _NO_VALUE
     elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
         numbers = array.cast(pa.float64(), safe=False)
@@ -183,6 +185,11 @@ def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.nda
     reasons[np.isinf(values)] = _INFINITE
     reasons[np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)] = _TOO_LARGE
     return np.where(reasons == 0, values, 0.0).astype(np.float32), reasons
+
+
+def are_missing_words(texts: pa.Array) -> pa.Array:
+    """Find the usual words for a missing value in trimmed texts (batch,): booleans (batch,)."""
+    return pc.is_in(pc.utf8_upper(texts), pa.array(sorted(MISSING_WORDS), texts.type))
 
 
 def hash_strands(ids: np.ndarray, seed: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What the command lines of several verbs share."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict import FilePrediction
 from modeling_macaron.progress import progress_bar
+from modeling_macaron.tables import open_table
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -90,3 +92,30 @@ def test_scripts_name_lines_that_are_no_rows_and_show_no_loading(tiny_folder, tm
     none = subprocess.run([*command, "--overwrite"], cwd=tmp_path, capture_output=True, text=True)
     last = "error: in.csv has no row that can be read; line 2: 1 column instead of 2: 'c'"
     assert none.returncode == 1 and none.stderr.splitlines()[-1] == last
+
+
+CHOSEN = {
+    "predict.py": ("sequence", "MODEL IN out.csv"),
+    "mutagenesis.py": ("sequence", "MODEL IN out.csv"),
+    "attribution.py": ("sequence", "MODEL IN out.csv --steps 2"),
+    "variants.py": ("sequence", "MODEL IN out.csv"),
+    "design.py": ("sequence", "MODEL out.csv --starts IN --max_edits 1"),
+    "evaluate.py": ("sequence", "--model MODEL --table IN --output out.json"),
+}
+
+
+@pytest.mark.parametrize("script", CHOSEN)
+def test_columns_chosen_by_what_they_hold_are_shown_once(tiny_folder, tmp_path, monkeypatch, capsys, script):
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text(
+        "promoter,sequence,position,ref,alt,value\nx,ACGTACGT,1,A,C,1\ny,ACGTACGA,1,A,C,2\nz,ACGAACGA,1,A,C,3\n"
+    )
+    role, line = CHOSEN[script]
+    main = runpy.run_path(str(SCRIPTS / script))["main"]
+    main([{"MODEL": str(tiny_folder), "IN": "in.csv"}.get(word, word) for word in line.split()])
+    shown = f"in.csv: the {role} is column 'sequence', chosen among 'promoter', 'sequence' by what it holds"
+    assert capsys.readouterr().err.splitlines().count(shown) == 1
+    monkeypatch.setenv("RANK", "1")
+    command_line.prepare_process()
+    open_table("in.csv")
+    assert capsys.readouterr().err == ""

@@ -434,3 +434,19 @@ def test_each_split_of_a_prepared_folder_is_scored(tmp_path):
         assert score(np.arange(len(rows)), measurements)["all"]["all"]["n"] == len(rows)
     with pytest.raises(ValueError, match="no row of split tests; it has train, validation, test"):
         load_measurements(tmp_path / "data", split="tests")
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv.gz", "t.xlsx"])
+def test_a_damaged_table_is_one_line_that_names_it(tmp_path, name):
+    frame, path = pd.DataFrame({"sequence": ["ACGT" * 20] * 500, "activity": np.arange(500.0)}), tmp_path / name
+    if name == "t.xlsx":
+        pytest.importorskip("openpyxl")
+        frame.to_excel(path, index=False)
+    else:
+        frame.to_parquet(path) if name == "t.parquet" else frame.to_csv(path, index=False)
+    content = path.read_bytes()
+    for damaged in (content[:-20], content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=name) as caught:
+            load_measurements(path)
+        assert "\n" not in str(caught.value)

@@ -179,12 +179,15 @@ def test_undefined_resamples_are_left_out():
         ({"cluster_column": "family"}, "no column family .*row_id, activity, cluster: name one with --cluster_column"),
         ({"cluster_column": "row_id"}, r"1 of 2 pairs have their ends in different clusters .*\(alt_row_id 20\)"),
         ({"cluster_column": "holes"}, "1 rows have no cluster in column holes"),
+        ({"cluster_column": "words"}, "2 rows have no cluster in column words"),
     ],
 )
 def test_refuses(options, message):
     predictions, measurements = made(["a", "b", "a"], pairs=made_pairs([(1, 1), (2, 0)]))
     if "holes" in options.values():
         measurements.rows["holes"] = ["a", None, "b"]
+    if "words" in options.values():
+        measurements.rows["words"] = ["-", "n.d.", "b"]
     with pytest.raises(ValueError, match=message):
         bootstrap_intervals(predictions, measurements, **options)
 

@@ -483,6 +483,15 @@ def test_intervals_of_a_genome_are_rows(tiny_folder, tmp_path, monkeypatch, caps
     assert len(set(np.round(values, 3))) == 3
 
 
+def test_long_intervals_are_one_reason(tiny_folder, tmp_path, capsys):
+    (tmp_path / "g.fa").write_text(f">c\n{'ACGT' * 5_000}\n")
+    (tmp_path / "p.bed").write_text("".join(f"c\t0\t{10_001 + index}\tp\t0\t+\n" for index in range(40)))
+    main([str(tiny_folder), str(tmp_path / "p.bed"), str(tmp_path / "o.csv"), "--genome", str(tmp_path / "g.fa")])
+    reason = "40 ... nt are more than the ... that a model may read"
+    assert f"40 of them could not be predicted ({reason}): see" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "o.csv")["problem"].str.startswith("10001 nt are more than the 10,000").sum() == 1
+
+
 def test_intervals_are_not_trimmed(tiny_folder, tmp_path):
     """They begin and end with letters of the flanks, which stand for themselves there."""
     interval = "ACCATGTGTCAGGT"

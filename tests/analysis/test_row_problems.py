@@ -11,6 +11,7 @@ from modeling_macaron.analysis.attribution_file import attribution_file
 from modeling_macaron.analysis.baselines import encode_constructs
 from modeling_macaron.analysis.design import SearchOptions
 from modeling_macaron.analysis.design_file import design_file
+from modeling_macaron.analysis.evaluation import evaluate_files
 from modeling_macaron.analysis.measurements import load_measurements, read_frame
 from modeling_macaron.analysis.mutagenesis_file import mutagenesis_file
 from modeling_macaron.analysis.predict_file import predict_file
@@ -20,7 +21,7 @@ from modeling_macaron.training.data import prepare_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = ["NA", "N/A", "nan", "NaN", "none", "NULL", "nd", "-", "."]
-PROBLEMS = {word: f"missing value '{word}'" for word in MISSING} | {
+PROBLEMS = {word: f"missing sequence '{word}'" for word in MISSING} | {
     "NNNN": "no A, C, G or T in the sequence",
     "": "empty sequence",
     "acgX": "letter 'X' at position 4 (counted from 1) is not DNA",
@@ -78,11 +79,32 @@ def test_positions_are_counted_without_spaces(tiny_folder, tmp_path):
     variants_file(tiny_folder, tmp_path / "in.csv", tmp_path / "out.csv")
     written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     assert written["problem"].astype(bool).tolist() == [False, True, False, True]
-    assert written["problem"][1] == "missing allele"
+    assert written["problem"].tolist()[1::2] == ["missing allele", "missing sequence 'NA'"]
     assert written["delta"][0] == written["delta"][2] != ""
     for pair in ((["AC GT"], ["NA"]), (["ACGT"], [None])):
-        with pytest.raises(ValueError, match=r"pair 0 .*alternative sequence: (missing value 'NA'|empty sequence)"):
+        with pytest.raises(ValueError, match=r"pair 0 .*alternative sequence: (missing sequence 'NA'|empty sequence)"):
             variant_effects(tiny_folder, *pair)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "other.csv"])
+def test_evaluation_names_rows_that_cannot_be_used(tiny_folder, tmp_path, kind):
+    rows = {"row_id": list("abcde"), "sequence": ["ACGT", "", "NA", "-", "ACGX"], "activity": range(5)}
+    frame = pd.DataFrame(rows).rename(columns={"sequence": "tested"} if kind == "other.csv" else {})
+    path = tmp_path / f"t.{kind}"
+    frame.replace("", None).to_parquet(path) if kind == "parquet" else frame.to_csv(
+        path, sep="\t" if kind == "tsv" else ",", index=False
+    )
+    column = "tested" if kind == "other.csv" else None
+    for options in ({"model": tiny_folder}, {"predictions": path, "baseline_train": path}):
+        frame.assign(prediction=1.0).to_csv(tmp_path / "p.csv", index=False)
+        options |= {"predictions": tmp_path / "p.csv"} if "predictions" in options else {}
+        with pytest.raises(ValueError) as caught:
+            evaluate_files(path, tmp_path / "s.json", sequence_column=column, **options)
+        assert str(caught.value) == (
+            "4 of 5 sequences of the table cannot be used (row_id b: empty sequence, row_id c: missing sequence 'NA', "
+            "row_id d: missing sequence '-')"
+        )
+        assert not (tmp_path / "s.json").exists()
 
 
 def test_evaluation_names_a_missing_sequence(tiny_folder, tmp_path):
@@ -91,7 +113,7 @@ def test_evaluation_names_a_missing_sequence(tiny_folder, tmp_path):
     assert measured.rows["activity"].tolist() == [1.5, 2]
     assert measured.rows["sequence"].tolist() == ["ACGT", "NA"]
     _, problems = encode_constructs(pd.array(["ACGTA", "NA", "NNNN"], "string").__arrow_array__())
-    assert problems == ["", "missing value 'NA'", "no A, C, G or T in the sequence"]
+    assert problems == ["", "missing sequence 'NA'", "no A, C, G or T in the sequence"]
 
 
 def test_spreadsheets_are_read_everywhere(tiny_folder, tmp_path):

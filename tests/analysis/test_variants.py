@@ -212,6 +212,8 @@ ROWS = [  # sequence, position from 1, ref, alt, the alternative sequence or the
     ("ACGTACGT", "", "A", "C", "position that is no whole number"),
     ("ACGTACGT", "1", "A", "", "missing allele"),
     ("ACGTACGT", "1", ".", "C", "missing allele"),
+    ("ACGTACGT", "1", "A", "-", "allele '-': write a deletion or an insertion as in VCF, with the base before it"),
+    ("ACGTACGT", "1", "-", "A", "allele '-': write a deletion or an insertion as in VCF, with the base before it"),
     ("ACGTACGT", "1", "A", "a", "both alleles are the same"),
     ("ACGTACGT", "3", "GT", "GU", "both alleles are the same"),
     ("ACGTACGT", "1", "A", "C,G", "several alternative alleles: each needs a row of its own"),

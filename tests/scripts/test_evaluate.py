@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tokenization import KmerTokenizer
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 
 
@@ -76,11 +78,12 @@ def test_model_is_asked_for_the_rows_of_the_table(script, files, monkeypatch):
     predict = importlib.import_module("modeling_macaron.analysis.predict")
     asked = {}
 
-    def fake(model, sequences, *, batch_size, verbose):
+    def fake(model, sequences, *, tokenizer, batch_size, verbose):
         asked.update(model=model, number=len(sequences), batch_size=batch_size)
         return np.array([sequence.count("A") for sequence in sequences], dtype=float)
 
     monkeypatch.setattr(predict, "predict", fake)
+    monkeypatch.setattr(predict, "load_model", lambda model: (model, KmerTokenizer()))
     script.main(arguments(files, predictions=None, model="some/model", split="validation", batch_size=7))
     assert asked == {"model": "some/model", "number": 10, "batch_size": 7}
     assert json.loads((files / "s.json").read_text())["run"]["model"] == "some/model"

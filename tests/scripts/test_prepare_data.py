@@ -1,6 +1,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,16 +70,21 @@ def test_simulation_with_other_sequence_options(tmp_path):
             ["--source", "bad.tsv", "--strict"],
             "error: bad.tsv, line 2: value is not a number: 'x'; nothing was written",
         ),
+        (
+            ["--source", "commas.csv"],
+            "error: commas.csv: no row is left of 1 (1 value is not a number); first: line 2, '1,5' (decimal commas?)",
+        ),
     ],
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("bad.tsv").write_text("ACGTACGT\t1\nACGTACGT\tx\n")
+    Path("commas.csv").write_text('sequence,value\nACGTACGT,"1,5"\n')
     with pytest.raises(SystemExit) as stop:
         main(*arguments, "--output", "out")
     assert str(stop.value).startswith(message)
     assert "\n" not in str(stop.value)
-    assert os.listdir() == ["bad.tsv"]
+    assert sorted(os.listdir()) == ["bad.tsv", "commas.csv"]
 
 
 def prepare(tmp_path, *options):
@@ -116,6 +122,24 @@ def test_settings_of_a_checkpoint(tmp_path, tiny_folder, capsys):
         with pytest.raises(SystemExit) as stop:
             main(*options, *more)
         assert message in str(stop.value) and "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer_config.json", "[1,2]", "cannot be loaded (TypeError)"),
+        ("tokenizer_config.json", '{"strand_length": "x"}', "cannot be loaded (ValueError)"),
+        ("config.json", '{"model_type": "macaron", "hidden_size": null}', "cannot be loaded (StrictDataclass"),
+        ("config.json", "[]", "cannot be loaded (ValueError): config.json must hold an object"),
+    ],
+)
+def test_damaged_settings_of_a_checkpoint_are_one_line(tmp_path, tiny_folder, file, content, message):
+    folder = shutil.copytree(tiny_folder, tmp_path / "damaged")
+    (folder / file).write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        main("--source", "simulate", "--output", tmp_path / "out", "--init_from", folder)
+    assert str(stop.value).startswith(f"error: the checkpoint {folder} {message}") and "\n" not in str(stop.value)
+    assert not (tmp_path / "out").exists()
 
 
 def other_model(tmp_path):

@@ -208,9 +208,10 @@ def test_own_clusters(tmp_path):
     assert read_clusters(tmp_path / "out") == {number: f"f{(number - 2) // 4}" for number in splits}
     assert "clusters    50 (column 'family'), the largest of 4 rows" in format_report(report)
 
-    path = write_tsv(tmp_path, [*rows, (texts[0], 1, " ")])
-    with pytest.raises(ValueError, match="line 202: no cluster in column 'family'"):
-        prepare_dataset(open_table(path), tmp_path / "out2", cluster_column="family")
+    for family, named in ((" ", "$"), ("NA", ": 'NA'$"), (" n/a", ": 'n/a'$"), ("-", ": '-'$"), ("?", r": '\?'$")):
+        path = write_tsv(tmp_path, [*rows, (texts[0], 1, family)])
+        with pytest.raises(ValueError, match=f"line 202: no cluster in column 'family'{named}"):
+            prepare_dataset(open_table(path), tmp_path / "out2", cluster_column="family")
     with pytest.raises(ValueError, match="cluster column 'kin' is not there"):
         prepare_dataset(open_table(path), tmp_path / "out2", cluster_column="kin")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "table.tsv"]

@@ -159,7 +159,7 @@ def test_every_row_is_kept_dropped_or_refused_as_a_slow_reader_says(tmp_path_fac
         return reasons.get(value.strip(), "long" if too_long else "kept")
 
     folder = tmp_path_factory.mktemp("data")
-    anchors = [(dna, index) for index, dna in enumerate(random_dna(60, 8))]  # so that both splits have rows
+    anchors = [(dna, float(index)) for index, dna in enumerate(random_dna(60, 8))]  # rows of both splits, with points
     lines = anchors + [
         ("A\tB\tC" if broken and not value.strip() else f"{s}\t{value}").split("\t") for s, value, broken in rows
     ]
@@ -437,16 +437,18 @@ def test_interrupted_run_leaves_no_data_set(tmp_path, kind):
 
 def test_report_is_told_in_full(tmp_path):
     rows = [(FLANKED.format(sequence), index) for index, sequence in enumerate(random_dna(200))]
-    rows += [("ACGTX", 1), ("ACGT", "nan"), ("ACGT", 1, 2), ("A" * 120, 5)]
+    rows += [("ACGTX", 1), ("ACGT", "nan"), ("ACGT", 1, 2), ("A" * 120, 5), ("NA", 1), ("NN", 1)]
     text = format_report(prepare_dataset(open_table(write_tsv(tmp_path, rows)), tmp_path / "out"))
     for part in (
-        "rows read   204",
+        "rows read   206",
         "kept        200 = train ",
         "dropped     1 longer than 100 nt",
-        "refused     3\n",
+        "refused     5\n",
         "- line 201: letter that is not DNA: 'ACGTX', letter 'X' at position 5",
         "- line 202: missing value: 'nan'",
         "- line 203: wrong number of columns: 3 columns instead of 2: 'ACGT\\t1\\t2'",
+        "- line 205: missing sequence: 'NA'\n",
+        "- line 206: no A, C, G or T: 'NN'\n",
         "flanks cut  200 rows (trimming 'auto')",
         "length      80 to 120 nt, most often 80",
         "expression  0 to 199",
