@@ -32,8 +32,8 @@ EMPTY, TOO_SHORT, BAD_LETTER, TOO_LONG, MISSING, NO_BASE = range(1, len(PROBLEMS
 
 # Words for a missing value, in capitals. NA, NAN, ND, NTC, TBD and WT could be read as DNA.
 MISSING_WORDS = frozenset(
-    ("NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "NTC", "TBD", "WT")
-    + ("-", "--", ".", "?")
+    {"NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "NTC", "TBD", "WT"}
+    | {"-", "--", ".", "?"}
 )
 _LONGEST_WORD = max(map(len, MISSING_WORDS))
 

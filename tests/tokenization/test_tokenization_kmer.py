@@ -41,7 +41,7 @@ class SlowTokenizer:
 
     def encode(self, letters, truncation=False):
         """Ids of both strands, or None where there is a problem."""
-        if "".join(letters).upper() in ("NA", "NAN", "ND"):
+        if "".join(letters).upper() in ("NA", "NAN", "ND", "NTC", "TBD", "WT"):
             return None
         letters = [self.letter(letter) for letter in letters]
         if not letters or None in letters:
