@@ -6,6 +6,7 @@ import zipfile
 from itertools import pairwise
 
 import numpy as np
+import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,7 +94,6 @@ def test_formats_and_compressions_agree(tmp_path, kind, suffix):
 
 
 def test_a_spreadsheet_is_read_as_text_is(tmp_path):
-    openpyxl = pytest.importorskip("openpyxl")
     rows = [[None, None, None], ["name", "sequence", "expression"], ["a", "1 acgtac\n7 gtac", 1.5], [None] * 3]
     rows += [["b", "ACGT", "NA"], ["c,d", None, 2]]
     for header in (True, False):
@@ -126,7 +126,6 @@ def damaged_sheets(path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_damaged_spreadsheet_is_one_clear_error(tmp_path):
-    openpyxl = pytest.importorskip("openpyxl")
     book, path = openpyxl.Workbook(), tmp_path / "t.xlsx"
     for row in [("sequence", "value"), ("ACGTACGT", 1.5), ("GGGGTTTT", 2)]:
         book.active.append(row)
@@ -173,7 +172,6 @@ def test_decimal_commas_are_found_by_column(tmp_path, kind, values, expected):
     frame = pd.DataFrame({"id": ["1.2"] * 3, "sequence": ["ACGTACGT"] * 3, "expression": values})
     path = tmp_path / f"t.{kind}"
     if kind == "xlsx":
-        pytest.importorskip("openpyxl")
         frame.to_excel(path, index=False)
     else:
         frame.to_csv(path, sep="\t" if kind == "tsv" else ";", index=False)

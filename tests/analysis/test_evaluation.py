@@ -440,7 +440,6 @@ def test_each_split_of_a_prepared_folder_is_scored(tmp_path):
 def test_a_damaged_table_is_one_line_that_names_it(tmp_path, name):
     frame, path = pd.DataFrame({"sequence": ["ACGT" * 20] * 500, "activity": np.arange(500.0)}), tmp_path / name
     if name == "t.xlsx":
-        pytest.importorskip("openpyxl")
         frame.to_excel(path, index=False)
     else:
         frame.to_parquet(path) if name == "t.parquet" else frame.to_csv(path, index=False)

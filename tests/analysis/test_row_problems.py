@@ -117,7 +117,6 @@ def test_evaluation_names_a_missing_sequence(tiny_folder, tmp_path):
 
 
 def test_spreadsheets_are_read_everywhere(tiny_folder, tmp_path):
-    pytest.importorskip("openpyxl")
     frame = pd.DataFrame({"reference_sequence": ["ACGT"], "alternative_sequence": ["ACGA"], "row_id": [3]})
     frame.to_excel(tmp_path / "in.xlsx", index=False)
     assert variants_file(tiny_folder, tmp_path / "in.xlsx", tmp_path / "out.csv").num_problems == 0
