@@ -12,6 +12,7 @@ from time import perf_counter
 import pyarrow.parquet as pq
 import torch
 import yaml
+from accelerate.utils import send_to_device
 from torch._dynamo.utils import counters
 from transformers import Trainer, TrainerCallback, set_seed
 
@@ -208,7 +209,7 @@ def seconds_per_batch(loader: Iterable, batches: int) -> float:
 
 def time_bare_loop(step: TrainingStep, batches: list[dict], run: Run) -> float:
     """Seconds of a step over batches that lie on the device already."""
-    endless = itertools.cycle([{name: own.to(run.device) for name, own in batch.items()} for batch in batches])
+    endless = itertools.cycle([send_to_device(batch, run.device) for batch in batches])
     for _ in range(3):
         step(next(endless))
     return seconds_per_step(lambda: step(next(endless)), run.sizes.trainer_steps[1], run.device)

@@ -266,11 +266,6 @@ def test_gradients_of_the_expression_alone_are_the_same(make_model):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-12)
 
 
-def test_labels_of_nucleotides_need_their_logits(make_model):
-    with pytest.raises(ValueError, match="leave output_nucleotide_logits=True"):
-        make_model()(random_ids(1), masked_nucleotides=random_ids(1), output_nucleotide_logits=False)
-
-
 def test_pipeline_asks_for_the_expression_alone(make_model, tiny_tokenizer):
     model, calls = make_model(head_dim=16), []
     expected = PromoterExpressionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu")("ACGTACGT")

@@ -170,9 +170,7 @@ class MacaronDepthwiseConv(nn.Conv1d):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Give (batch, positions, hidden)."""
-        dtype = hidden_states.dtype
-        if torch.is_autocast_enabled(hidden_states.device.type):
-            dtype = torch.get_autocast_dtype(hidden_states.device.type)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
         is_known = dtype in (torch.float32, torch.bfloat16) and self.kernel_size[0] % 2
         if not (is_known and runs_eagerly_on_cpu(hidden_states) and torch.backends.mkldnn.is_available()):
             return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
