@@ -300,9 +300,7 @@ def time_groups(run: Run, form: Form) -> list[dict]:
     }
     groups = {"optimizer": 1e3 * _seconds_of(run, form, step.update)}
     host = {name: values.cpu() for name, values in batch.items()}
-    groups["copy of a batch"] = 1e3 * _seconds_of(
-        run, form, lambda: [values.to(run.device) for values in host.values()]
-    )
+    groups["data"] = 1e3 * _seconds_of(run, form, lambda: [values.to(run.device) for values in host.values()])
     for name, (module, times) in modules.items():
         groups[name] = 1e3 * times * _seconds_of(run, form, _forward_and_backward(run, form, module, states))
     groups["other"] = whole - sum(groups.values())

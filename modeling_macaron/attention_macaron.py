@@ -22,6 +22,11 @@ def trains_eagerly_on_cpu(module: nn.Module, states: torch.Tensor) -> bool:
     return runs_eagerly_on_cpu(states) and module.training and torch.is_grad_enabled()
 
 
+def dtype_of_products(states: torch.Tensor) -> torch.dtype:
+    """Dtype that matrix products have on a CPU: that of autocast where it is on, else that of the states."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
+
+
 class _CpuAttention(torch.autograd.Function):
     """Attention of (batch * heads, queries or positions, head_dim), its products in the order that a CPU likes."""
 
@@ -54,7 +59,8 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend by two batched products: (batch, heads, queries, head_dim) in, (batch, queries, heads, head_dim) out."""
     if trains_eagerly_on_cpu(module, query):
-        queries, keys, values = query.flatten(0, 1) * scaling, key.flatten(0, 1), value.flatten(0, 1)
+        dtype = dtype_of_products(query)  # backward runs without autocast
+        queries, keys, values = (states.flatten(0, 1).to(dtype) for states in (query * scaling, key, value))
         attn_output, attn_weights = _CpuAttention.apply(queries, keys, values)
         return attn_output.unflatten(0, query.shape[:2]).transpose(1, 2), attn_weights.unflatten(0, query.shape[:2])
     attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling

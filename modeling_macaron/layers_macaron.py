@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention_macaron import ATTENTION_CLASSES, runs_eagerly_on_cpu, trains_eagerly_on_cpu
+from .attention_macaron import ATTENTION_CLASSES, dtype_of_products, runs_eagerly_on_cpu, trains_eagerly_on_cpu
 from .configuration_macaron import MacaronConfig
 
 
@@ -170,7 +170,7 @@ class MacaronDepthwiseConv(nn.Conv1d):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Give (batch, positions, hidden)."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        dtype = dtype_of_products(hidden_states)
         is_known = dtype in (torch.float32, torch.bfloat16) and self.kernel_size[0] % 2
         if not (is_known and runs_eagerly_on_cpu(hidden_states) and torch.backends.mkldnn.is_available()):
             return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)

@@ -146,3 +146,18 @@ def test_training_on_a_cpu_is_the_same_function(make_model, fields):
         gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-12, atol=0)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("attention_projections", ["separate", "merged"])
+@pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16])
+def test_parts_train_under_autocast_whatever_the_stream_is(make_model, attention_projections, stream):
+    model = make_model(attention_projections=attention_projections, hidden_dropout=0.1).train()
+    model.set_attn_implementation("eager")
+    layer = model.macaron.layers[0]
+    states = torch.randn(2, 12, model.config.hidden_size).to(stream).requires_grad_()
+    for part in (lambda x: layer.self_attn(x, x)[0], layer.feed_forward1, layer.convolution, layer):
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = part(states)
+        outputs.float().square().sum().backward()
+        assert states.grad.isfinite().all() and states.grad.any()
+        states.grad = None
