@@ -22,7 +22,6 @@ from benchmarks.gpu_setup import (
     seconds_per_step,
 )
 from modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.layers_macaron import MacaronDepthwiseConv
 
 _WARM_UP = 3
 _SMALL_BATCH = 64  # an eighth of the recipe's batch, where the launches of kernels take longest
@@ -50,14 +49,14 @@ def convolve_by_shifts(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tens
 
 
 class _ShiftedConv(nn.Module):
-    """Stands in for a `MacaronDepthwiseConv`, with its weight."""
+    """Stands in for a depthwise convolution, with its weight."""
 
-    def __init__(self, convolution: MacaronDepthwiseConv):
+    def __init__(self, convolution: nn.Conv1d):
         super().__init__()
         self.weight = convolution.weight
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return convolve_by_shifts(hidden_states, self.weight)
+        return convolve_by_shifts(hidden_states.transpose(1, 2), self.weight).transpose(1, 2)
 
 
 def shift_convolutions(model: MacaronForExpressionPrediction) -> None:

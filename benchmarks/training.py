@@ -18,7 +18,6 @@ from modeling_macaron import (
     MacaronForExpressionPrediction,
     attention_macaron,
     layers_macaron,
-    modeling_macaron,
 )
 
 LIBRARY = {
@@ -47,9 +46,8 @@ def _compare(results: Results, name: str, fields: dict, rows: int) -> None:
     step, seconds = _make_step(fields, rows), {"PyTorch's operations": [], "own operations": []}
     for _ in range(_STEPS + 1):
         with ExitStack() as replaced:
-            for module in (attention_macaron, layers_macaron, modeling_macaron):
+            for module in (attention_macaron, layers_macaron):
                 replaced.enter_context(mock.patch.object(module, "trains_eagerly_on_cpu", lambda *_: False))
-            replaced.enter_context(mock.patch.object(layers_macaron, "runs_eagerly_on_cpu", lambda *_: False))
             seconds["PyTorch's operations"].append(_time(step))
         seconds["own operations"].append(_time(step))
     medians = {form: statistics.median(times[1:]) for form, times in seconds.items()}

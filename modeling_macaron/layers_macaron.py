@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention_macaron import ATTENTION_CLASSES, dtype_of_products, runs_eagerly_on_cpu, trains_eagerly_on_cpu
+from .attention_macaron import ATTENTION_CLASSES, trains_eagerly_on_cpu
 from .configuration_macaron import MacaronConfig
 
 
@@ -63,35 +63,6 @@ class _SwiGLU(torch.autograd.Function):
         for part, derivative in zip(of_both.split(width, dim=-1), ctx.saved_tensors, strict=True):
             torch.mul(gradient, derivative, out=part)
         return of_both, None
-
-
-class _ConvolvePositions(torch.autograd.Function):
-    """Depthwise convolution over the positions of (batch, positions, hidden), in the layouts oneDNN is fastest in."""
-
-    @staticmethod
-    def forward(ctx, inputs, weight):
-        ctx.save_for_backward(inputs, weight)
-        return convolve_positions(inputs, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        inputs, weight = ctx.saved_tensors
-        rows = (gradient.transpose(1, 2), inputs.transpose(1, 2), weight)
-        convolution = ([1, 1], False, [0, 0], len(weight))
-        # As an image of one row for the gradient of the inputs, of one column for that of the weight.
-        across, along = ([tensor.unsqueeze(dim) for tensor in rows] for dim in (2, 3))
-        half, back = weight.shape[2] // 2, torch.ops.aten.convolution_backward
-        of_inputs = back(*across, None, [1, 1], [0, half], *convolution, [True, False, False])[0]
-        of_weight = back(*along, None, [1, 1], [half, 0], *convolution, [False, True, False])[1]
-        return of_inputs.squeeze(2).transpose(1, 2), of_weight.squeeze(3)
-
-
-def convolve_positions(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Convolve (batch, positions, hidden) with (hidden, 1, odd width) as an image of one row, channels last."""
-    image = inputs.transpose(1, 2).unsqueeze(2)
-    outputs = F.conv2d(image, weight.unsqueeze(2), padding=(0, weight.shape[2] // 2), groups=len(weight))
-    return outputs.squeeze(2).transpose(1, 2)
 
 
 class MacaronEmbeddings(nn.Module):
@@ -159,37 +130,26 @@ class MacaronFeedForward(nn.Module):
         return self.down_proj(_SwiGLU.apply(both, mask)) * scale
 
 
-class MacaronDepthwiseConv(nn.Conv1d):
-    """Convolution of each feature over the positions of (batch, positions, hidden)."""
-
-    def __init__(self, config: MacaronConfig):
-        width = config.conv_kernel_size
-        super().__init__(
-            config.hidden_size, config.hidden_size, width, padding="same", groups=config.hidden_size, bias=False
-        )
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Give (batch, positions, hidden)."""
-        dtype = dtype_of_products(hidden_states)
-        is_known = dtype in (torch.float32, torch.bfloat16) and self.kernel_size[0] % 2
-        if not (is_known and runs_eagerly_on_cpu(hidden_states) and torch.backends.mkldnn.is_available()):
-            return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
-        convolve = _ConvolvePositions.apply if trains_eagerly_on_cpu(self, hidden_states) else convolve_positions
-        return convolve(hidden_states.to(dtype), self.weight.to(dtype))
-
-
 class MacaronConvolution(nn.Module):
     """Separable convolution over the positions of (batch, positions, hidden)."""
 
     def __init__(self, config: MacaronConfig):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.depthwise_conv = MacaronDepthwiseConv(config)
+        self.depthwise_conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            config.conv_kernel_size,
+            padding="same",
+            groups=config.hidden_size,
+            bias=False,
+        )
         self.pointwise_conv = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Give what is to be added to the stream after dropout, (batch, positions, hidden)."""
-        hidden_states = self.depthwise_conv(self.layer_norm(hidden_states))
+        hidden_states = self.layer_norm(hidden_states).transpose(1, 2)
+        hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
         return F.relu(self.pointwise_conv(hidden_states))
 
 

@@ -17,13 +17,7 @@ from transformers.utils import ModelOutput, cached_file, is_peft_available, logg
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_macaron import (
-    MacaronAttentionBase,
-    cost_of_merging,
-    dtype_of_products,
-    merge_projections,
-    trains_eagerly_on_cpu,
-)
+from .attention_macaron import MacaronAttentionBase, cost_of_merging, merge_projections
 from .configuration_macaron import MacaronConfig
 from .layers_macaron import MacaronEmbeddings, MacaronLayer
 from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
@@ -277,8 +271,6 @@ class MacaronModel(MacaronPreTrainedModel):
         if input_ids is not None:
             input_ids = input_ids[:, : self.config.sequence_length]
         hidden_states = self.embeddings(input_ids, inputs_embeds)
-        if trains_eagerly_on_cpu(self, hidden_states):
-            hidden_states = hidden_states.to(dtype_of_products(hidden_states))  # else autocast casts it in each layer
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
         num_queries = self.config.num_pooled_positions if expression_positions_only else 0

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.layers_macaron import MacaronDepthwiseConv, _AddDropped, _SwiGLU, draw_mask
+from modeling_macaron.layers_macaron import _AddDropped, _SwiGLU, draw_mask
 from tests.batches import LENGTH, random_batch, random_ids
 
 ABLATIONS = [{"feed_forward": "single"}, {"use_convolution": False}, {"reverse_complement": False}]
@@ -118,19 +118,6 @@ def test_gradients_with_dropout():
 
     assert torch.autograd.gradcheck(lambda inputs: _SwiGLU.apply(inputs, mask), (both,))
     assert torch.autograd.gradcheck(add, (stream, branch))
-
-
-@pytest.mark.parametrize("width", [1, 4, 5])
-@pytest.mark.parametrize("training", [True, False])
-def test_convolution_is_that_of_pytorch(make_config, training, width):
-    conv = MacaronDepthwiseConv(make_config(conv_kernel_size=width)).train(training)
-    inputs = torch.randn(3, 9, 16, requires_grad=True)
-    expected = nn.Conv1d.forward(conv, inputs.transpose(1, 2)).transpose(1, 2)
-    got = conv(inputs)
-    torch.testing.assert_close(got, expected)
-    towards = torch.randn(3, 9, 16)
-    got, expected = (torch.autograd.grad(one, (inputs, conv.weight), towards) for one in (got, expected))
-    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_macaron import MacaronConfig
 
 
-def runs_eagerly_on_cpu(states: torch.Tensor) -> bool:
-    """Whether operations run one by one on a CPU, neither compiled nor exported."""
-    return states.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def trains_eagerly_on_cpu(module: nn.Module, states: torch.Tensor) -> bool:
-    """Whether a module trains in this way: own autograd functions then save memory traffic."""
-    return runs_eagerly_on_cpu(states) and module.training and torch.is_grad_enabled()
+    """Whether a module trains on a CPU and is not compiled: own autograd functions then save memory traffic."""
+    on_cpu = states.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and module.training and torch.is_grad_enabled()
 
 
 def dtype_of_products(states: torch.Tensor) -> torch.dtype:
