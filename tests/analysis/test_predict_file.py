@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -255,7 +256,8 @@ def test_two_processes_write_what_one_does(tiny_folder, tmp_path):
     assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
     strict = launch(tmp_path, tiny_folder, "in.tsv", "strict.csv", "--batch_size", 2, "--strict")
     assert strict.returncode != 0
-    assert "in.tsv, line 5: letter '" in strict.stderr
+    # Each process stops at its first bad row; the launcher ends the other one, perhaps before it reached its own.
+    assert re.search(r"in\.tsv, line (5|39): letter '", strict.stderr), strict.stderr
     assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
 
 
