@@ -1,24 +1,19 @@
-"""Training on the CPU: the library's recipe and the paper's model, with their own dropout and with PyTorch's."""
+"""Training on the CPU: the library's recipe and the paper's model, plain and as `train_on_cpu` makes them."""
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from time import process_time
-from unittest import mock
+from time import perf_counter, process_time
 
 import torch
 
 from benchmarks.figures import Results
 from benchmarks.inference import SIZES, random_ids
-from modeling_macaron import (
-    MacaronConfig,
-    MacaronForExpressionPrediction,
-    attention_macaron,
-    layers_macaron,
-)
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.training.cpu import train_on_cpu
 
 LIBRARY = {
     "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32, "intermediate_size": 256,
@@ -28,7 +23,7 @@ _STEPS = 5
 
 
 def run(results: Results, size: str, _: Path) -> None:
-    """Time training steps in bfloat16 on one thread, with the operations made for a CPU and without, in turn."""
+    """Time training steps in bfloat16 on one thread, in turn."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -43,18 +38,28 @@ def run(results: Results, size: str, _: Path) -> None:
 
 def _compare(results: Results, name: str, fields: dict, rows: int) -> None:
     """Print the rates of a model, seconds being those of the processor."""
-    step, seconds = _make_step(fields, rows), {"PyTorch's operations": [], "own operations": []}
+    torch.manual_seed(0)
+    plain = MacaronForExpressionPrediction(MacaronConfig(**fields)).train()
+    plain.set_attn_implementation("eager")
+    fast, compiled = copy.deepcopy(plain), copy.deepcopy(plain)
+    train_on_cpu(fast)
+    train_on_cpu(compiled, compile_blocks=True)
+    steps = {
+        "plain": _make_step(plain, rows, fused=False),
+        "masks and convolution": _make_step(fast, rows),
+        "compiled": _make_step(compiled, rows),
+    }
+    started = perf_counter()
+    steps["compiled"]()
+    results.figure(f"train: {name}, first compiled step", perf_counter() - started, "s")
+    seconds = {form: [] for form in steps}
     for _ in range(_STEPS + 1):
-        with ExitStack() as replaced:
-            for module in (attention_macaron, layers_macaron):
-                replaced.enter_context(mock.patch.object(module, "trains_eagerly_on_cpu", lambda *_: False))
-            seconds["PyTorch's operations"].append(_time(step))
-        seconds["own operations"].append(_time(step))
+        for form, step in steps.items():
+            seconds[form].append(_time(step))
     medians = {form: statistics.median(times[1:]) for form, times in seconds.items()}
     for form, median in medians.items():
         results.figure(f"train: {name}, batch {rows}, one thread, {form}", rows / median, "sequences/s")
-    before, after = medians.values()
-    results.figure(f"train: {name}, own operations against PyTorch's", before / after, "x")
+    results.figure(f"train: {name}, compiled against plain", medians["plain"] / medians["compiled"], "x")
 
 
 def _time(call: Callable[[], None]) -> float:
@@ -63,11 +68,9 @@ def _time(call: Callable[[], None]) -> float:
     return process_time() - started
 
 
-def _make_step(fields: dict, rows: int) -> Callable[[], None]:
+def _make_step(model: MacaronForExpressionPrediction, rows: int, *, fused: bool = True) -> Callable[[], None]:
     """Make a training step on random rows, with reconstruction where the model has it."""
-    model = MacaronForExpressionPrediction(MacaronConfig(**fields)).train()
-    model.set_attn_implementation("eager")
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
     ids, labels = random_ids(rows), torch.randn(rows)
     inputs = {"input_ids": ids, "labels": labels, "output_nucleotide_logits": False}
     if model.config.reconstruction_weight:

@@ -6,41 +6,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_macaron import MacaronConfig
-
-
-def trains_eagerly_on_cpu(module: nn.Module, states: torch.Tensor) -> bool:
-    """Whether a module trains on a CPU and is not compiled: own autograd functions then save memory traffic."""
-    on_cpu = states.device.type == "cpu" and not torch.compiler.is_compiling()
-    return on_cpu and module.training and torch.is_grad_enabled()
-
-
-def dtype_of_products(states: torch.Tensor) -> torch.dtype:
-    """Dtype that matrix products have on a CPU: that of autocast where it is on, else that of the states."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
-
-
-class _CpuAttention(torch.autograd.Function):
-    """Attention of (batch * heads, queries or positions, head_dim), its products in the order that a CPU likes."""
-
-    @staticmethod
-    def forward(ctx, query, key, value):
-        weights = torch.bmm(query, key.mT).softmax(dim=-1)
-        ctx.save_for_backward(query, key, value, weights)
-        ctx.mark_non_differentiable(weights)
-        ctx.set_materialize_grads(False)
-        return torch.bmm(weights, value), weights
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient, _):
-        query, key, value, weights = ctx.saved_tensors
-        scores_gradient = torch._softmax_backward_data(torch.bmm(gradient, value.mT), weights, -1, weights.dtype)
-        of_key = torch.bmm(query.mT, scores_gradient).mT
-        return torch.bmm(scores_gradient, key), of_key, torch.bmm(gradient.mT, weights).mT
 
 
 def eager_attention_forward(
@@ -54,12 +22,7 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend by two batched products: (batch, heads, queries, head_dim) in, (batch, queries, heads, head_dim) out."""
-    if trains_eagerly_on_cpu(module, query):
-        dtype = dtype_of_products(query)  # backward runs without autocast
-        queries, keys, values = (states.flatten(0, 1).to(dtype) for states in (query * scaling, key, value))
-        attn_output, attn_weights = _CpuAttention.apply(queries, keys, values)
-        return attn_output.unflatten(0, query.shape[:2]).transpose(1, 2), attn_weights.unflatten(0, query.shape[:2])
-    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    attn_weights = torch.matmul(query * scaling, key.transpose(2, 3))
     attn_weights = F.softmax(attn_weights, dim=-1)
     attn_output = torch.matmul(attn_weights, value).transpose(1, 2)
     return attn_output, attn_weights

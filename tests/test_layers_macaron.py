@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.layers_macaron import _AddDropped, _SwiGLU, draw_mask
 from tests.batches import LENGTH, random_batch, random_ids
 
 ABLATIONS = [{"feed_forward": "single"}, {"use_convolution": False}, {"reverse_complement": False}]
@@ -85,54 +84,6 @@ def test_ablations_come_back_from_a_folder(make_model, tmp_path, fields):
         torch.testing.assert_close(
             model(ids, output_nucleotide_logits=False).logits, model(ids).logits, rtol=1e-5, atol=1e-5
         )
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.1, 0.2, 0.5, 0.99999])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_mask_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
-    torch.manual_seed(0)
-    mask, scale = draw_mask(torch.empty(3_000_001, dtype=dtype), rate)
-    assert mask.dtype == dtype and set(mask.unique().tolist()) <= {0.0, 1.0}
-    kept = mask.double().mean().item()
-    assert kept == pytest.approx(1 - rate, abs=2e-3)
-    if rate < 0.9:
-        assert kept * scale == pytest.approx(1, abs=2e-3)
-
-
-def test_masks_follow_the_seed():
-    masks = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        masks.append([draw_mask(torch.empty(1000), 0.2)[0] for _ in range(2)])
-    assert torch.equal(masks[0][1], masks[1][1])
-    assert not torch.equal(masks[0][0], masks[0][1]) and not torch.equal(masks[0][0], masks[2][0])
-
-
-def test_gradients_with_dropout():
-    both, stream, branch = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    mask = torch.tensor([[0.0, 1.0]] * 3, dtype=torch.float64)
-
-    def add(*inputs):
-        torch.manual_seed(0)
-        return _AddDropped.apply(*inputs, 0.4, 0.5)
-
-    assert torch.autograd.gradcheck(lambda inputs: _SwiGLU.apply(inputs, mask), (both,))
-    assert torch.autograd.gradcheck(add, (stream, branch))
-
-
-@pytest.mark.parametrize(
-    "fields", [{}, {"attention_projections": "merged"}, *ABLATIONS, {"gate_activation": "sigmoid"}]
-)
-def test_training_on_a_cpu_is_the_same_function(make_model, fields):
-    model = make_model(hidden_dropout=0.0, attn_implementation="eager", **fields).double()
-    losses, gradients = [], []
-    for training in (False, True):
-        model.train(training).zero_grad()
-        losses.append(model(**random_batch()).loss)
-        losses[-1].backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
-    torch.testing.assert_close(losses[1], losses[0], rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("attention_projections", ["separate", "merged"])

@@ -3,66 +3,10 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention_macaron import ATTENTION_CLASSES, trains_eagerly_on_cpu
+from .attention_macaron import ATTENTION_CLASSES
 from .configuration_macaron import MacaronConfig
-
-
-def draw_mask(like: torch.Tensor, rate: float) -> tuple[torch.Tensor, float]:
-    """Draw a dropout mask of zeros and ones in the shape and dtype of `like`, and give the scale of kept elements.
-
-    A word of 64 random bits serves eight elements, or four where eight bits would miss the rate by 0.001 or by 1 %.
-    """
-    is_coarse = abs(round(256 * rate) / 256 - rate) < min(0.1, rate, 1 - rate) / 100
-    bits = 8 if is_coarse else 16
-    dropped = min(round(2**bits * rate), 2**bits - 1)
-    words = torch.empty(-(-like.numel() * bits // 64), dtype=torch.int64).random_(-(2**63), None)
-    draws = words.view(torch.int8 if bits == 8 else torch.int16)[: like.numel()].view(like.shape)
-    return draws.ge_(dropped - 2 ** (bits - 1)).to(like.dtype), 2**bits / (2**bits - dropped)
-
-
-class _AddDropped(torch.autograd.Function):
-    """`stream + step * dropout(branch)` in one pass."""
-
-    @staticmethod
-    def forward(ctx, stream, branch, rate, step):
-        mask, scale = draw_mask(branch, rate)
-        ctx.factor = step * scale
-        ctx.save_for_backward(mask)
-        return torch.addcmul(stream, branch, mask, value=ctx.factor)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        (mask,) = ctx.saved_tensors
-        zero = gradient.new_zeros(())
-        return gradient, torch.addcmul(zero, gradient, mask, value=ctx.factor).to(mask.dtype), None, None
-
-
-class _SwiGLU(torch.autograd.Function):
-    """`mask * value * silu(gate)` of both (..., 2 * width), with derivatives made in the forward pass."""
-
-    @staticmethod
-    def forward(ctx, both, mask):
-        value, gate = both.chunk(2, dim=-1)
-        activation = F.silu(gate)
-        if mask is not None:
-            value = value * mask
-        outputs = value * activation
-        of_gate = torch.ops.aten.silu_backward(value, gate)
-        ctx.save_for_backward(activation if mask is None else activation.mul_(mask), of_gate)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        width = gradient.shape[-1]
-        of_both = gradient.new_empty(*gradient.shape[:-1], 2 * width)
-        for part, derivative in zip(of_both.split(width, dim=-1), ctx.saved_tensors, strict=True):
-            torch.mul(gradient, derivative, out=part)
-        return of_both, None
 
 
 class MacaronEmbeddings(nn.Module):
@@ -122,12 +66,8 @@ class MacaronFeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Give what is to be added to the stream after dropout, (batch, positions, hidden)."""
-        both = self.up_proj(self.layer_norm(hidden_states))
-        value, gate = both.chunk(2, dim=-1)
-        if not (isinstance(self.gate_activation, nn.SiLU) and trains_eagerly_on_cpu(self, both)):
-            return self.down_proj(self.dropout(value * self.gate_activation(gate)))
-        mask, scale = draw_mask(gate, self.dropout.p) if self.dropout.p else (None, 1.0)
-        return self.down_proj(_SwiGLU.apply(both, mask)) * scale
+        value, gate = self.up_proj(self.layer_norm(hidden_states)).chunk(2, dim=-1)
+        return self.down_proj(self.dropout(value * self.gate_activation(gate)))
 
 
 class MacaronConvolution(nn.Module):
@@ -145,12 +85,13 @@ class MacaronConvolution(nn.Module):
             bias=False,
         )
         self.pointwise_conv = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.ReLU()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Give what is to be added to the stream after dropout, (batch, positions, hidden)."""
         hidden_states = self.layer_norm(hidden_states).transpose(1, 2)
         hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
-        return F.relu(self.pointwise_conv(hidden_states))
+        return self.activation(self.pointwise_conv(hidden_states))
 
 
 class OmittedBranch(nn.Module):
@@ -202,6 +143,4 @@ class MacaronLayer(GradientCheckpointingLayer):
 
     def add(self, stream: torch.Tensor, branch: torch.Tensor, step: float = 1.0) -> torch.Tensor:
         """Add a branch to the stream, after dropout."""
-        if self.dropout.p and branch.ndim and trains_eagerly_on_cpu(self, branch):
-            return _AddDropped.apply(stream, branch, self.dropout.p, step)
         return torch.add(stream, self.dropout(branch), alpha=step)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, get_origin
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -113,6 +114,8 @@ class MacaronTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "save three measured validation promoters with the model, for the demo"}
     )
 
+    compile_blocks: ClassVar[bool] = False  # set where `torch_compile` is asked for on a CPU
+
     def __post_init__(self):
         for name in _AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
@@ -135,6 +138,9 @@ class MacaronTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_decay must lie between 0 and 1, for example 0.999, got {self.ema_decay}")
         if self.early_stopping_patience is not None:
             self.restore_callback_states_from_checkpoint = True
+        if self.use_cpu or not torch.accelerator.is_available():
+            # Each block on its own, see `train_on_cpu`; the Trainer would compile the whole model.
+            self.compile_blocks, self.torch_compile = self.torch_compile, False
         self.remove_unused_columns = False
         self.label_names = ["labels"]
         super().__post_init__()

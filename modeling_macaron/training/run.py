@@ -26,6 +26,7 @@ from .arguments import MacaronTrainingArguments, ModelArguments
 from .checkpoints import find_checkpoint
 from .clipping import ClipEachGradient
 from .collator import PromoterCollator
+from .cpu import train_on_cpu
 from .dataset import PreparedData, PromoterDataset
 from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
 from .saving import alone_in
@@ -181,6 +182,8 @@ def make_trainer(
         )  # fmt: skip
     if args.attn_implementation is not None:
         model.set_attn_implementation(args.attn_implementation)
+    if args.device.type == "cpu":
+        train_on_cpu(model, compile_blocks=args.compile_blocks)
     callbacks = []
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
