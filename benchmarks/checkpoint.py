@@ -173,7 +173,7 @@ trained on {facts["training_rows"]:,} accurately measured yeast promoters of the
 {facts["validation_rows"]:,} promoters of other clusters its Pearson r is **{measured:.3f}** (ridge regression on \
 k-mer counts: {ridge:.3f}), and {variants:.3f} for the differences that single nucleotides make. Its \
 [card]({folder}/README.md) has the nine categories of the challenge, with intervals where there can be any, the data, \
-the training and the limits; [`docs/ablation.md`](docs/ablation.md) tells which of the method's ideas carry it.
+the training and the limits; [`docs/ablation.md`](docs/ablation.md) shows which of the method's ideas carry it.
 """
 
 

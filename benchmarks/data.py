@@ -38,15 +38,15 @@ def random_sequences(num_rows: int, seed: int = 0) -> pa.StringArray:
     shares = np.where(away == 0, 0.82, 0.18 * 0.5**away / (0.5 ** away[away > 0]).sum())
     lengths = rng.choice(_LENGTHS, num_rows, p=shares / shares.sum())
     width = len(FLANK5) + _LENGTHS[-1] + len(FLANK3)
-    letters = np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, (num_rows, width), np.uint8)]
+    bases = np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, (num_rows, width), np.uint8)]
     with_n = np.flatnonzero(rng.random(num_rows) < 0.004)
-    letters[with_n, len(FLANK5) + rng.integers(0, _LENGTHS[0], len(with_n))] = ord("N")
-    letters[:, : len(FLANK5)] = np.frombuffer(FLANK5.encode(), np.uint8)
+    bases[with_n, len(FLANK5) + rng.integers(0, _LENGTHS[0], len(with_n))] = ord("N")
+    bases[:, : len(FLANK5)] = np.frombuffer(FLANK5.encode(), np.uint8)
     ends = len(FLANK5) + lengths
     flank3 = np.frombuffer(FLANK3.encode(), np.uint8)
-    letters[np.arange(num_rows)[:, None], ends[:, None] + np.arange(len(FLANK3))] = flank3
+    bases[np.arange(num_rows)[:, None], ends[:, None] + np.arange(len(FLANK3))] = flank3
     ends = ends + len(FLANK3)
-    kept = letters[np.arange(width) < ends[:, None]]
+    kept = bases[np.arange(width) < ends[:, None]]
     offsets = np.concatenate([[0], np.cumsum(ends)]).astype(np.int32)
     return pa.StringArray.from_buffers(num_rows, pa.py_buffer(offsets), pa.py_buffer(kept))
 

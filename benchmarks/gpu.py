@@ -5,7 +5,7 @@
 The parts:
 
 check      outputs and gradients against float64 on the CPU; the checkpoint of this repository against float32 there
-peak       a bf16 matrix product, of which the other rates are a share
+peak       a bf16 matrix product; the other rates are given as a share of it too
 train      training steps in a bare loop: plain and merged projections, eager and compiled, both kinds of attention
 inference  the same with bf16 weights, all outputs and the expression alone
 profile    a training step by part of the model and by kernel

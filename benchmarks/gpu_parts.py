@@ -140,8 +140,8 @@ def _check_model(run: Run, model: MacaronForExpressionPrediction, batch: dict) -
 
 def _check_checkpoint(run: Run) -> None:
     """Check predictions and attributions of this repository's checkpoint against float32 on the CPU."""
-    letters = np.random.default_rng(0).integers(0, 4, (5, 80))
-    promoters = ["".join("ACGT"[letter] for letter in row) for row in letters]
+    ids = np.random.default_rng(0).integers(0, 4, (5, 80))
+    promoters = ["".join("ACGT"[one] for one in row) for row in ids]
     reference, device = predict(CHECKPOINT, promoters, device="cpu"), str(run.device)
     spread = MacaronConfig.from_pretrained(CHECKPOINT).expression_std
     cases = [(None, CHECKPOINT_TOLERANCE), ("bfloat16", HALF_TOLERANCE), ("float16", HALF_TOLERANCE)]

@@ -62,17 +62,17 @@ def make_checkpoint(folder: Path) -> None:
 def write_promoters(path: Path, rows: int) -> None:
     """Write random promoters, each with a position and the alleles of a substitution, in blocks."""
     generator = np.random.default_rng(0)
-    letters = np.array(list("ACGT"))
+    bases = np.array(list("ACGT"))
     writer = None
     for start in range(0, rows, _BLOCK_ROWS):
         ids = generator.integers(0, 4, (min(_BLOCK_ROWS, rows - start), STRAND_LENGTH))
         positions = generator.integers(0, STRAND_LENGTH, len(ids))
         reference = ids[np.arange(len(ids)), positions]
         table = pa.table({
-            "sequence": pa.array(np.ascontiguousarray(letters[ids]).view(f"U{STRAND_LENGTH}").ravel()),
+            "sequence": pa.array(np.ascontiguousarray(bases[ids]).view(f"U{STRAND_LENGTH}").ravel()),
             "position": pa.array(positions + 1),
-            "ref": pa.array(letters[reference]),
-            "alt": pa.array(letters[(reference + 1) % 4]),
+            "ref": pa.array(bases[reference]),
+            "alt": pa.array(bases[(reference + 1) % 4]),
         })  # fmt: skip
         writer = writer or pa.parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)

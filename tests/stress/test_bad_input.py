@@ -45,7 +45,7 @@ def config(text):
     return {"in.csv": FINE, "model/config.json": text}
 
 
-CASES = {  # what is wrong: command, files, what the error must name
+CASES = {  # mistake: command, files, part of the error
     "no file": ("predict model absent.csv out.csv", {}, "absent.csv"),
     "folder for a file": ("predict model model out.csv", {}, "folder"),
     "empty file": (PREDICT, {"in.csv": ""}, "in.csv is empty"),
@@ -57,11 +57,11 @@ CASES = {  # what is wrong: command, files, what the error must name
     "column of the output": (PREDICT, {"in.csv": "sequence,problem\nACGT,x\n"}, "problem"),
     "open quote": (PREDICT, {"in.csv": 'name,sequence\na,"ACGT\nb,ACGT\n'}, "line 2"),
     "unknown kind": ("predict model in.ods out.csv", {"in.ods": "PK"}, "in.ods"),
-    "no spreadsheet": ("predict model in.xlsx out.csv", {"in.xlsx": "PK"}, "in.xlsx"),
+    "not a spreadsheet": ("predict model in.xlsx out.csv", {"in.xlsx": "PK"}, "in.xlsx"),
     "FASTA without a name": ("predict model in.fa out.csv", {"in.fa": "ACGT\n"}, "in.fa, line 1"),
     "cut gzip": ("predict model in.csv.gz out.csv", {"in.csv.gz": gzip.compress(FINE.encode() * 999)[:-40]}, "in.csv"),
-    "no gzip": ("predict model in.csv.gz out.csv", {"in.csv.gz": FINE}, "in.csv.gz"),
-    "no Parquet": ("predict model in.parquet out.csv", {"in.parquet": FINE}, "in.parquet"),
+    "not gzip": ("predict model in.csv.gz out.csv", {"in.csv.gz": FINE}, "in.csv.gz"),
+    "not Parquet": ("predict model in.parquet out.csv", {"in.parquet": FINE}, "in.parquet"),
     "strict: not DNA": (f"{PREDICT} --strict", {"in.csv": "name,sequence\na,ACGT\nb,ACXT\n"}, "in.csv, line 3"),
     "strict: too long": (f"{PREDICT} --strict", {"in.csv": "sequence\n" + "ACGT" * 9 + "\n"}, "in.csv, line 2: 36 nt"),
     "strict: extra field": (f"{PREDICT} --strict", {"in.csv": FINE + "c,ACGT,1\n"}, "in.csv, line 4"),
@@ -99,23 +99,23 @@ CASES = {  # what is wrong: command, files, what the error must name
         "expression_mean",
     ),
     "many labels": (PREDICT, config('{"model_type": "macaron", "num_labels": 1000000000}'), "num_labels"),
-    "no JSON": (PREDICT, config("{"), "config.json"),
+    "not JSON": (PREDICT, config("{"), "config.json"),
     "huge model": (PREDICT, config('{"model_type": "macaron", "hidden_size": 999999999}'), "hidden_size"),
     "another model": (PREDICT, config('{"model_type": "bert"}'), "bert"),
     "no alleles": ("variants model in.csv out.csv", {"in.csv": FINE}, "--reference_column"),
-    "no VCF": (VARIANTS, {"v.vcf": "hello\n", "g.fa": ">c\nACGTACGT\n", "p.bed": "c\t2\t8\tp\t0\t+\n"}, "v.vcf"),
+    "not VCF": (VARIANTS, {"v.vcf": "hello\n", "g.fa": ">c\nACGTACGT\n", "p.bed": "c\t2\t8\tp\t0\t+\n"}, "v.vcf"),
     "short BED": (VARIANTS, {"v.vcf": "", "g.fa": ">c\nACGTACGT\n", "p.bed": "c\t2\t8\n"}, "p.bed, line 1"),
     "wide window": ("mutagenesis model in.csv out.csv --window 50 --strict", {"in.csv": FINE}, "in.csv, line 2"),
     "no steps": ("attribution model in.csv out.csv --steps 0", {"in.csv": FINE}, "steps"),
     "start with N": ("design model out.csv --starts in.csv --strict", {"in.csv": "sequence\nACGN\n"}, "position 4"),
     "site is not DNA": ("design model out.csv --starts in.csv --forbid GAAXTC", {"in.csv": FINE}, "GAAXTC"),
-    "target is no number": ("design model out.csv --starts in.csv --target up", {"in.csv": FINE}, "--target"),
+    "target without a number": ("design model out.csv --starts in.csv --target up", {"in.csv": FINE}, "--target"),
     "no values": ("prepare_data --source in.csv --output out", {"in.csv": FINE}, "--value_column"),
     "no data set": (f"{TRAIN} --dataset absent", {}, "absent"),
     "no recipe": ("train absent.yaml --dataset x --output_dir out", {}, "absent.yaml"),
     "no files to stream": (f"{STREAM} absent/*.parquet", {}, "absent/*.parquet"),
     "stream is a folder": (f"{STREAM} data", {}, "data"),
-    "stream is no Parquet": (f"{STREAM} in.parquet", {"in.parquet": FINE}, "in.parquet"),
+    "stream is not Parquet": (f"{STREAM} in.parquet", {"in.parquet": FINE}, "in.parquet"),
     "stream without values": (f"{STREAM} in.parquet", {"in.parquet": parquet(sequence=["A"])}, "--value_column"),
     "stream without promoters": (
         f"{STREAM} in.parquet",
@@ -133,7 +133,7 @@ CASES = {  # what is wrong: command, files, what the error must name
         "--stream_shards",
     ),
     "table without values": (f"{EVALUATE} --model model", {"in.csv": FINE}, "--value_column"),
-    "value is no number": (f"{EVALUATE} --model model", {"in.csv": "sequence,value\nACGT,1\nTTGACC,high\n"}, "high"),
+    "value is not a number": (f"{EVALUATE} --model model", {"in.csv": "sequence,value\nACGT,1\nTTGACC,high\n"}, "high"),
     "predictions of other rows": (
         f"{EVALUATE} --predictions p.csv",
         {"in.csv": "row_id,sequence,value\n1,ACGT,2\n2,TTGA,3\n", "p.csv": "row_id,prediction\n9,1\n"},
@@ -146,7 +146,7 @@ CASES = {  # what is wrong: command, files, what the error must name
     "no name on the Hub": ("push_to_hub model a/b/c", {"model/README.md": "# Mine\n"}, "a/b/c"),
     "no TensorFlow checkpoint": ("convert_tf_checkpoint absent out", {}, "absent"),
     "weights of another model": ("convert_tf_checkpoint model/model.safetensors out", {}, "query_dense"),
-    "settings are no JSON": ("convert_tf_checkpoint model/model.safetensors out --config relu", {}, "--config relu"),
+    "settings are not JSON": ("convert_tf_checkpoint model/model.safetensors out --config relu", {}, "--config relu"),
     "unknown simulated table": ("simulate out.xlsx", {}, "out.xlsx"),
     "negative rows": ("simulate out.tsv --num_sequences -1", {}, "num_sequences"),
     "negative noise": ("simulate out.tsv --noise -1", {}, "noise"),
@@ -187,8 +187,8 @@ def test_one_clear_error(tiny_folder, data, tmp_path, monkeypatch, capsys, case)
     script, *arguments = command.split()
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(f"scripts.{script}").main(arguments)
-    told = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err
-    (line,) = [line for line in told.splitlines() if "error: " in line]
+    message = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err
+    (line,) = [line for line in message.splitlines() if "error: " in line]
     assert named in line
     after = read_files(tmp_path)
     assert stopped.value.code and before == {name: after.get(name) for name in before}

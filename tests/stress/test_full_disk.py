@@ -39,17 +39,17 @@ def small_disk(tmp_path):
 )
 def test_output_does_not_fit(inputs, small_disk, tmp_path, command, output):
     path = small_disk(1 << 20) / output
-    code, told = run([*(word.format(inputs=inputs) for word in command), path], tmp_path / "log")
-    assert code == 1 and "Traceback" not in told
-    assert told.splitlines()[-1].startswith("error: no space is left")
+    code, message = run([*(word.format(inputs=inputs) for word in command), path], tmp_path / "log")
+    assert code == 1 and "Traceback" not in message
+    assert message.splitlines()[-1].startswith("error: no space is left")
     assert not path.exists()
 
 
 def test_checkpoints_before_the_full_one_are_whole(training_command, small_disk, tmp_path):
     output = small_disk(600_000) / "run"
-    code, told = run(training_command(output), tmp_path / "log")
-    (line,) = [line for line in told.splitlines() if line.startswith("error:")]
-    assert code == 1 and line.startswith("error: no space is left") and "Traceback" not in told
+    code, message = run(training_command(output), tmp_path / "log")
+    (line,) = [line for line in message.splitlines() if line.startswith("error:")]
+    assert code == 1 and line.startswith("error: no space is left") and "Traceback" not in message
     checkpoints = [path for path in output.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     assert checkpoints and not (output / "final").exists()
     for path in checkpoints:
