@@ -120,7 +120,6 @@ class Results:
     def finish(self, path: Path | None) -> int:
         """Save where there is a path, name the equalities that fail, and return the exit code."""
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self.save(path)
         failed = [check.name for check in self.checks if not check.holds]
         print(f"\n{f'written to {path}' if path else 'not written: name an --output'}")
@@ -130,6 +129,7 @@ class Results:
 
 def write_json(report: dict, path: str | Path) -> None:
     """Write a report; an existing file is replaced once the new one is complete."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as partial:
         partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -54,13 +54,6 @@ _MODES = ("eager", "compiled")
 _FAILURES = (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = make_parser("gpu", __doc__)
@@ -70,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", choices=SIZES, default="paper", help="paper, or tiny to try the benchmark (default: paper)")
     add("--projections", nargs="+", choices=LABELS, default=list(LABELS), help="default: both")
     add("--modes", nargs="+", choices=_MODES, default=list(_MODES), help="default: both")
-    add("--batch_sizes", nargs="+", type=_positive, default=[], metavar="N", help="more of them, in the best form")
-    add("--limit_s", type=_positive, metavar="N", help="start no measurement after this many seconds")
+    add("--batch_sizes", nargs="+", type=int, default=[], metavar="N", help="more of them, in the best form")
+    add("--limit_s", type=int, metavar="N", help="start no measurement after this many seconds")
     add("--compile_backend", default="inductor", help="backend of torch.compile (default: inductor)")
     add_output(parser, "of all parts at the paper's size on a GPU, results/MACHINE.json")
     return parser

@@ -84,7 +84,6 @@ class Run:
     def save(self) -> None:
         """Write the results so far, where there is an output."""
         if self.output is not None:
-            self.output.parent.mkdir(parents=True, exist_ok=True)
             self.results.save(self.output)
 
 

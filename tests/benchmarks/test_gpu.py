@@ -212,7 +212,6 @@ def test_a_trial_does_not_replace_results_of_the_machine():
         (["--device", "meta"], "--device meta"),
         (["--compile_backend", "magic"], "--compile_backend magic"),
         (["--output", "results.txt"], "argument --output"),
-        (["--batch_sizes", "-1"], "argument --batch_sizes"),
         (["--only", "all"], "argument --only"),
     ],
 )
