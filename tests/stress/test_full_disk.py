@@ -38,7 +38,7 @@ def small_disk(tmp_path):
     ids=["predict", "mutagenesis", "prepare", "simulate"],
 )
 def test_output_does_not_fit(inputs, small_disk, tmp_path, command, output):
-    path = small_disk(1 << 20) / output
+    path = small_disk(400_000) / output
     code, message = run([*(word.format(inputs=inputs) for word in command), path], tmp_path / "log")
     assert code == 1 and "Traceback" not in message
     assert message.splitlines()[-1].startswith("error: no space is left")
