@@ -7,20 +7,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt --editable
 LOCKED := $(shell $(PYTHON) -c 'import platform, sys; print(sys.version_info >= (3, 11) and (platform.system(), platform.machine()) == ("Linux", "x86_64"))')
 
-.PHONY: help demo space test test-matrix test-long lock audit browser screenshots notebooks bench bench-gpu lint format clean
+.PHONY: help demo space test test-stress lock audit browser screenshots notebooks bench bench-gpu lint format clean
 
 help:
 	@echo "make demo    simulate, prepare, train, score, load and predict: a few minutes on two CPU cores, no network"
 	@echo "make space   serve the page to try the model in, on this machine, with the checkpoint of this repository"
 	@echo "make test    run the tests"
-	@echo "make test-long    kill, fill and fuzz everything: half an hour on two cores; make test-matrix: other versions"
+	@echo "make test-stress  kills, full disks, mutated and wrong input, other versions: an hour or more, with network"
 	@echo "make lock    write requirements-test.txt, the hashes of what constraints.txt pins"
 	@echo "make audit   ask for known vulnerabilities of what is installed"
 	@echo "make browser install Debian's Chromium, for the tests of the page (they are skipped where there is none)"
 	@echo "make screenshots  renew the README's pictures of the page"
 	@echo "make notebooks  execute the notebooks and save their outputs: a few minutes on one CPU core"
-	@echo "make bench   check and time inference, training and data on this machine's processor: under ten minutes on two cores"
-	@echo "make bench-gpu  the same for training and inference on a GPU, with the environment of python3 on the PATH"
+	@echo "make bench   check and time inference, training and data on this machine's processor: ten minutes on two cores"
+	@echo "make bench-gpu  check and time training and inference on a GPU, with the environment of python3 on the PATH"
 	@echo "make lint    check style and formatting"
 	@echo "make format  mend style and formatting"
 	@echo "make clean   remove .venv and what the demo wrote"
@@ -63,14 +63,9 @@ browser:
 screenshots: $(VENV)/.dev-installed
 	MACARON_SCREENSHOTS=docs/space $(BIN)/python -m pytest tests/space/test_page.py
 
-test-matrix: $(VENV)/.dev-installed
+test-stress: $(VENV)/.dev-installed
 	$(PIP) install uv
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.matrix
-
-test-long: $(VENV)/.dev-installed
-	$(PIP) install atheris
-	$(BIN)/python -m benchmarks.faults
-	$(BIN)/python -m benchmarks.fuzz
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/stress
 
 # Not what the tests need: the lock that is there may lack what constraints.txt has got.
 lock: | $(BIN)/python

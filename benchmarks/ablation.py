@@ -1,74 +1,57 @@
-"""Take the model apart, one idea at a time: which of them carry it.
+"""Train the model with one idea at a time removed or replaced.
 
     python -m benchmarks.ablation --table measured_library.parquet --work runs/ablation
 
 Trains `configs/ablation/base.yaml` and every variant in `variants.yaml` on split `train` of the table and scores them
-on split `validation`. Results are written after each run to `results/ablation/`, so an interrupted command goes on
-where it stopped. `python -m benchmarks.ablation_report` renders the table and the plot.
+on split `validation`. Results are written after each run to `results/ablation/`, so an interrupted command continues
+where it stopped. Then, or without a table at once, it renders the table and the plot of docs/ablation.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from statistics import mean, stdev
 
 import yaml
+from matplotlib.figure import Figure
 from safetensors import safe_open
 
-from benchmarks.figures import RESULTS, describe_machine
-from modeling_macaron.atomic import new_file
+from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, write_json
+from benchmarks.pages import replace_block, table
+from modeling_macaron.analysis.plots import BLUE, GREY, VERMILLION, save_figure
 
-ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "ablation.md"
+BLOCK = "ablation"
 RECIPES = ROOT / "configs" / "ablation"
 RESULT = RESULTS / "ablation" / "library.json"
+PLOT = RESULT.with_suffix(".png")
 _MEASURES = ("pearson_r", "spearman_rho", "expression_loss", "reconstruction_loss")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One change of the base recipe.
+    """One change of the base recipe."""
 
-    Attributes
-    ----------
-    name : str
-        Key of the results.
-    idea, variant : str
-        The idea that is taken away, and what stands in its place.
-    options : dict
-        Options of `scripts/train.py`.
-    paper : str
-        What the team published about it; empty where it published nothing.
-    """
-
-    name: str
-    idea: str
-    variant: str
-    options: dict
-    paper: str
+    name: str  # in the results
+    idea: str  # that is taken away
+    variant: str  # what replaces it
+    options: dict = field(default_factory=dict)  # of `scripts/train.py`
+    paper: str = ""  # what the team published about it
 
 
 def read_variants(path: Path = RECIPES / "variants.yaml") -> list[Variant]:
-    """Read the variants; the first is the base itself.
-
-    Parameters
-    ----------
-    path : Path
-        YAML list of `name`, `idea`, `variant` and, where there are any, `options` and `paper`.
-
-    Returns
-    -------
-    list of Variant
-    """
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return [Variant(**({"options": {}, "paper": ""} | entry)) for entry in entries]
+    """Read the variants; the first is the base itself."""
+    return [Variant(**entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
 
 
 def prepare(table: Path, work: Path, strand_length: int) -> Path:
@@ -82,28 +65,9 @@ def prepare(table: Path, work: Path, strand_length: int) -> Path:
 
 
 def train_variant(variant: Variant, seed: int, dataset: Path, work: Path, threads: int) -> dict:
-    """Train one variant with one seed in a process of its own.
+    """Train one variant with one seed in a process of its own; returns its measures on the validation split.
 
-    Parameters
-    ----------
-    variant : Variant
-        What to train.
-    seed : int
-        Seed of the weights, the order of the rows and the masks.
-    dataset, work : Path
-        Prepared data, and the folder for runs and their logs.
-    threads : int
-        Threads of the process.
-
-    Returns
-    -------
-    dict
-        `variant`, `seed`, measures of the validation split and `parameters`.
-
-    Raises
-    ------
-    RuntimeError
-        If the training fails; names its log.
+    Raises RuntimeError, which names the log, if the training fails.
     """
     name = f"{variant.name}_seed{seed}"
     output, log = work / name, work / f"{name}.log"
@@ -128,13 +92,7 @@ def train_variant(variant: Variant, seed: int, dataset: Path, work: Path, thread
 
 
 def read_result(path: Path, recipe: dict, table: str) -> dict:
-    """Read the results so far; those of another recipe or table are refused.
-
-    Raises
-    ------
-    ValueError
-        If the file holds results of another base recipe or table.
-    """
+    """Read the results so far; raises ValueError if they are of another base recipe or table."""
     if not path.is_file():
         return {"recipe": recipe, "table": table, "runs": []}
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -143,32 +101,113 @@ def read_result(path: Path, recipe: dict, table: str) -> dict:
     return result
 
 
+def values_of(result: dict, name: str, measure: str = "pearson_r") -> dict[int, float]:
+    """Values of one variant by seed."""
+    return {run["seed"]: run[measure] for run in result["runs"] if run["variant"] == name}
+
+
+def difference(result: dict, name: str) -> tuple[float, float]:
+    """Mean difference of Pearson's r from the base with the same seed, and its standard error (NaN of one seed)."""
+    base, own = values_of(result, "base"), values_of(result, name)
+    differences = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    return mean(differences), error
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _cells(result: dict, variant: Variant) -> list[str]:
+    """Cells of a variant's line."""
+    r, rho = (list(values_of(result, variant.name, measure).values()) for measure in ("pearson_r", "spearman_rho"))
+    spread = f" ± {stdev(r):.4f}" if len(r) > 1 else ""
+    change = ""
+    if variant.name != "base":
+        average, error = difference(result, variant.name)
+        change = _signed(average) + ("" if math.isnan(error) else f" ± {error:.4f}")
+    parameters = next(run["parameters"] for run in result["runs"] if run["variant"] == variant.name)
+    return [variant.idea, variant.variant, str(len(r)), f"{mean(r):.4f}{spread}", change, f"{mean(rho):.4f}",
+            f"{parameters:,}", variant.paper or "-"]  # fmt: skip
+
+
+def render_figures(result: dict, variants: list[Variant]) -> str:
+    """Render the block of the page, with the variants that have results."""
+    header = ["idea", "instead", "seeds", "Pearson r", "change of r", "Spearman rho", "parameters"]
+    shown = [variant for variant in variants if values_of(result, variant.name)]
+    rows = [[*header, "the team's finding"], *(_cells(result, variant) for variant in shown)]
+    note = (
+        f"{len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
+        f"torch {result['machine']['versions']['torch']}, `{result['command']}`). Pearson r: mean and standard "
+        "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. "
+        "Both are given where there is more than one seed. The team's finding: official Pearson / Spearman Score on "
+        "the challenge's full data."
+    )
+    figures = table(rows, ["---", "---", *["---:"] * 5, "---"])
+    return f"{figures}\n{note}\n\n![Change of validation r by idea](../{PLOT.relative_to(ROOT).as_posix()})\n"
+
+
+def plot(result: dict, variants: list[Variant]) -> Figure:
+    """Draw the change of validation r of every variant, each seed a point."""
+    base = values_of(result, "base")
+    shown = [variant for variant in variants[1:] if values_of(result, variant.name).keys() & base.keys()]
+    figure = Figure(figsize=(6.7, 0.7 + 0.27 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    spread = stdev(base.values()) if len(base) > 1 else 0
+    axes.axvspan(-spread, spread, color=GREY, alpha=0.15, linewidth=0, label="spread of the base over seeds")
+    for row, variant in enumerate(shown):
+        own = values_of(result, variant.name)
+        changes = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
+        one, average = ("one seed", "mean") if row == 0 else (None, None)
+        axes.plot(changes, [row] * len(changes), "o", color=BLUE, markersize=3, alpha=0.7, label=one)
+        axes.plot(mean(changes), row, "|", color=VERMILLION, markersize=12, markeredgewidth=2, label=average)
+    axes.set_yticks(range(len(shown)), [variant.variant.removesuffix(" (the plain encoder)") for variant in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("change of Pearson r on validation, against the base with the same seed", size=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--table", type=Path, required=True, help="measured promoters with a column split")
-    parser.add_argument("--work", type=Path, required=True, help="folder for prepared data, runs and logs")
+    parser = make_parser("ablation", __doc__)
+    parser.add_argument("--table", type=Path, help="measured promoters with a column split (default: only render)")
+    parser.add_argument("--work", type=Path, help="folder for prepared data, runs and logs")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON of the results")
     parser.add_argument("--strand_length", type=int, default=80, help="longest variable part in nt")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 1 to N")
     parser.add_argument("--jobs", type=int, default=max(os.cpu_count() or 1, 1), help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
-    parser.add_argument("--only", nargs="+", help="names of variants, by default all")
+    parser.add_argument("--only", nargs="+", help="names of variants (default: all)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train what has no result yet."""
+    """Train the variants that have no result yet, and render the page from the committed results."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    failed = 0 if args.table is None else _train_missing(parser, args)
+    if args.output == RESULT:
+        result, variants = json.loads(RESULT.read_text(encoding="utf-8")), read_variants()
+        replace_block(PAGE, BLOCK, render_figures(result, variants))
+        save_figure(plot(result, variants), PLOT)
+        print(f"{PAGE.name} and {PLOT.name} show {len(result['runs'])} runs")
+    return failed
+
+
+def _train_missing(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    """Train the variants that have no result yet; returns 1 where a training fails."""
     variants = read_variants()
     unknown = set(args.only or ()) - {variant.name for variant in variants}
     if unknown:
         parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(v.name for v in variants)}")
     if not args.table.is_file():
         parser.error(f"{args.table}: no such table")
+    if args.work is None:
+        parser.error("--table needs --work, a folder for the runs")
     recipe = yaml.safe_load((RECIPES / "base.yaml").read_text(encoding="utf-8"))
     try:
         result = read_result(args.output, recipe, args.table.name)
@@ -187,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train_all(todo: list[tuple[Variant, int]], result: dict, args: argparse.Namespace, dataset: Path) -> int:
-    """Train variants side by side, and write the results after each; 1 where one failed."""
+    """Train variants side by side, and write the results after each; returns 1 where one failed."""
     failed = 0
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = [pool.submit(train_variant, *item, dataset, args.work.resolve(), args.threads) for item in todo]
@@ -206,8 +245,7 @@ def _train_all(todo: list[tuple[Variant, int]], result: dict, args: argparse.Nam
                 "machine": describe_machine(),
                 "jobs": args.jobs,
             }
-            with new_file(args.output) as partial:
-                partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            write_json(result, args.output)
             print(f"{figures['variant']:<28} seed {figures['seed']}   r {figures['pearson_r']:.4f}   "
                   f"rho {figures['spearman_rho']:.4f}", flush=True)  # fmt: skip
     return failed

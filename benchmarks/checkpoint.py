@@ -4,7 +4,7 @@
 
 Scores the folder on split `validation`, with intervals and ridge regression beside it, writes `evaluation.json` and
 `validation.png` into it, and renders its `README.md` and the repository's `model_card.md`. Without a table it renders
-them from what was measured before. The folder's code becomes that of the repository.
+them from the committed figures. The folder's code is replaced by that of the repository.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from benchmarks.pages import replace_block
+from benchmarks.figures import ROOT, make_parser
+from benchmarks.pages import replace_block, table
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.analysis.evaluation import TITLES, evaluate_files, write_result
 from modeling_macaron.analysis.predict import predict
@@ -27,7 +28,6 @@ from modeling_macaron.atomic import new_file
 from modeling_macaron.training.model_card import TRAINING_FACTS, training_table
 from tokenization import KmerTokenizer
 
-ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "macaron-promoter-library"
 MODEL_CARD, README = ROOT / "model_card.md", ROOT / "README.md"
 BLOCK = "checkpoint"
@@ -42,19 +42,7 @@ _DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
     """Score a checkpoint on held-out clusters, and write the figures and a plot into its folder.
 
-    Parameters
-    ----------
-    checkpoint : Path
-        Folder for the Hub.
-    table, pairs : Path
-        Measured library, with columns `split` and `cluster`, and its pairs.
-    resamples : int
-        Of the bootstrap over clusters.
-
-    Returns
-    -------
-    dict
-        What `evaluation.json` holds: what `evaluate_files` gives, and `example`.
+    Returns the content of `evaluation.json`: the result of `evaluate_files`, and `example`.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = evaluate_files(
@@ -70,7 +58,7 @@ def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
 
 
 def refresh_code(checkpoint: Path) -> None:
-    """Give a checkpoint the repository's present code: what `save_pretrained` writes beside weights and tokenizer."""
+    """Replace a checkpoint's code by the files that `save_pretrained` writes now."""
     with tempfile.TemporaryDirectory() as folder:
         MacaronForExpressionPrediction.from_pretrained(checkpoint).save_pretrained(folder)
         KmerTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
@@ -79,19 +67,8 @@ def refresh_code(checkpoint: Path) -> None:
 
 
 def results_table(result: dict) -> str:
-    """Lay out the categories of a result as Markdown: number, correlations with intervals, ridge regression.
-
-    Parameters
-    ----------
-    result : dict
-        See `measure`.
-
-    Returns
-    -------
-    str
-    """
-    header = ["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho"]
-    rows = [header, ["---", *["---:"] * 5]]
+    """Format the categories of a result as Markdown: number, correlations with intervals, ridge regression."""
+    rows = [["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho"]]
     for name, figures in result["all"].items():
         cells = [TITLES[name], f"{figures['n']:,}"]
         for measure in ("pearson_r", "spearman_rho"):
@@ -101,7 +78,7 @@ def results_table(result: dict) -> str:
         ridge = result["baseline"]["all"][name]
         cells += [f"{ridge['pearson_r']:.3f}", f"{ridge['spearman_rho']:.3f}"]
         rows.append(cells)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(rows, ["---", *["---:"] * 5]).rstrip("\n")
 
 
 def _metadata(name: str, result: dict) -> ModelCardData:
@@ -144,20 +121,7 @@ def _read_figures(checkpoint: Path) -> tuple[dict, dict]:
 
 
 def render_card(checkpoint: Path, folder: str = "") -> str:
-    """Render the card of a checkpoint from its own files.
-
-    Parameters
-    ----------
-    checkpoint : Path
-        Folder with config, tokenizer, `training.json` and `evaluation.json`.
-    folder : str
-        What to put before the names of its pictures, where the card stands elsewhere.
-
-    Returns
-    -------
-    str
-        Markdown with the Hub's metadata.
-    """
+    """Render the card of a checkpoint from its own files; `folder` stands before the names of its pictures."""
     facts, result = _read_figures(checkpoint)
     tokenizer = KmerTokenizer.from_pretrained(checkpoint)
     size = (checkpoint / "model.safetensors").stat().st_size
@@ -187,7 +151,7 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
 
 
 def render_summary(checkpoint: Path) -> str:
-    """Render what the README says of the checkpoint."""
+    """Render the block of the README about the checkpoint."""
     facts, result = _read_figures(checkpoint)
     config, folder = MacaronConfig.from_pretrained(checkpoint), f"checkpoints/{checkpoint.name}"
     expression = result["example"]["expression"]
@@ -209,24 +173,26 @@ trained on {facts["training_rows"]:,} accurately measured yeast promoters of the
 {facts["validation_rows"]:,} promoters of other clusters its Pearson r is **{measured:.3f}** (ridge regression on \
 k-mer counts: {ridge:.3f}), and {variants:.3f} for the differences that single nucleotides make. Its \
 [card]({folder}/README.md) has the nine categories of the challenge, with intervals where there can be any, the data, \
-the training and the limits; [`docs/ablation.md`](docs/ablation.md) tells which of the method's ideas carry it.
+the training and the limits; [`docs/ablation.md`](docs/ablation.md) shows which of the method's ideas carry it.
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, where there is a table, and render."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse_library(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Add the options that name the measured library, and parse."""
     parser.add_argument("--table", type=Path, help="measured library")
     parser.add_argument("--pairs", type=Path, help="pairs of its rows")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure and to render")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over clusters")
     args = parser.parse_args(argv)
     if (args.table is None) != (args.pairs is None):
         parser.error("give both --table and --pairs, or neither")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure where there is a table, and render."""
+    parser = make_parser("checkpoint", __doc__)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure and to render")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over clusters")
+    args = parse_library(parser, argv)
     refresh_code(args.checkpoint)
     if args.table is not None:
         measure(args.checkpoint, args.table, args.pairs, args.resamples)

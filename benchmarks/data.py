@@ -1,60 +1,102 @@
-"""Data on the CPU: preparation at full scale, the tokenizer, shuffled reading, and bulk prediction."""
+"""Data on the CPU: preparation at full scale, the tokenizer and shuffled reading."""
 
 from __future__ import annotations
 
 import gzip
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet
-import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.challenge_table import random_sequences, write_challenge_table
-from benchmarks.figures import Results, time_call
-from benchmarks.inference import make_model
-from benchmarks.original_way import prepare as prepare_the_original_way
-from benchmarks.peak_memory import run_script
-from modeling_macaron.analysis.predict_file import predict_file
+from benchmarks.figures import Results, time_in_turn
+from benchmarks.memory import run_script
+from modeling_macaron.atomic import new_file
 from modeling_macaron.training.collator import PromoterCollator
 from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.sources import open_source
-from tokenization import KmerTokenizer
+from tokenization import FLANK3, FLANK5, KmerTokenizer
 
+CHALLENGE_ROWS = 6_739_258
+_BLOCK_ROWS = 100_000
+_LENGTHS = np.arange(57, 107)  # of the variable part; 0.02 % of the challenge's rows are longer than 100
 _BATCH_SIZE = 512
+
+
+def random_sequences(num_rows: int, seed: int = 0) -> pa.StringArray:
+    """Draw promoters between the challenge's flanks: four of five have 110 nt, others 87 to 136; 0.4 % hold an N."""
+    rng = np.random.default_rng(seed)
+    away = np.abs(_LENGTHS - 80)
+    shares = np.where(away == 0, 0.82, 0.18 * 0.5**away / (0.5 ** away[away > 0]).sum())
+    lengths = rng.choice(_LENGTHS, num_rows, p=shares / shares.sum())
+    width = len(FLANK5) + _LENGTHS[-1] + len(FLANK3)
+    bases = np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, (num_rows, width), np.uint8)]
+    with_n = np.flatnonzero(rng.random(num_rows) < 0.004)
+    bases[with_n, len(FLANK5) + rng.integers(0, _LENGTHS[0], len(with_n))] = ord("N")
+    bases[:, : len(FLANK5)] = np.frombuffer(FLANK5.encode(), np.uint8)
+    ends = len(FLANK5) + lengths
+    flank3 = np.frombuffer(FLANK3.encode(), np.uint8)
+    bases[np.arange(num_rows)[:, None], ends[:, None] + np.arange(len(FLANK3))] = flank3
+    ends = ends + len(FLANK3)
+    kept = bases[np.arange(width) < ends[:, None]]
+    offsets = np.concatenate([[0], np.cumsum(ends)]).astype(np.int32)
+    return pa.StringArray.from_buffers(num_rows, pa.py_buffer(offsets), pa.py_buffer(kept))
+
+
+def random_values(num_rows: int, seed: int = 0) -> pa.StringArray:
+    """Draw expression values as text: 58 % whole, the others with 15 or 16 digits, as in the challenge's table."""
+    rng = np.random.default_rng(seed)
+    numbers = np.clip(rng.normal(11.1, 2.35, num_rows), 0, 17)
+    whole = rng.random(num_rows) < 0.58
+    texts = pa.array(np.where(whole, np.round(numbers), numbers)).cast(pa.string())
+    return pc.replace_substring_regex(texts, r"\.0$", "")
+
+
+def challenge_batches(num_rows: int, seed: int = 0) -> Iterator[pa.Table]:
+    """Give `sequence` and `expression` in blocks; a shorter table is the beginning of a longer one."""
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        rows = min(_BLOCK_ROWS, num_rows - start)
+        columns = [make(_BLOCK_ROWS, seed + start).slice(0, rows) for make in (random_sequences, random_values)]
+        yield pa.table(columns, names=["sequence", "expression"])
+
+
+def write_challenge_table(path: str | Path, num_rows: int = CHALLENGE_ROWS, seed: int = 0) -> None:
+    """Write a random .tsv without header in the shape of the challenge's training file, about 120 bytes a row."""
+    options = pyarrow.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+    with new_file(path) as partial, pa.OSFile(str(partial), "wb") as stream:
+        for table in challenge_batches(num_rows, seed):
+            pyarrow.csv.write_csv(table, stream, options)
 
 
 def run_preparation(results: Results, rows: int, folder: Path) -> None:
     """Time `scripts/prepare_data.py` on tables of 10,000 rows to `rows`, and on the largest one compressed."""
-    sizes = [size for size in (10_000, 100_000, 1_000_000) if size < rows] + [rows]
-    seconds = {}
-    for size in sizes:
+    for size in [*(size for size in (10_000, 100_000, 1_000_000) if size < rows), rows]:
         table = folder / f"{size}.tsv"
         write_challenge_table(table, size)
-        seconds[size], peak = _prepare(table, folder / "prepared")
-        results.row("preparation", table="TSV", rows=size, seconds=seconds[size], peak_memory_mb=peak)
-    bars = {"bar": 300_000} if rows > 1_000_000 else {}
-    results.figure(f"preparation of {rows:,} rows, TSV", rows / seconds[rows], "rows/s", **bars)
-    results.figure("  peak resident memory", peak, "MB", bar=1000, lower_is_better=True)
-    if len(sizes) > 2:  # the smallest table takes as long as the start
-        smallest, last = sizes[0], sizes[-2]
-        per_row = [(seconds[size] - seconds[smallest]) / (size - smallest) for size in (last, rows)]
-        name = f"  its seconds a row after the start, against the table of {last:,} rows"
-        results.figure(name, per_row[1] / per_row[0], "x")
+        seconds, peak = _prepare(table, folder / "prepared")
+        results.row("preparation", table="TSV", rows=size, seconds=seconds, peak_memory_mb=peak)
+    results.figure(f"preparation of {rows:,} rows, TSV", rows / seconds, "rows/s", shown=True)
+    results.figure(f"preparation of {rows:,} rows, TSV, peak resident memory", peak, "MB", shown=True)
     with open(table, "rb") as plain, gzip.open(f"{table}.gz", "wb", compresslevel=1) as compressed:
         shutil.copyfileobj(plain, compressed, 1 << 22)
-    compressed_seconds, compressed_peak = _prepare(Path(f"{table}.gz"), folder / "prepared-gz")
-    results.row("preparation", table="TSV.gz", rows=rows, seconds=compressed_seconds, peak_memory_mb=compressed_peak)
-    results.figure(f"preparation of {rows:,} rows, TSV.gz", rows / compressed_seconds, "rows/s")
-    results.check("rows that differ between TSV and TSV.gz", _differing_rows(folder), 0)
+    seconds, peak = _prepare(Path(f"{table}.gz"), folder / "prepared-gz")
+    results.row("preparation", table="TSV.gz", rows=rows, seconds=seconds, peak_memory_mb=peak)
+    results.figure(f"preparation of {rows:,} rows, TSV.gz", rows / seconds, "rows/s")
+    differing = sum(
+        not _load(folder / "prepared", split).equals(_load(folder / "prepared-gz", split))
+        for split in ("train", "validation")
+    )
+    results.check("splits that differ between TSV and TSV.gz", differing, 0)
     for path in [*folder.glob("*.tsv*"), folder / "prepared-gz"]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _compare_with_the_original(results, min(rows, 100_000), folder)
 
 
 def _prepare(table: Path, output: Path) -> tuple[float, float]:
@@ -63,39 +105,8 @@ def _prepare(table: Path, output: Path) -> tuple[float, float]:
     return run_script("prepare_data", "--source", str(table), "--output", str(output))
 
 
-def _differing_rows(folder: Path) -> int:
-    """Rows that the data sets of the plain and of the compressed table do not have in common."""
-    differing = 0
-    for split in ("train", "validation"):
-        plain, compressed = (
-            datasets.load_from_disk(str(folder / name / split)) for name in ("prepared", "prepared-gz")
-        )
-        same = plain.data.table.equals(compressed.data.table)
-        differing += 0 if same else max(len(plain), len(compressed))
-    return differing
-
-
-def _compare_with_the_original(results: Results, rows: int, folder: Path) -> None:
-    """Prepare the same table in this process by the original's way and by the library's."""
-    table = folder / "compare.tsv"
-    write_challenge_table(table, rows, seed=1)
-    started = perf_counter()
-    ids, values = prepare_the_original_way(table)
-    original = perf_counter() - started
-
-    started = perf_counter()
-    prepare_dataset(open_source(str(table)), folder / "compare", overwrite=True)
-    own = perf_counter() - started
-    results.figure(f"original's way (pandas, Bio.Seq, dict), {rows:,} rows", rows / original, "rows/s")
-    results.figure("  the library on the same rows", rows / own, "rows/s")
-    results.figure("  ratio", original / own, "x")
-    stored = datasets.concatenate_datasets(
-        [datasets.load_from_disk(str(folder / "compare" / split)) for split in ("train", "validation")]
-    ).with_format("numpy")
-    order = np.argsort(stored["row"][:])
-    differing = (stored["input_ids"][:][order] != ids[:, :100]).any(axis=1).sum()
-    differing += (~(np.abs(stored["labels"][:][order] - values) <= 1e-5)).sum()
-    results.check("rows that differ from the original's way", differing, 0)
+def _load(folder: Path, split: str) -> pa.Table:
+    return datasets.load_from_disk(str(folder / split)).data.table
 
 
 def run_tokenizer(results: Results, rows: int, _: Path) -> None:
@@ -103,11 +114,11 @@ def run_tokenizer(results: Results, rows: int, _: Path) -> None:
     tokenizer = KmerTokenizer()
     count = min(rows, 10_000)
     texts = random_sequences(count).to_pylist()
-    for name, options, bars in (("lists", {}, {"bar": 300_000}), ("numpy", {"return_tensors": "np"}, {})):
-        seconds = time_call(lambda o=options: tokenizer(texts, **o), repeats=5)
-        results.figure(f"tokenizer, {count:,} strings to {name}", count / seconds, "sequences/s", **bars)
     table = datasets.Dataset(pa.table({"sequence": random_sequences(10 * count)}))
-    for name, options, bars in (("lists", {}, {"bar": 100_000}), ("numpy", {"return_tensors": "np"}, {})):
+    for name, options in (("lists", {}), ("numpy", {"return_tensors": "np"})):
+        shown = name == "lists"
+        seconds = time_in_turn({name: lambda o=options: tokenizer(texts, **o)}, rounds=5)[name]
+        results.figure(f"tokenizer, {count:,} strings to {name}", count / seconds, "sequences/s", shown)
         started = perf_counter()
         table.map(
             lambda batch, o: tokenizer(batch["sequence"], **o),
@@ -115,8 +126,8 @@ def run_tokenizer(results: Results, rows: int, _: Path) -> None:
             fn_kwargs={"o": options},
             load_from_cache_file=False,
         ).cleanup_cache_files()
-        seconds = perf_counter() - started
-        results.figure(f"  through map(batched=True), {name}", len(table) / seconds, "sequences/s", **bars)
+        rate = len(table) / (perf_counter() - started)
+        results.figure(f"tokenizer, through map(batched=True), {name}", rate, "sequences/s", shown)
 
 
 def run_reading(results: Results, rows: int, folder: Path) -> None:
@@ -141,35 +152,5 @@ def run_reading(results: Results, rows: int, folder: Path) -> None:
             speed = batches * _BATCH_SIZE / (perf_counter() - started)
             results.row("reading", strands=strands, worker_processes=workers, sequences_per_second=speed)
             if workers == 1:
-                bar = {"bar": 50_000}
-                results.figure(f"shuffled reading, 1 worker, masks {strands}", speed, "sequences/s", **bar)
+                results.figure(f"shuffled reading, 1 worker, masks {strands}", speed, "sequences/s", shown=True)
             del iterator
-
-
-def run_bulk_prediction(results: Results, rows: int, folder: Path) -> None:
-    """Time a file through a small model: against the model alone, and with equal sequences computed once."""
-    count = min(rows, 20_000)
-    sequences = random_sequences(count // 10, seed=2)
-    repeated = sequences.take(pa.array(np.random.default_rng(0).integers(0, len(sequences), count)))
-    pa.parquet.write_table(pa.table({"sequence": repeated}), folder / "promoters.parquet")
-    model = make_model("tiny")
-    ids = torch.from_numpy(KmerTokenizer()(repeated.to_pylist(), return_tensors="np")["input_ids"])
-    with torch.inference_mode():
-        alone = time_call(lambda: [model(batch, output_nucleotide_logits=False) for batch in ids.split(256)], repeats=1)
-    seconds, outputs = {}, {}
-    for deduplicate in (False, True):
-        output = folder / f"predicted-{deduplicate}.parquet"
-        started = perf_counter()
-        predict_file(model, folder / "promoters.parquet", output, deduplicate=deduplicate, overwrite=True)
-        seconds[deduplicate] = perf_counter() - started
-        outputs[deduplicate] = pa.parquet.read_table(output)["predicted_expression"].to_numpy()
-    results.figure(f"bulk prediction, tiny model, {count:,} rows", count / seconds[False], "sequences/s")
-    results.figure("  share of the time that the model alone takes", alone / seconds[False], "")
-    results.figure("  --deduplicate where each sequence stands ten times", seconds[False] / seconds[True], "x")
-    config = model.config
-    with torch.inference_mode():
-        logits = torch.cat([model(batch).logits[:, 0] for batch in ids.split(1000)])
-    expected = logits.double().numpy() * config.expression_std + config.expression_mean
-    for deduplicate, values in outputs.items():
-        name = "file = batches of the model" + (", deduplicated" if deduplicate else "")
-        results.check(name, np.abs(values - expected).max(), 1e-5)

@@ -1,4 +1,4 @@
-"""Figures of a benchmark run: measured values beside their bars, equalities that must hold, and the machine."""
+"""Results of a benchmark: measured figures, equalities that must hold, tables, and the machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import re
 import shlex
 import sys
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -22,6 +23,7 @@ import torch
 from modeling_macaron.atomic import new_file
 from modeling_macaron.training.hardware import read_processor
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _PROCESSOR_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -29,43 +31,18 @@ _PROCESSOR_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value.
-
-    Attributes
-    ----------
-    name : str
-        What was measured.
-    value : float or None
-        The value; None where it could not be measured, which `note` explains.
-    unit : str
-        Its unit.
-    bar : float or None
-        What it should reach.
-    lower_is_better : bool
-        Whether the value should stay below its bar.
-    note : str
-        What a reader must know.
-    """
+    """One measured value; None where it could not be measured, with the reason in `note`."""
 
     name: str
     value: float | None
     unit: str
-    bar: float | None = None
-    lower_is_better: bool = False
+    shown: bool = False  # in the README
     note: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """`"reached"`, `"missed"`, or empty where there is nothing to compare."""
-        if self.bar is None or self.value is None:
-            return ""
-        reached = self.value <= self.bar if self.lower_is_better else self.value >= self.bar
-        return "reached" if reached else "missed"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One equality: the error that was measured and the error that is allowed."""
+    """One equality: the measured error and the error that is allowed."""
 
     name: str
     error: float
@@ -79,12 +56,12 @@ class Check:
 
 @dataclass
 class Results:
-    """What one run of a benchmark found, printed as it goes.
+    """Results of one run, printed as they come.
 
     Attributes
     ----------
     kind : str
-        `"cpu"` or `"gpu"`.
+        Name of the benchmark.
     machine : dict
         See `describe_machine`.
     figures : list of Figure
@@ -102,24 +79,18 @@ class Results:
     tables: dict[str, list[dict]] = field(default_factory=dict)
     started: float = field(default_factory=perf_counter, repr=False)
 
-    def figure(self, name: str, value: float | None, unit: str, **options) -> Figure:
-        """Add a figure and print it beside its bar; see `Figure` for the options."""
-        figure = Figure(name, value, unit, **options)
-        self.figures.append(figure)
-        sign = "<=" if figure.lower_is_better else ">="
-        beside = "" if figure.bar is None else f"   bar {sign} {show(figure.bar)}: {figure.verdict or 'not measured'}"
-        note = f"   ({figure.note})" if figure.note else ""
-        print(f"  {name:<64} {show(value):>10} {unit}{beside}{note}", flush=True)
-        return figure
+    def figure(self, name: str, value: float | None, unit: str, shown: bool = False, note: str = "") -> None:
+        """Add a figure and print it."""
+        self.figures.append(Figure(name, value, unit, shown, note))
+        print(f"  {name:<64} {show(value):>10} {unit}{f'   ({note})' if note else ''}", flush=True)
 
-    def check(self, name: str, error: float, tolerance: float) -> Check:
+    def check(self, name: str, error: float, tolerance: float) -> None:
         """Add an equality and print whether it holds."""
         error = float(error)
-        check = Check(name, error if math.isfinite(error) else sys.float_info.max, tolerance)  # JSON knows no NaN
+        check = Check(name, error if math.isfinite(error) else sys.float_info.max, tolerance)  # JSON has no NaN
         self.checks.append(check)
         verdict = "holds" if check.holds else "FAILS"
         print(f"  {name:<64} {check.error:>10.1e} error   at most {tolerance:.0e}: {verdict}", flush=True)
-        return check
 
     def row(self, table: str, /, **values) -> None:
         """Add a row to a table and print it."""
@@ -128,35 +99,62 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """1 where an equality fails, else 0: a slow machine is no fault."""
+        """1 where an equality fails, else 0; a slow machine is not a failure."""
         return int(not all(check.holds for check in self.checks))
 
     def save(self, path: str | Path) -> None:
-        """Write everything as JSON.
-
-        Parameters
-        ----------
-        path : str or Path
-            File to write; one that stands there is replaced.
-        """
+        """Write everything as JSON; an existing file is replaced."""
+        program = f"benchmarks.{Path(sys.argv[0]).stem}"
         report = {
             "kind": self.kind,
             "date": date.today().isoformat(),
-            "command": shlex.join(
-                ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_file_name, sys.argv[1:])]
-            ),
+            "command": shlex.join(["python", "-m", program, *map(_file_name, sys.argv[1:])]),
             "seconds": round(perf_counter() - self.started),
             "machine": self.machine,
-            "figures": [asdict(figure) | {"verdict": figure.verdict} for figure in self.figures],
+            "figures": [asdict(figure) for figure in self.figures],
             "checks": [asdict(check) | {"holds": check.holds} for check in self.checks],
             "tables": self.tables,
         }
-        with new_file(path) as partial:
-            partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(report, path)
+
+    def finish(self, path: Path | None) -> int:
+        """Save where there is a path, name the equalities that fail, and return the exit code."""
+        if path is not None:
+            self.save(path)
+        failed = [check.name for check in self.checks if not check.holds]
+        print(f"\n{f'written to {path}' if path else 'not written: name an --output'}")
+        print(f"{len(self.checks)} equalities, {len(failed)} fail", *failed, sep="\n  ")
+        return self.exit_code
+
+
+def write_json(report: dict, path: str | Path) -> None:
+    """Write a report; an existing file is replaced once the new one is complete."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def make_parser(module: str, description: str) -> ArgumentParser:
+    """Make the parser of a module's command line; the description keeps its lines."""
+    return ArgumentParser(
+        prog=f"python -m benchmarks.{module}", description=description, formatter_class=RawDescriptionHelpFormatter
+    )
+
+
+def add_output(parser: ArgumentParser, default: str) -> None:
+    """Add the option `--output`, which names a JSON file."""
+    parser.add_argument("--output", type=_json_file, metavar="FILE", help=f"JSON file to write; default: {default}")
+
+
+def _json_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or path.suffix != ".json":
+        raise ArgumentTypeError(f"{text}: name a file that ends in .json")
+    return path
 
 
 def show(value: object) -> str:
-    """Lay out a value for people: three to four digits, thousands with commas."""
+    """Format a value: three to four digits, thousands with commas."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -165,18 +163,7 @@ def show(value: object) -> str:
 
 
 def describe_machine(device: str = "cpu") -> dict:
-    """Describe what the figures were measured on.
-
-    Parameters
-    ----------
-    device : str
-        `"cpu"` or a CUDA device.
-
-    Returns
-    -------
-    dict
-        `name` (short), processor, its cores and instruction sets, memory, GPU, and versions of the libraries.
-    """
+    """Describe the machine: a short name, processor, memory, GPU, and versions of the libraries."""
     processor, flags = read_processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = {
@@ -200,45 +187,14 @@ def result_path(machine: dict, folder: Path = RESULTS) -> Path:
     return folder / (re.sub(r"[^a-z0-9]+", "-", machine["name"].lower()).strip("-") + ".json")
 
 
-def time_call(call: Callable[[], object], repeats: int = 3) -> float:
-    """Seconds that a call takes: the fastest of some repeats, after one that warms up.
-
-    Parameters
-    ----------
-    call : callable
-        What is timed.
-    repeats : int
-        Timed calls.
-
-    Returns
-    -------
-    float
-        Seconds.
-    """
-    return time_in_turn({"call": call}, repeats)["call"]
-
-
 def time_in_turn(calls: dict[str, Callable[[], object]], rounds: int = 4) -> dict[str, float]:
-    """Time calls that are to be compared one after another in each round, so that a busy minute meets them all.
-
-    Parameters
-    ----------
-    calls : dict of str to callable
-        What is timed, by name.
-    rounds : int
-        Timed rounds, after one that warms up.
-
-    Returns
-    -------
-    dict of str to float
-        Seconds of the fastest call of each.
-    """
+    """Seconds of the fastest call of each kind, taken in turn, so that a busy minute slows all alike."""
     best = dict.fromkeys(calls, float("inf"))
     for number in range(rounds + 1):
         for name, call in calls.items():
             started = perf_counter()
             call()
-            if number:
+            if number:  # the first round warms up
                 best[name] = min(best[name], perf_counter() - started)
     return best
 

@@ -8,37 +8,12 @@ from modeling_macaron.atomic import new_file
 
 
 def render_block(name: str, text: str) -> str:
-    """Put text between the markers of a block.
-
-    Parameters
-    ----------
-    name : str
-        Name of the block.
-    text : str
-        Markdown, ending with a newline.
-
-    Returns
-    -------
-    str
-    """
+    """Put Markdown, ending with a newline, between the markers of a block."""
     return f"<!-- {name}: begin -->\n{text}<!-- {name}: end -->\n"
 
 
 def replace_block(page: Path, name: str, text: str) -> None:
-    """Replace what stands between the markers of a block.
-
-    Parameters
-    ----------
-    page : Path
-        Markdown file.
-    name, text : str
-        See `render_block`.
-
-    Raises
-    ------
-    ValueError
-        If the page does not hold both markers once each.
-    """
+    """Replace the text between the markers of a block; raises ValueError unless the page holds both once."""
     content = page.read_text(encoding="utf-8")
     begin, end = render_block(name, "").splitlines(keepends=True)
     if content.count(begin) != 1 or content.count(end) != 1:
@@ -48,20 +23,6 @@ def replace_block(page: Path, name: str, text: str) -> None:
         partial.write_text(before + render_block(name, text) + rest.split(end)[1], encoding="utf-8")
 
 
-def table(names: list[str], rows: list[list[object]]) -> str:
-    """Make a Markdown table.
-
-    Parameters
-    ----------
-    names : list of str
-        (columns,) the header.
-    rows : list of list
-        (rows, columns) the cells.
-
-    Returns
-    -------
-    str
-        Lines, each with its end.
-    """
-    lines = [names, ["---"] * len(names), *([str(cell) for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+def table(rows: list[list[object]], alignment: list[str]) -> str:
+    """Make a Markdown table of a header and rows; the alignment is `---` or `---:` for each column."""
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in (rows[0], alignment, *rows[1:]))

@@ -1,15 +1,14 @@
-"""Take the checkpoint of this repository through every verb, on promoters of the challenge's library that it never saw.
+"""Run every command with the checkpoint of this repository, on promoters of the library that it was not trained on.
 
     python -m benchmarks.tour --table measured_library.parquet --pairs pairs.parquet
 
 Runs the command lines on split `validation`, compares predicted with measured differences, draws figures into
-`docs/tour/`, writes `results/tour/library.json` and renders the tour of `README.md`. Without a table it renders what
-was measured before.
+`docs/tour/`, writes `results/tour/library.json` and renders the tour of `README.md`. Without a table it renders the
+committed results.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -26,15 +25,14 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import pearsonr, spearmanr
 
-from benchmarks.checkpoint import CHECKPOINT, README, ROOT, SPLIT
-from benchmarks.figures import RESULTS, describe_machine
-from benchmarks.pages import replace_block
+from benchmarks.checkpoint import CHECKPOINT, README, SPLIT, parse_library
+from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, write_json
+from benchmarks.pages import replace_block, table
 from modeling_macaron.analysis.effect_plots import variant_effect_plot
 from modeling_macaron.analysis.evaluation import TITLES
 from modeling_macaron.analysis.plots import save_figure, scatter_with_density
 from modeling_macaron.analysis.variant_pairs import variable_parts
 from modeling_macaron.analysis.variant_plots import where_they_differ
-from modeling_macaron.atomic import new_file
 from modeling_macaron.tables import string_buffers
 from tokenization import KmerTokenizer
 
@@ -47,30 +45,14 @@ SUBSTITUTIONS = "SNVs"
 
 
 class Tour(NamedTuple):
-    """Where a tour reads and writes.
-
-    Attributes
-    ----------
-    checkpoint : Path
-        Folder of the model.
-    work : Path
-        Inputs and outputs of the command lines.
-    figures : Path
-        Folder for the figures.
-    """
+    """Where a tour reads and writes."""
 
     checkpoint: Path
-    work: Path
+    work: Path  # inputs and outputs of the command lines
     figures: Path
 
     def run(self, script: str, *arguments: str) -> dict:
-        """Run a command line in the working folder; give the command and the seconds it took, Python's start included.
-
-        Raises
-        ------
-        RuntimeError
-            If it fails.
-        """
+        """Run a command line in the working folder; returns the command and its seconds, Python's start included."""
         command = [sys.executable, str(ROOT / "scripts" / script), str(self.checkpoint.resolve()), *arguments]
         started = perf_counter()
         done = subprocess.run(command, cwd=self.work, capture_output=True, text=True, check=False)
@@ -81,20 +63,7 @@ class Tour(NamedTuple):
 
 
 def variant_table(library: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Collect the pairs whose ends are both in a table.
-
-    Parameters
-    ----------
-    library : pandas.DataFrame
-        `row_id`, `sequence`, `activity`.
-    pairs : pandas.DataFrame
-        `kind`, `alt_row_id`, `ref_row_id`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `kind`, `reference_sequence`, `alternative_sequence`, `measured_delta`.
-    """
+    """Collect the pairs with both ends in a library, with their measured differences."""
     rows = library.set_index("row_id")
     pairs = pairs[pairs.alt_row_id.isin(rows.index) & pairs.ref_row_id.isin(rows.index)]
     references, alternatives = rows.loc[pairs.ref_row_id], rows.loc[pairs.alt_row_id]
@@ -117,30 +86,29 @@ def predict_promoters(tour: Tour, library: pd.DataFrame) -> dict:
 def score_variants(tour: Tour, variants: pd.DataFrame) -> dict:
     """Predict pairs, correlate predicted with measured differences, and draw the single substitutions."""
     variants.to_parquet(tour.work / "substitutions_and_motifs.parquet")
-    facts = tour.run("variants.py", "substitutions_and_motifs.parquet", "effects.parquet") | {
-        "rows": len(variants),
-        "kinds": {},
-    }
+    facts = tour.run("variants.py", "substitutions_and_motifs.parquet", "effects.parquet")
     effects = pd.read_parquet(tour.work / "effects.parquet")
-    for kind, some in effects.groupby("kind", sort=False):
-        facts["kinds"][kind] = {
+    kinds = {
+        kind: {
             "n": len(some),
             "pearson_r": _pearson(some.delta, some.measured_delta),
             "spearman_rho": float(spearmanr(some.delta, some.measured_delta).statistic),
         }
+        for kind, some in effects.groupby("kind", sort=False)
+    }
     substitutions = effects[effects.kind == SUBSTITUTIONS]
-    measures = {name: facts["kinds"][SUBSTITUTIONS][name] for name in ("pearson_r", "spearman_rho")}
+    measures = {name: kinds[SUBSTITUTIONS][name] for name in ("pearson_r", "spearman_rho")}
     figure = scatter_with_density(
         substitutions.measured_delta, substitutions.delta, **measures, title="Single substitutions", zero_lines=True,
         xlabel="Measured change of expression", ylabel="Predicted change",
     )  # fmt: skip
     save_figure(figure, tour.figures / "substitutions.png")
     _draw_one_promoter(tour, substitutions)
-    return facts
+    return facts | {"rows": len(variants), "kinds": kinds}
 
 
 def _draw_one_promoter(tour: Tour, substitutions: pd.DataFrame) -> None:
-    """Draw predicted and measured effects along the promoter with most substitutions; leave it for `mutate`."""
+    """Draw predicted and measured effects along the promoter with most substitutions; write it for `mutate`."""
     reference = substitutions.reference_sequence.value_counts().idxmax()
     some = substitutions[substitutions.reference_sequence == reference]
     texts = [reference, *some.alternative_sequence]
@@ -160,7 +128,6 @@ def mutate(tour: Tour) -> dict:
     """Mutate the promoter that `score_variants` drew."""
     facts = tour.run("mutagenesis.py", "promoter.fa", "mutants.parquet", "--plots", "plots")
     for name in ("heatmap", "logo"):
-        tour.figures.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(tour.work / "plots" / f"row_1_{name}.png", tour.figures / f"{name}.png")
     return facts | {"mutants": len(pd.read_parquet(tour.work / "mutants.parquet"))}
 
@@ -189,12 +156,10 @@ def design_promoters(tour: Tour, library: pd.DataFrame, training: pd.DataFrame) 
         "--forbid", "GAATTC", "--training", "training.tsv",
     )  # fmt: skip
     designs = pd.read_csv(tour.work / "designs.tsv", sep="\t")
-    gain = designs.expression - designs.start_expression
+    gain = (designs.expression - designs.start_expression).median()
     return facts | {
-        "rows": len(starts),
-        "median_gain": float(gain.median()),
-        "out_of_range": int(designs.out_of_range.sum()),
-    }
+        "rows": len(starts), "median_gain": float(gain), "out_of_range": int(designs.out_of_range.sum()),
+    }  # fmt: skip
 
 
 def export(tour: Tour) -> dict:
@@ -208,20 +173,7 @@ def _pearson(predicted: pd.Series, measured: pd.Series) -> float:
 
 
 def take_tour(tour: Tour, table: Path, pairs: Path) -> dict:
-    """Go through all verbs.
-
-    Parameters
-    ----------
-    tour : Tour
-        Where to read and write.
-    table, pairs : Path
-        Measured library with a column `split`, and its pairs.
-
-    Returns
-    -------
-    dict
-        What `library.json` holds: for each verb its command, seconds and figures.
-    """
+    """Run all commands; returns the command, seconds and figures of each."""
     frame = pd.read_parquet(table)
     library, training = frame[frame.split == SPLIT], frame[frame.split == "train"]
     return {
@@ -245,18 +197,7 @@ def weights_of(checkpoint: Path) -> str:
 
 
 def render_tour(result: dict) -> str:
-    """Render the tour of the README.
-
-    Parameters
-    ----------
-    result : dict
-        See `take_tour`.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
+    """Render the tour of the README as Markdown."""
     kinds = "; ".join(
         f"{TITLES[kind].lower()} ({figures['n']:,}) r {figures['pearson_r']:.3f}, rho {figures['spearman_rho']:.3f}"
         for kind, figures in result["variants"]["kinds"].items()
@@ -273,39 +214,29 @@ def render_tour(result: dict) -> str:
         f"predicted in the median; {designed['out_of_range']} beyond the range of the training data",
         "export": f"{result['export']['size_mb']:.1f} MB",
     }
-    lines = ["| command | what came out | seconds |", "| --- | --- | ---: |"]
-    lines += [
-        f"| `{result[verb]['command']}` | {text} | {result[verb]['seconds']:.0f} |" for verb, text in came_out.items()
-    ]
+    rows = [[f"`{result[name]['command']}`", text, f"{result[name]['seconds']:.0f}"] for name, text in came_out.items()]
     folder = FIGURES.relative_to(ROOT).as_posix()
     return (
-        f"Promoters of the challenge's library from clusters that the checkpoint never saw (split `{SPLIT}`), on "
-        f"{result['machine']['name']}, Python's start included:\n\n" + "\n".join(lines) + "\n\n"
-        "| | |\n| --- | --- |\n"
+        f"Promoters of the challenge's library from clusters that the checkpoint was not trained on (split `{SPLIT}`), "
+        f"on {result['machine']['name']}, Python's start included:\n\n"
+        + table([["command", "result", "seconds"], *rows], ["---", "---", "---:"])
+        + "\n| | |\n| --- | --- |\n"
         f"| ![Predicted against measured changes by single substitutions]({folder}/substitutions.png) "
         f"| ![Predicted and measured effects along one promoter]({folder}/variants.png) |\n"
         f"| ![Heat map of all substitutions of the same promoter]({folder}/heatmap.png) "
         f"| ![Logo of the same promoter]({folder}/logo.png) |\n\n"
-        "Left above, all substitutions with their measured effects; the other three show the promoter that has most "
-        f"of them (open circles: measured). Made by `{result['command']}`.\n"
+        "Top left: all substitutions with measured effects. The other three show the promoter that has most of them "
+        f"(open circles: measured). Made by `{result['command']}`.\n"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Take the tour, where there is a table, and render it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tour", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--table", type=Path, help="measured library")
-    parser.add_argument("--pairs", type=Path, help="pairs of its rows")
-    args = parser.parse_args(argv)
-    if (args.table is None) != (args.pairs is None):
-        parser.error("give both --table and --pairs, or neither")
+    parser = make_parser("tour", __doc__)
+    args = parse_library(parser, argv)
     if args.table is not None:
         with tempfile.TemporaryDirectory() as work:
-            result = take_tour(Tour(CHECKPOINT, Path(work), FIGURES), args.table, args.pairs)
-        with new_file(RESULT) as partial:
-            partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            write_json(take_tour(Tour(CHECKPOINT, Path(work), FIGURES), args.table, args.pairs), RESULT)
     replace_block(README, BLOCK, render_tour(json.loads(RESULT.read_text(encoding="utf-8"))))
     print(f"rendered {README.name}")
     return 0

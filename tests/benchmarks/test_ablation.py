@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmarks import ablation, ablation_report
-from benchmarks.challenge_table import random_sequences
+from benchmarks import ablation
+from benchmarks.data import random_sequences
 from benchmarks.pages import render_block
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.training.arguments import parse_recipe
@@ -44,24 +44,24 @@ def test_names_are_unique_and_the_base_comes_first():
 
 def test_difference_is_taken_seed_by_seed():
     result = result_of({"base": [0.8, 0.9, 0.7], "glu": [0.79, 0.88, 0.67]})
-    average, error = ablation_report.difference(result, "glu")
+    average, error = ablation.difference(result, "glu")
     assert average == pytest.approx(-0.02) and error == pytest.approx(0.01 / np.sqrt(3))
 
 
 def test_page_shows_mean_spread_and_change(tmp_path):
     result = result_of({"base": [0.8, 0.9, 0.7], "glu": [0.79, 0.88, 0.67]})
-    block = ablation_report.render_figures(result, VARIANTS)
+    block = ablation.render_figures(result, VARIANTS)
     assert "| 3 | 0.8000 ± 0.1000 |  |" in block and "| 3 | 0.7800 ± 0.1054 | \N{MINUS SIGN}0.0200 ± 0.0058 |" in block
     assert "0.765 / 0.810" in block and "no convolution" not in block
-    figure = ablation_report.plot(result, VARIANTS)
+    figure = ablation.plot(result, VARIANTS)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["GLU"]
 
 
 def test_committed_page_shows_the_committed_results():
     result = json.loads(ablation.RESULT.read_text(encoding="utf-8"))
-    block = render_block(ablation_report.BLOCK, ablation_report.render_figures(result, VARIANTS))
-    assert block in ablation_report.PAGE.read_text(encoding="utf-8"), "run python -m benchmarks.ablation_report"
-    assert ablation_report.PLOT.is_file()
+    block = render_block(ablation.BLOCK, ablation.render_figures(result, VARIANTS))
+    assert block in ablation.PAGE.read_text(encoding="utf-8"), "run python -m benchmarks.ablation"
+    assert ablation.PLOT.is_file()
     assert result["recipe"] == yaml.safe_load((ablation.RECIPES / "base.yaml").read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""The tour of the verbs, on a small library and a tiny model."""
+"""The tour of the commands, on a small library and a tiny model."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_tour_of_a_small_library(tiny_folder, tmp_path, library):
     assert f"r {substitutions['pearson_r']:.3f}, rho {substitutions['spearman_rho']:.3f}" in text
 
 
-def test_failing_command_is_told(tiny_folder, tmp_path):
+def test_a_command_that_fails_is_reported(tiny_folder, tmp_path):
     with pytest.raises(RuntimeError, match=r"predict\.py failed: .*there is no file absent\.tsv"):
         module.Tour(tiny_folder, tmp_path, tmp_path).run("predict.py", "absent.tsv", "out.csv")
 
