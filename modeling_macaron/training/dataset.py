@@ -36,6 +36,11 @@ class PromoterDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._split)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Values of all rows, (rows,) float64 in assay units."""
+        return self._split.select_columns(["labels"])[:].column("labels").to_numpy().astype(np.float64)
+
     def begin_epoch(self, epoch: int) -> None:
         """Tell which pass over the data begins; the masks are drawn anew in each."""
         self._epoch.fill_(epoch)

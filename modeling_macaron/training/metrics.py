@@ -33,26 +33,24 @@ def compute_metrics(prediction: EvalPrediction, reconstruction_weight: float = 1
     Parameters
     ----------
     prediction : EvalPrediction
-        `predictions` are arrays (rows,): the standardized expression and, where letters are reconstructed, the summed
-        cross-entropy (nats) of the row's masked letters and their number; `label_ids` (rows,) the standardized
-        measurements.
+        `predictions` holds arrays (rows,): `expression`, standardized; `loss` of the expression; and, where letters are
+        reconstructed, `entropy`, the summed cross-entropy (nats) of the row's masked letters, and `masked`, their
+        number. `label_ids` (rows,) are the standardized measurements.
     reconstruction_weight : float
         Weight of the reconstruction in the loss.
 
     Returns
     -------
     dict[str, float]
-        `loss`, `expression_loss`, `pearson_r`, `spearman_rho` and, where letters are reconstructed,
-        `reconstruction_loss`.
+        `loss`, `expression_loss` (mean squared error or, with bins, Kullback-Leibler divergence), `pearson_r`,
+        `spearman_rho` and, where letters are reconstructed, `reconstruction_loss`.
     """
-    parts = prediction.predictions if isinstance(prediction.predictions, tuple) else (prediction.predictions,)
-    predicted, *masked = (np.asarray(values, dtype=np.float64) for values in parts)
-    measured = np.asarray(prediction.label_ids, dtype=np.float64)
-    loss = expression_loss = float(np.mean((predicted - measured) ** 2))
+    parts = {name: np.asarray(values, dtype=np.float64) for name, values in prediction.predictions.items()}
+    predicted, measured = parts["expression"], np.asarray(prediction.label_ids, dtype=np.float64)
+    loss = expression_loss = float(np.mean(parts["loss"]))
     reconstruction = {}
-    if masked:
-        entropies, num_masked = masked
-        reconstruction["reconstruction_loss"] = float(entropies.sum() / (num_masked.sum() + 1))
+    if "entropy" in parts:
+        reconstruction["reconstruction_loss"] = float(parts["entropy"].sum() / (parts["masked"].sum() + 1))
         loss += reconstruction_weight * reconstruction["reconstruction_loss"]
     return {
         "loss": loss,

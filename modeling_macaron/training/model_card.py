@@ -24,7 +24,7 @@ TRAINING_FACTS = "training.json"
 _MEASURES = {
     "eval_pearson_r": "Pearson r",
     "eval_spearman_rho": "Spearman rho",
-    "eval_expression_loss": "Mean squared error (standardized)",
+    "eval_expression_loss": "Expression loss (standardized)",
     "eval_reconstruction_loss": "Reconstruction loss (nats)",
 }
 
@@ -165,6 +165,8 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "mask_probability": args.mask_probability,
         "strands": args.strands,
         "reconstruction_weight": trainer.model.config.reconstruction_weight,
+        "expression_bins": len(trainer.model.config.expression_bins or ()),
+        "both_orientations": trainer.model.config.both_orientations,
         "hidden_dropout": trainer.model.config.hidden_dropout,
         "reverse_probability": args.reverse_probability,
         "max_shift": args.max_shift,
@@ -237,6 +239,7 @@ def training_table(facts: dict) -> str:
     str
     """
     best = f"{facts['best_step']:,}" if facts["best_step"] else "the end"
+    bins = facts.get("expression_bins")
     return _rows(
         {
             **({"Started from": facts["started_from"]} if facts.get("started_from") else {}),
@@ -247,9 +250,11 @@ def training_table(facts: dict) -> str:
             "Learning rate": f"{facts['learning_rate']:.4g}, {facts['lr_scheduler_type']}, "
             f"{facts['warmup_steps']} warm-up steps",
             "Weight decay": facts["weight_decay"],
+            "Expression loss": f"divergence of {bins} soft bins" if bins else "mean squared error",
             "Masked letters": _masking(facts),
             "Dropout": facts["hidden_dropout"],
             "Augmentation": _augmentation(facts),
+            **({"Prediction": "mean over both orientations"} if facts.get("both_orientations") else {}),
             "Averaging of weights": f"decay {facts['ema_decay']}" if facts["ema_decay"] else "none",
             "Precision": facts["precision"],
             "Seed": facts["seed"],

@@ -54,8 +54,8 @@ class MacaronTrainer(Trainer):
 
     The loss of an optimizer step is that of its whole global batch: gradient accumulation and several processes give
     the loss and the gradients of one process that sees all rows at once. (The reconstruction loss is a sum over a
-    count, so the mean over parts would not do.) Both terms are logged on their own, `expression_loss` and
-    `reconstruction_loss`.
+    count, so the mean over parts would not do.) Both terms are logged on their own, `expression_loss` (see
+    `MacaronOutput.row_losses`) and `reconstruction_loss`.
 
     In evaluation the expression is predicted from unmasked sequences, as in use, and the reconstruction from masked
     ones; every measure is one over the whole split.
@@ -247,8 +247,7 @@ class MacaronTrainer(Trainer):
             outputs = model(inputs["input_ids"], labels=inputs["labels"], output_nucleotide_logits=False)
             losses = torch.stack([outputs.loss, torch.zeros_like(outputs.loss)])
         if model.training and source_rows is not None:
-            row_losses = (outputs.logits.detach().flatten().float() - inputs["labels"]) ** 2
-            self._finite_loss.note(self.state.global_step, source_rows, row_losses, outputs.loss)
+            self._finite_loss.note(self.state.global_step, source_rows, outputs.row_losses, outputs.loss)
         if num_items_in_batch is not None:
             rows, masked = inputs["labels"].numel(), self._num_masked(inputs["masked_nucleotides"]).sum()
             share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
@@ -276,19 +275,20 @@ class MacaronTrainer(Trainer):
         Returns
         -------
         tuple
-            None; standardized expression and, unless the weight of the reconstruction is 0, summed cross-entropy (nats)
-            of the masked letters and their number, each (batch,); labels (batch,).
+            None; what `compute_metrics` takes, each (batch,); labels (batch,).
         """
         inputs = self._prepare_inputs(inputs)
         labels, masked_nucleotides = inputs["labels"], inputs["masked_nucleotides"]
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(input_ids=inputs["input_ids"], output_nucleotide_logits=False).logits
+            outputs = model(input_ids=inputs["input_ids"], labels=labels, output_nucleotide_logits=False)
+            predictions = {"expression": outputs.logits.flatten().float(), "loss": outputs.row_losses}
             if not self._reconstructs:
-                return None, (logits.flatten().float(),), labels
+                return None, predictions, labels
             nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
         masked_nucleotides = masked_nucleotides[:, : nucleotide_logits.shape[1]]
         entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), masked_nucleotides, reduction="none")
-        return None, (logits.flatten().float(), entropies.sum(dim=1), self._num_masked(masked_nucleotides)), labels
+        masked = {"entropy": entropies.sum(dim=1), "masked": self._num_masked(masked_nucleotides)}
+        return None, predictions | masked, labels
 
     def evaluation_loop(self, *args, **kwargs):
         """Evaluate or predict a split, with the averaged weights where there are any."""
