@@ -38,7 +38,7 @@ class MacaronOutput(ModelOutput):
     nucleotide_logits : torch.Tensor, optional
         (batch, sequence_length, vocab_size) logits of the letter at each position, unless they were not wanted.
     expression_loss : torch.Tensor, optional
-        () mean of `row_losses`.
+        () mean of `row_losses`, weighted where there are `row_weights`.
     reconstruction_loss : torch.Tensor, optional
         () sum of the cross-entropies (nats) of the masked letters / (their number + 1).
     hidden_states, attentions : tuple[torch.Tensor, ...], optional
@@ -387,6 +387,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         masked_nucleotides: torch.Tensor | None = None,
         output_nucleotide_logits: bool = True,
         most_masked: int | None = None,
+        row_weights: torch.Tensor | None = None,
         **kwargs,
     ) -> MacaronOutput:
         """Predict the standardized expression and the letter at each position.
@@ -405,6 +406,9 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             and the letters to reconstruct alone, with the same numbers.
         most_masked : int, optional
             No row has more masked letters. Default: they are counted, for which a GPU is waited for.
+        row_weights : torch.Tensor, optional
+            (batch,) positive weights of the rows: `expression_loss` is the sum of the weighted losses / the sum of the
+            weights. They do not change the reconstruction loss.
         **kwargs
             `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
             `output_attentions` (eager attention only) and `return_dict`.
@@ -444,7 +448,8 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         loss = expression_loss = row_losses = nucleotide_loss = None
         if labels is not None:
             row_losses = self._row_losses(expression, labels)
-            loss = expression_loss = row_losses.mean()
+            loss = row_losses.mean() if row_weights is None else (row_losses * row_weights).sum() / row_weights.sum()
+            expression_loss = loss
             if self.training and nucleotide_logits is None:
                 # A gradient of zero for the other head: a parameter without one breaks distributed training.
                 loss = loss + 0.0 * self.nucleotide_head(hidden_states[:, :1]).sum()

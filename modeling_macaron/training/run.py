@@ -194,6 +194,8 @@ def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> Promot
         return data.train
     if args.max_steps < 1:
         raise ValueError("--stream has no end: say how many steps to train with --max_steps")
+    if data.train.has_weights:
+        raise ValueError("--stream has no row weights, and the data set has: prepare it without --weight_column")
     if args.stream_buffer < 1:
         raise ValueError(f"--stream_buffer must be at least 1, got {args.stream_buffer}")
     if args.stream_shards < 1 or args.stream_shards % args.world_size:
