@@ -45,6 +45,7 @@ _LIMITS = {
 }
 _MOST_WEIGHTS = 1_000_000_000
 _MOST_BINS = 1_000
+_USUAL_COVERAGE = 90
 _LARGEST = 1e30  # of a number that is computed with, so that float32 does not overflow
 _ATTENTION = (None, "eager", "sdpa")
 _DTYPES = (None, "float64", "float32", "bfloat16", "float16")
@@ -117,6 +118,9 @@ class MacaronConfig(PreTrainedConfig):
         twice the time.
     expression_mean, expression_std : float
         Mean and standard deviation of the training expression, in assay units: `logits * std + mean` are assay units.
+    interval_quantiles : dict of str to float, optional
+        Half widths of prediction intervals by their coverage in percent, such as `"90"`, in predicted standard
+        deviations with `expression_bins`, else in `expression_std`; see `expression_interval`.
 
     Raises
     ------
@@ -172,6 +176,7 @@ class MacaronConfig(PreTrainedConfig):
     both_orientations: bool = False
     expression_mean: int | float = 0.0
     expression_std: int | float = 1.0
+    interval_quantiles: dict[str, int | float] | None = None
     problem_type: Literal["regression"] = "regression"
     pad_token_id: int | None = 4
     mask_token_id: int | None = 5
@@ -221,6 +226,56 @@ class MacaronConfig(PreTrainedConfig):
         """Positions in front of the sequence whose predictions are averaged; 0 with `pooling="mean"`."""
         return self.num_expression_positions if self.pooling == "expression_positions" else 0
 
+    def interval_quantile(self, coverage: int | None = None) -> float | None:
+        """Half width of an interval, see `interval_quantiles`.
+
+        Parameters
+        ----------
+        coverage : int, optional
+            Percent of the measurements that the interval holds. Default: 90.
+
+        Returns
+        -------
+        float or None
+            None where no coverage was asked for and the model has no interval of 90 %.
+
+        Raises
+        ------
+        ValueError
+            If the model has no interval of the coverage that was asked for.
+        """
+        known = self.interval_quantiles or {}
+        if coverage is not None and str(coverage) not in known:
+            possible = f"it has {', '.join(known)} %" if known else "it has none: evaluate.py --calibrate adds them"
+            raise ValueError(f"the model has no interval of {coverage} %; {possible}")
+        return known.get(str(coverage or _USUAL_COVERAGE))
+
+    def expression_interval(self, logits: Any, variance: Any = None, coverage: int | None = None) -> tuple | None:
+        """Bounds between which measurements of the validation rows' kind lie (split conformal prediction).
+
+        Parameters
+        ----------
+        logits, variance : float, numpy.ndarray or torch.Tensor
+            What the model gives; no variance without `expression_bins`.
+        coverage : int, optional
+            See `interval_quantile`.
+
+        Returns
+        -------
+        tuple or None
+            Lower and upper bound in assay units, each of the kind and shape of `logits`; None without a quantile.
+
+        References
+        ----------
+        Lei et al., "Distribution-free predictive inference for regression", Journal of the American Statistical
+        Association 2018.
+        """
+        quantile = self.interval_quantile(coverage)
+        if quantile is None:
+            return None
+        half_width = quantile if variance is None else quantile * variance**0.5
+        return tuple((logits + side * half_width) * self.expression_std + self.expression_mean for side in (-1, 1))
+
     def validate_architecture(self):
         """Refuse values that no model can have; called by every validation of the config.
 
@@ -253,6 +308,12 @@ class MacaronConfig(PreTrainedConfig):
             raise ValueError(f"`expression_mean` must be in [-{_LARGEST}, {_LARGEST}], got {self.expression_mean}")
         if self.expression_bins is not None:
             _check_bins(self.expression_bins)
+        for coverage, quantile in (self.interval_quantiles or {}).items():
+            if not (coverage.isdecimal() and 0 < int(coverage) < 100 and 0 <= quantile <= _LARGEST):
+                raise ValueError(
+                    f"`interval_quantiles` must map percentages to numbers in [0, {_LARGEST}], got {coverage!r}: "
+                    f"{quantile}"
+                )
         if self.both_orientations and not self.reverse_complement:
             raise ValueError("`both_orientations` needs `reverse_complement`: the model must read both strands")
         if self.num_labels != 1:

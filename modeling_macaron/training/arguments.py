@@ -21,6 +21,7 @@ _NOT_IN_RECIPES = {
     "expression_mean",
     "expression_std",
     "expression_bins",  # the option of this name is their number
+    "interval_quantiles",
     "problem_type",
     "pad_token_id",
     "mask_token_id",

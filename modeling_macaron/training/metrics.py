@@ -6,6 +6,8 @@ import numpy as np
 from scipy import stats
 from transformers import EvalPrediction
 
+COVERAGES = (50, 80, 90, 95)  # of prediction intervals, in percent
+
 
 def correlation(predicted: np.ndarray, measured: np.ndarray, method: str = "pearson") -> float:
     """Correlate predictions with measurements; 0.0 where it is undefined because either is constant.
@@ -27,15 +29,34 @@ def correlation(predicted: np.ndarray, measured: np.ndarray, method: str = "pear
     return float(correlate(predicted, measured).statistic)
 
 
+def conformal_quantiles(scores: np.ndarray) -> dict[str, float] | None:
+    """Half widths of intervals that hold a new measurement with a given probability (split conformal prediction).
+
+    Parameters
+    ----------
+    scores : numpy.ndarray
+        (rows,) absolute errors on rows that were not trained on, each divided by the scale of its prediction.
+
+    Returns
+    -------
+    dict of str to float, or None
+        For each coverage in percent, the score of rank ceil(coverage * (rows + 1)). Coverages that need more rows are
+        left out.
+    """
+    ranks = {coverage: -(-coverage * (len(scores) + 1) // 100) for coverage in COVERAGES}
+    ordered = np.sort(scores)
+    return {str(coverage): float(ordered[rank - 1]) for coverage, rank in ranks.items() if rank <= len(scores)} or None
+
+
 def compute_metrics(prediction: EvalPrediction, reconstruction_weight: float = 1.0) -> dict[str, float]:
     """Measure what `MacaronTrainer` gathered of a whole split.
 
     Parameters
     ----------
     prediction : EvalPrediction
-        `predictions` holds arrays (rows,): `expression`, standardized; `loss` of the expression; and, where letters are
-        reconstructed, `entropy`, the summed cross-entropy (nats) of the row's masked letters, and `masked`, their
-        number. `label_ids` (rows,) are the standardized measurements.
+        `predictions` holds arrays (rows,): `expression`, standardized; `loss` of the expression; with bins, its
+        `variance`; and, where letters are reconstructed, `entropy`, the summed cross-entropy (nats) of the row's masked
+        letters, and `masked`, their number. `label_ids` (rows,) are the standardized measurements.
     reconstruction_weight : float
         Weight of the reconstruction in the loss.
 

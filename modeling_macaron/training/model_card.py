@@ -43,7 +43,7 @@ from transformers import pipeline
 
 predict = pipeline("promoter-expression", model="{{ location }}", trust_remote_code=True)
 predict("{{ example }}")
-# {"sequence": ..., "expression": ..., "standardized_expression": ...}
+# {"sequence": ..., "expression": ..., "standardized_expression": ...{{ bounds }}}
 ```
 
 `trust_remote_code=True` runs the Python files of this folder: read them first. `expression` is in the units of the
@@ -57,7 +57,7 @@ Validation split of the training table ({{ validation_rows }} rows; the checkpoi
 | Measure | Value |
 | --- | ---: |
 {{ results }}
-
+{{ intervals }}
 {{ curve }}
 ## Training
 
@@ -74,6 +74,11 @@ Predictions hold for the assay, the cells and the kind of promoters in the train
 Kwak et al., *Proformer: a hybrid macaron transformer model predicts expression values from promoter sequences*, BMC
 Bioinformatics 2024. Rafi et al., *A community effort to optimize sequence-based deep learning models of gene
 regulation*, Nature Biotechnology 2024.
+"""
+
+_INTERVALS = """
+`expression_low` and `expression_high` hold 90 % of the measurements of rows like these (split conformal prediction on
+this split).
 """
 
 
@@ -314,7 +319,7 @@ def write_model_card(
     facts = training_facts(trainer, data, metrics)
     has_curve = any("loss" in entry for entry in history)  # a run may end before its first logged step
     name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
-    tokenizer = trainer.processing_class
+    tokenizer, interval = trainer.processing_class, trainer.model.config.interval_quantile()
     flanks = ("", "") if tokenizer.trimming == "never" else (tokenizer.flank5, tokenizer.flank3)
     card = ModelCard.from_template(
         _card_data(name, facts, metrics),
@@ -327,6 +332,8 @@ def write_model_card(
         trimming=tokenizer.trimming,
         strand_length=tokenizer.strand_length,
         validation_rows=f"{len(data.validation):,}",
+        bounds="" if interval is None else ', "expression_low": ..., "expression_high": ...',
+        intervals="" if interval is None else _INTERVALS,
         results=_rows({_MEASURES[key]: f"{metrics[key]:.4f}" for key in _MEASURES if key in metrics}),
         curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
         training=training_table(facts),

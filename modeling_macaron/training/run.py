@@ -29,6 +29,7 @@ from .checkpoints import find_checkpoint
 from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .dataset import PreparedData, PromoterDataset
+from .metrics import conformal_quantiles
 from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
 from .saving import alone_in
 from .streaming import StreamedPromoters
@@ -72,7 +73,11 @@ def build_model(
         If the checkpoint is damaged (see `load_checkpoint`) or reads another strand length than the data have, or the
         recipe sets fields of the architecture that the checkpoint has otherwise.
     """
-    statistics = {"expression_mean": data.expression_mean, "expression_std": data.expression_std}
+    statistics = {
+        "expression_mean": data.expression_mean,
+        "expression_std": data.expression_std,
+        "interval_quantiles": None,  # a checkpoint's are those of other rows
+    }
     strand_length = data.tokenizer.strand_length
     if init_from is None:
         fields = {"kmer_size": data.tokenizer.kmer_size, **arguments.given()}
@@ -301,8 +306,11 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
     """Train to the end, and write the folder for the Hub."""
     started = time.monotonic()
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    history = list(trainer.state.log_history)  # without the evaluation of the best checkpoint, below
-    metrics = {**result.metrics, **trainer.evaluate(), "run_seconds": time.monotonic() - started}
+    best = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    metrics = {**result.metrics, **best.metrics, "run_seconds": time.monotonic() - started}
+    scales = np.sqrt(best.predictions.get("variance", 1.0))
+    scores = np.abs(best.predictions["expression"] - best.label_ids) / scales
+    trainer.model.config.interval_quantiles = conformal_quantiles(scores)
     trainer.save_metrics("all", metrics, combined=False)
     whole = trainer.whole_model()
     if not trainer.is_world_process_zero():
@@ -310,6 +318,6 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
     with new_folder(final, overwrite=True, marker="config.json") as folder:
         whole.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        write_model_card(folder, trainer, data, metrics, history)
+        write_model_card(folder, trainer, data, metrics, trainer.state.log_history)
         for weights in folder.glob("*.safetensors"):  # which safetensors writes for their owner alone
             shutil.copymode(folder / "config.json", weights)

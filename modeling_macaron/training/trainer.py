@@ -289,6 +289,8 @@ class MacaronTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(input_ids=inputs["input_ids"], labels=labels, output_nucleotide_logits=False)
             predictions = {"expression": outputs.logits.flatten().float(), "loss": outputs.row_losses}
+            if outputs.variance is not None:
+                predictions["variance"] = outputs.variance.flatten()
             if not self._reconstructs:
                 return None, predictions, labels
             nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
