@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis.predict import load_checkpoint
@@ -12,7 +13,7 @@ from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.run import build_model
 from tests.batches import random_ids
-from tests.training.test_run import RECIPE, SHORT, TINY, run
+from tests.training.test_run import RECIPE, ROOT, SHORT, TINY, run
 
 NUMBER = 6
 
@@ -97,3 +98,24 @@ def test_resuming_needs_the_same_number_of_bins(with_bins, prepared):
 def test_numbers_of_bins_that_are_out_of_range(prepared, number):
     with pytest.raises(ValueError, match="expression_bins must be 4 to 1000"):
         build(prepared, None, "--expression_bins", str(number))
+
+
+def test_yeast_recipe_is_that_of_the_library_with_what_legnet_adds():
+    library, yeast = (
+        yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")) for name in ("library", "yeast")
+    )
+    assert {name: value for name, value in yeast.items() if library.get(name) != value} == {
+        "expression_bins": 18,
+        "reverse_probability": 0.5,
+        "both_orientations": True,
+        "num_train_epochs": 11,
+        "warmup_steps": 0.05,
+    }
+    assert library.keys() < yeast.keys()
+
+
+def test_small_table_recipe_stops_early(prepared):
+    _, args = parse_recipe(
+        [str(ROOT / "configs" / "small_table.yaml"), "--dataset", str(prepared), "--output_dir", "x"]
+    )
+    assert 0 < args.early_stopping_patience < args.num_train_epochs
