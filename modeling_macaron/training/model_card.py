@@ -256,7 +256,7 @@ def training_table(facts: dict) -> str:
             "Learning rate": f"{facts['learning_rate']:.4g}, {facts['lr_scheduler_type']}, "
             f"{facts['warmup_steps']} warm-up steps",
             "Weight decay": facts["weight_decay"],
-            "Expression loss": f"divergence of {bins} soft bins" if bins else "mean squared error",
+            **({"Expression loss": f"divergence of {bins} soft bins"} if bins else {}),
             **({"Row weights": f"column `{facts['weight_column']}`"} if facts.get("weight_column") else {}),
             "Masked letters": _masking(facts),
             "Dropout": facts["hidden_dropout"],
