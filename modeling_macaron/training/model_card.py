@@ -24,9 +24,11 @@ TRAINING_FACTS = "training.json"
 _MEASURES = {
     "eval_pearson_r": "Pearson r",
     "eval_spearman_rho": "Spearman rho",
-    "eval_expression_loss": "Expression loss (standardized)",
+    "eval_expression_loss": "Mean squared error (standardized)",
     "eval_reconstruction_loss": "Reconstruction loss (nats)",
 }
+
+_MEASURES_WITH_BINS = _MEASURES | {"eval_expression_loss": "Divergence of the soft bins (nats)"}
 
 _TEMPLATE = """---
 {{ card_data }}
@@ -317,6 +319,7 @@ def write_model_card(
         What was logged during training, for the learning curve.
     """
     facts = training_facts(trainer, data, metrics)
+    measures = _MEASURES_WITH_BINS if facts["expression_bins"] else _MEASURES
     has_curve = any("loss" in entry for entry in history)  # a run may end before its first logged step
     name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
     tokenizer, interval = trainer.processing_class, trainer.model.config.interval_quantile()
@@ -334,7 +337,7 @@ def write_model_card(
         validation_rows=f"{len(data.validation):,}",
         bounds="" if interval is None else ', "expression_low": ..., "expression_high": ...',
         intervals="" if interval is None else _INTERVALS,
-        results=_rows({_MEASURES[key]: f"{metrics[key]:.4f}" for key in _MEASURES if key in metrics}),
+        results=_rows({measures[key]: f"{metrics[key]:.4f}" for key in measures if key in metrics}),
         curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
         training=training_table(facts),
         division=describe_division(facts),

@@ -56,6 +56,7 @@ def test_run_reports_the_divergence_of_both_orientations(with_bins, prepared):
     assert facts["metrics"]["pearson_r"] == pytest.approx(np.corrcoef(outputs.logits[:, 0], labels)[0, 1], abs=1e-4)
     card = (final / "README.md").read_text()
     assert f"| Expression loss | divergence of {NUMBER} soft bins |" in card
+    assert f"| Divergence of the soft bins (nats) | {outputs.loss.item():.4f} |" in card
     assert "| Prediction | mean over both orientations |" in card
 
 
