@@ -469,8 +469,8 @@ def predict(
     ValueError
         On a sequence that is no DNA, empty or too long; the message tells which.
     """
-    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    return _predict_sequences(model, tokenizer, sequences, batch_size, None, verbose)[:, 0]
+    options = {"merged": merged, "dtype": dtype, "compile_model": compile_model}
+    return _predict_sequences(model, sequences, None, batch_size, verbose, tokenizer, device, **options)[:, 0]
 
 
 def predict_intervals(
@@ -501,22 +501,23 @@ def predict_intervals(
     ValueError
         As `predict`, and if the model has no interval of this coverage.
     """
-    model, tokenizer = load_model(model, tokenizer, device)
-    model.config.interval_quantile(coverage)
-    return PredictedIntervals(*_predict_sequences(model, tokenizer, sequences, batch_size, coverage, verbose).T)
+    values = _predict_sequences(model, sequences, coverage, batch_size, verbose, tokenizer, device)
+    return PredictedIntervals(*values.T)
 
 
 def _predict_sequences(
-    model: MacaronForExpressionPrediction,
-    tokenizer: KmerTokenizer,
+    model: str | Path | MacaronForExpressionPrediction,
     sequences: Sequence[str],
-    batch_size: int,
     coverage: int | None,
+    batch_size: int,
     verbose: bool,
+    *load_arguments,
+    **load_options,
 ) -> np.ndarray:
-    """Predict sequences in memory; see `predict_all`."""
+    """Load a model and predict sequences in memory; see `predict_all`."""
     if isinstance(sequences, str):
         raise ValueError("`sequences` must be a list of sequences, got one str")
+    model, tokenizer = load_model(model, *load_arguments, **load_options)
     strands = np.empty((0, tokenizer.strand_length), np.uint8)
     if len(sequences):
         input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]

@@ -98,8 +98,8 @@ def predict_file(
     coverage : int, optional
         Percent of the measurements that an interval holds. Default: 90.
     deduplicate : bool
-        Compute sequences that are equal (after trimming) once in each process. About 0.25 GB of memory for a million
-        different ones.
+        Compute sequences that are equal (after trimming) once in each process. About 0.3 GB of memory for a million
+        different ones, 0.4 GB with intervals.
     verbose : bool
         Show a progress bar.
 

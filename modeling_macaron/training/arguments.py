@@ -100,7 +100,7 @@ class MacaronTrainingArguments(TrainingArguments):
         metadata={
             "help": "soft bins of the expression, 4 to 1,000, for example 18: the loss is a Kullback-Leibler "
             "divergence. They are equally spaced from one bin below the 0.1 to one bin above the 99.9 percentile of "
-            "the training values; a checkpoint to fine-tune keeps its own. 0: the loss is the squared error"
+            "the data set's training values; a checkpoint to fine-tune keeps its own. 0: the loss is the squared error"
         },
     )
     early_stopping_patience: int | None = field(

@@ -39,11 +39,8 @@ logger = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
 _FEW_VALIDATION_ROWS = 10
-_FREE_FIELDS = {
-    "hidden_dropout",
-    "reconstruction_weight",
-    "both_orientations",
-}  # of the config, which may change where weights go on
+# Fields of the config that may change where weights go on.
+_FREE_FIELDS = {"hidden_dropout", "reconstruction_weight", "both_orientations"}
 
 
 def build_model(
@@ -147,8 +144,8 @@ def _check_same_architecture(checkpoint: str, config: MacaronConfig) -> None:
     recorded = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
     names = [field.name for field in fields(ModelArguments) if field.name not in _FREE_FIELDS]
     pairs = {name: (recorded.get(name, getattr(config, name)), getattr(config, name)) for name in names}
-    bins = (recorded.get("expression_bins"), config.expression_bins)
-    pairs["expression_bins"] = tuple(len(centers or ()) for centers in bins)
+    both = (recorded.get("expression_bins"), config.expression_bins)
+    pairs["expression_bins"] = tuple(len(bins or ()) for bins in both)
     for name, (then, now) in pairs.items():
         if then != now:
             raise ValueError(
