@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 REFERENCE = "reference.json"
 _NUM_BINS = 40
 _EXAMPLES = {"low": 10, "middle": 50, "high": 90}  # percentiles of the validation values
-_ROWS_AT_A_TIME = 10_000
 _MOST_BYTES = 200_000
 
 
@@ -87,8 +86,8 @@ def write_reference(
     save_examples : bool
         Also write three validation promoters with their measured values.
     """
-    validation = _values(data.validation)
-    values = validation if split == "validation" else _values(data.train)
+    validation = data.validation.labels
+    values = validation if split == "validation" else data.train.labels
     counts, edges = np.histogram(values, bins=_NUM_BINS)
     content = {
         "data": name,
@@ -102,13 +101,6 @@ def write_reference(
         ],
     }
     (folder / REFERENCE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _values(rows: PromoterDataset) -> np.ndarray:
-    """Read the (rows,) float64 values of a split."""
-    starts = range(0, len(rows), _ROWS_AT_A_TIME)
-    parts = [rows.__getitems__(range(start, min(start + _ROWS_AT_A_TIME, len(rows))))["labels"] for start in starts]
-    return np.concatenate(parts).astype(np.float64)
 
 
 def _choose(description: str, rows: PromoterDataset, values: np.ndarray, percentile: float) -> Example:

@@ -50,6 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="column that names the cluster of each row, for --intervals (default: cluster); row_id where every row "
         "stands alone",
     )  # fmt: skip
+    parser.add_argument(
+        "--calibrate", dest="calibrate_model", action="store_true",
+        help="write prediction intervals into the model folder's config.json, from the errors on these rows, which the "
+        "model must not be trained on",
+    )  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per forward pass (default: 256)")
     return parser
 

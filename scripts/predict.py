@@ -7,7 +7,8 @@
 
 MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
 .zst), or a BED of six columns whose intervals are read from the genome's FASTA, on their strand; OUTPUT is a .tsv,
-.csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`.
+.csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`, and between them `expression_low`
+and `expression_high` where the model has prediction intervals.
 It appears when it is complete. Finished rows are kept in OUTPUT.parts; --resume continues from there.
 """
 
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     command_line.add_rows(parser)
     command_line.add_batches(parser)
     command_line.add_speed(parser)
+    parser.add_argument("--coverage", type=int, help="percent of the measurements that an interval holds (90)")
     parser.add_argument("--deduplicate", action="store_true", help="compute sequences that are equal once")
     return parser
 

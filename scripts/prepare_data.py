@@ -46,6 +46,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     output.add_argument("--cluster_column", help="column with cluster names to use instead")
     output.add_argument(
+        "--weight_column", help="column with the weight of each row in the training loss, a positive number"
+    )
+    output.add_argument(
         "--average_duplicates", action="store_true", help="store equal sequences once, with the mean of their values"
     )
     output.add_argument("--validation_fraction", type=float, default=0.05, help="share of rows for validation")
@@ -115,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
             split_by=args.split_by,
             cluster_kmer=args.cluster_kmer,
             cluster_column=args.cluster_column,
+            weight_column=args.weight_column,
             average_duplicates=args.average_duplicates,
             validation_fraction=args.validation_fraction,
             seed=args.seed,

@@ -119,8 +119,8 @@ def test_a_folder_runs_its_own_code(tiny_folder, tiny_tokenizer, tmp_path):
         shutil.copytree(tiny_folder, tmp_path / run / "final")
     code = tmp_path / "second" / "final" / "modeling_macaron.py"
     text = code.read_text()
-    assert ".mean(dim=1)" in text
-    code.write_text(text.replace(".mean(dim=1)", ".mean(dim=1) + 7"))
+    assert "return outputs.mean(dim=1)" in text
+    code.write_text(text.replace("return outputs.mean(dim=1)", "return outputs.mean(dim=1) + 7"))
     for run in ("first", "second", "first again"):
         folder = tmp_path / run.removesuffix(" again") / "final"
         logits[run] = AutoModel.from_pretrained(folder, trust_remote_code=True)(**inputs).logits

@@ -16,9 +16,11 @@ from tests.batches import random_batch, random_ids
 
 
 @pytest.mark.parametrize("attention_projections", ["separate", "merged"])
+@pytest.mark.parametrize("bins", [None, (-1.0, 0.0, 1.0)])
 @pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
-def test_every_parameter_gets_a_gradient(make_model, pooling, attention_projections):
-    model = make_model(pooling=pooling, attention_projections=attention_projections).train()
+def test_every_parameter_gets_a_gradient(make_model, pooling, bins, attention_projections):
+    fields = {"pooling": pooling, "attention_projections": attention_projections, "expression_bins": bins}
+    model = make_model(**fields, both_orientations=True).train()
     model(**random_batch()).loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name

@@ -88,8 +88,10 @@ class OneHotExpression(nn.Module):
         both_strands = torch.cat([forward_strand, forward_strand.flip(1, 2)], dim=2)
         known = both_strands[:, :, : config.sequence_length].transpose(1, 2)
         letters = torch.cat([known, 1 - known.sum(2, keepdim=True), torch.zeros_like(known[:, :, :1])], dim=2)
-        outputs = self.model(inputs_embeds=embeddings.embed_one_hot(letters), output_nucleotide_logits=False)
-        logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
+        readings = [letters, letters.roll(config.strand_length, 1)] if config.both_orientations else [letters]
+        embedded = embeddings.embed_one_hot(torch.cat(readings))
+        logits = self.model(inputs_embeds=embedded, output_nucleotide_logits=False).logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).view(len(readings), -1, 1).mean(dim=0)
         return logits * config.expression_std + config.expression_mean
 
 

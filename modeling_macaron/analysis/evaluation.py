@@ -162,6 +162,47 @@ def predict_rows(model: str | Path, measurements: Measurements, *, batch_size: i
     return np.asarray(predicted, dtype=np.float64)
 
 
+def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int = 256) -> dict[str, float]:
+    """Write `interval_quantiles` of measured rows into the config.json of a model folder.
+
+    Parameters
+    ----------
+    model : str or Path
+        The folder.
+    measurements : Measurements
+        Rows that the model was not trained on. Their sequences can be used, see `predict_rows`.
+    batch_size : int
+        Sequences per forward pass.
+
+    Returns
+    -------
+    dict of str to float
+        See `conformal_quantiles`.
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows for any interval.
+    """
+    from modeling_macaron.training.metrics import conformal_quantiles
+
+    from .predict import load_model, predict_intervals
+
+    loaded, tokenizer = load_model(str(model))
+    loaded.config.interval_quantiles = {"90": 1.0}  # so that the half widths are the scales
+    sequences = measurements.rows["sequence"].tolist()
+    found = predict_intervals(loaded, sequences, tokenizer=tokenizer, batch_size=batch_size)
+    errors = np.abs(measurements.rows["activity"].to_numpy(np.float64) - found.expression)
+    quantiles = conformal_quantiles(errors / (found.high - found.expression))
+    if quantiles is None:
+        raise ValueError(f"{len(errors)} rows are too few for an interval")
+    path = Path(model) / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) | {"interval_quantiles": quantiles}
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return quantiles
+
+
 def plot_categories(
     predictions: np.ndarray, measurements: Measurements, result: dict, folder: str | Path
 ) -> list[Path]:
@@ -340,6 +381,7 @@ def evaluate_files(
     plots: str | Path | None = None,
     intervals: int | None = None,
     cluster_column: str = "cluster",
+    calibrate_model: bool = False,
     batch_size: int = 256,
     overwrite: bool = False,
     verbose: bool = False,
@@ -363,6 +405,8 @@ def evaluate_files(
         none.
     cluster_column : str
         Column that names the cluster of each row; rows of one cluster are drawn together.
+    calibrate_model : bool
+        Write prediction intervals of these rows into the model folder, see `calibrate`.
     batch_size : int
         Sequences per forward pass of the model.
     overwrite : bool
@@ -382,6 +426,8 @@ def evaluate_files(
     """
     if (model is None) == (predictions is None):
         raise ValueError("give either a model or a file of predictions")
+    if calibrate_model and (model is None or not Path(model).is_dir()):
+        raise ValueError("--calibrate writes into a model folder: pass --model FOLDER")
     _check_numbers(batch_size, intervals)
     _check_outputs(output, plots, overwrite, (table, model, predictions, pairs, baseline_train))
     measurements = load_measurements(
@@ -393,6 +439,8 @@ def evaluate_files(
     if model is not None:
         predicted = predict_rows(model, measurements, batch_size=batch_size, verbose=verbose)
         run |= {"model": model}
+        if calibrate_model:
+            run["interval_quantiles"] = calibrate(model, measurements, batch_size=batch_size)
     else:
         predicted, num_extra = read_predictions(predictions, measurements.rows["row_id"])
         run |= {"predictions": predictions, "extra_predictions": num_extra}

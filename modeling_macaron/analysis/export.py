@@ -70,7 +70,7 @@ class ExpressionInAssayUnits(nn.Module):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Predict, without nucleotide logits."""
         config = self.model.config
-        (logits,) = self.model(input_ids, output_nucleotide_logits=False, return_dict=False)
+        logits = self.model(input_ids, output_nucleotide_logits=False, return_dict=False)[0]
         return logits.flatten() * config.expression_std + config.expression_mean
 
 

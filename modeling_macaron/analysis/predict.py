@@ -31,6 +31,14 @@ _WIDEST_FLASH_HEAD = 256
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")  # what decides how it reads
 
 
+class PredictedIntervals(NamedTuple):
+    """Predicted expression and the bounds of its intervals, each (sequences,) float64 in assay units."""
+
+    expression: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
 class FilePrediction(NamedTuple):
     """What became of a file.
 
@@ -342,9 +350,23 @@ def explain_lack_of_memory(batch_size: int) -> Iterator[None]:
         ) from error
 
 
-@torch.inference_mode()
 def predict_strands(
     model: MacaronForExpressionPrediction, strands: np.ndarray, *, batch_size: int = 256
+) -> Iterator[np.ndarray]:
+    """Predict the expression alone; see `predict_bounds`.
+
+    Yields
+    ------
+    numpy.ndarray
+        (batch,) float64 expression in assay units.
+    """
+    for values in predict_bounds(model, strands, batch_size=batch_size):
+        yield values[:, 0]
+
+
+@torch.inference_mode()
+def predict_bounds(
+    model: MacaronForExpressionPrediction, strands: np.ndarray, *, batch_size: int = 256, coverage: int | None = None
 ) -> Iterator[np.ndarray]:
     """Predict padded forward strands, one batch after another; a GPU computes the next while one is taken.
 
@@ -358,11 +380,14 @@ def predict_strands(
         (sequences, strand_length) uint8 letter ids.
     batch_size : int
         Sequences that go through the model at once.
+    coverage : int, optional
+        Percent of the measurements that an interval holds, see `MacaronConfig.interval_quantile`.
 
     Yields
     ------
     numpy.ndarray
-        (batch,) float64 expression in assay units.
+        (batch, 3) float64 in assay units: expression, lower and upper bound of the interval; (batch, 1) where the model
+        has no intervals.
 
     Raises
     ------
@@ -378,18 +403,22 @@ def predict_strands(
         if model._compiled_call_impl is not None and len(forward) < batch_size:
             forward = np.pad(forward, ((0, batch_size - len(forward)), (0, 0)), constant_values=N_ID)
         both = torch.from_numpy(np.concatenate([forward, reverse_complement(forward)], axis=1))
+        both = both.pin_memory() if on_gpu else both
+        outputs = model(both.to(model.device, non_blocking=on_gpu), output_nucleotide_logits=False)
+        found = outputs.logits if outputs.variance is None else torch.cat([outputs.logits, outputs.variance], dim=1)
+        found = found.to("cpu", non_blocking=on_gpu)
         if not on_gpu:
-            return model(both.to(model.device), output_nucleotide_logits=False).logits.cpu(), None
-        both = both.pin_memory().to(model.device, non_blocking=True)
-        logits = model(both, output_nucleotide_logits=False).logits.to("cpu", non_blocking=True)
+            return found, None
         arrived = torch.cuda.Event()
         arrived.record(torch.cuda.current_stream(model.device))  # it need not be the current device
-        return logits, arrived
+        return found, arrived
 
-    def take_batch(rows: int, logits: torch.Tensor, arrived: torch.cuda.Event | None) -> np.ndarray:
+    def take_batch(rows: int, found: torch.Tensor, arrived: torch.cuda.Event | None) -> np.ndarray:
         if arrived is not None:
             arrived.synchronize()
-        values = logits[:rows].flatten().double().numpy() * config.expression_std + config.expression_mean
+        found = found[:rows].double().numpy().T
+        interval = config.expression_interval(*found, coverage=coverage) or ()
+        values = np.column_stack([found[0] * config.expression_std + config.expression_mean, *interval])
         if not np.isfinite(values).all():
             raise ValueError(f"a prediction is no finite number: the model's weights overflow in {model.dtype}")
         return values
@@ -440,36 +469,86 @@ def predict(
     ValueError
         On a sequence that is no DNA, empty or too long; the message tells which.
     """
+    options = {"merged": merged, "dtype": dtype, "compile_model": compile_model}
+    return _predict_sequences(model, sequences, None, batch_size, verbose, tokenizer, device, **options)[:, 0]
+
+
+def predict_intervals(
+    model: str | Path | MacaronForExpressionPrediction,
+    sequences: Sequence[str],
+    *,
+    coverage: int = 90,
+    tokenizer: KmerTokenizer | None = None,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    verbose: bool = False,
+) -> PredictedIntervals:
+    """Predict the expression of sequences, and bounds for what would be measured.
+
+    Parameters
+    ----------
+    model, sequences, tokenizer, batch_size, device, verbose
+        See `predict`.
+    coverage : int
+        Percent of the measurements that lie within the bounds, for promoters like those of the validation split.
+
+    Returns
+    -------
+    PredictedIntervals
+
+    Raises
+    ------
+    ValueError
+        As `predict`, and if the model has no interval of this coverage.
+    """
+    values = _predict_sequences(model, sequences, coverage, batch_size, verbose, tokenizer, device)
+    return PredictedIntervals(*values.T)
+
+
+def _predict_sequences(
+    model: str | Path | MacaronForExpressionPrediction,
+    sequences: Sequence[str],
+    coverage: int | None,
+    batch_size: int,
+    verbose: bool,
+    *load_arguments,
+    **load_options,
+) -> np.ndarray:
+    """Load a model and predict sequences in memory; see `predict_all`."""
     if isinstance(sequences, str):
         raise ValueError("`sequences` must be a list of sequences, got one str")
-    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    if not len(sequences):
-        return np.empty(0)
-    input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
-    strands = input_ids[:, : tokenizer.strand_length].astype(np.uint8)
+    model, tokenizer = load_model(model, *load_arguments, **load_options)
+    strands = np.empty((0, tokenizer.strand_length), np.uint8)
+    if len(sequences):
+        input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
+        strands = input_ids[:, : tokenizer.strand_length].astype(np.uint8)
     with progress_bar("sequences", len(strands), verbose=verbose) as progress:
-        return predict_all(model, strands, batch_size, progress)
+        return predict_all(model, strands, batch_size, progress, coverage)
 
 
 def predict_all(
-    model: MacaronForExpressionPrediction, strands: np.ndarray, batch_size: int, progress: tqdm
+    model: MacaronForExpressionPrediction,
+    strands: np.ndarray,
+    batch_size: int,
+    progress: tqdm,
+    coverage: int | None = None,
 ) -> np.ndarray:
     """Predict padded forward strands in batches.
 
     Parameters
     ----------
-    model, strands, batch_size
-        See `predict_strands`.
+    model, strands, batch_size, coverage
+        See `predict_bounds`.
     progress : tqdm
         Counts the sequences.
 
     Returns
     -------
     numpy.ndarray
-        (sequences,) float64 expression in assay units.
+        (sequences, 3) or (sequences, 1), see `predict_bounds`.
     """
-    values = [np.empty(0)]
-    for batch in predict_strands(model, strands, batch_size=batch_size):
+    values = [np.empty((0, 1 if model.config.interval_quantile(coverage) is None else 3))]
+    for batch in predict_bounds(model, strands, batch_size=batch_size, coverage=coverage):
         values.append(batch)
         progress.update(len(batch))
     return np.concatenate(values)

@@ -38,6 +38,7 @@ from modeling_macaron.tables import PromoterTable, TableBatch, open_table, strin
 from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
+BOUNDS = ("expression_low", "expression_high")
 JOINED_ROWS = 65_536
 _NUMBER = re.compile(r"\d[\d,]*")
 
@@ -58,6 +59,7 @@ def predict_file(
     merged: bool = False,
     dtype: str | torch.dtype | None = None,
     compile_model: bool = False,
+    coverage: int | None = None,
     deduplicate: bool = False,
     verbose: bool = False,
 ) -> FilePrediction:
@@ -75,9 +77,10 @@ def predict_file(
         TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`. With `genome`, a BED of six columns or
         more: the genomic intervals of the variable parts, with strand.
     output : str or Path
-        `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `predicted_expression` (assay units) and
-        `problem`, which says why a row has no prediction. It appears under its name when it is complete; until then
-        the rows that are done stand in a folder beside it, `OUTPUT.parts`.
+        `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `predicted_expression` (assay units),
+        `expression_low` and `expression_high` where the model has prediction intervals, and `problem`, which says why a
+        row has no prediction. It appears under its name when it is complete; until then the rows that are done stand in
+        a folder beside it, `OUTPUT.parts`.
     sequence_column : str, optional
         Name of the column with the DNA, or its position in a file without header.
     genome : str or Path, optional
@@ -92,9 +95,11 @@ def predict_file(
         Replace an output that is there, and without `resume` what an interrupted run has left of one.
     batch_size : int
         Sequences that go through the model at once.
+    coverage : int, optional
+        Percent of the measurements that an interval holds. Default: 90.
     deduplicate : bool
-        Compute sequences that are equal (after trimming) once in each process. About 0.25 GB of memory for a million
-        different ones.
+        Compute sequences that are equal (after trimming) once in each process. About 0.3 GB of memory for a million
+        different ones, 0.4 GB with intervals.
     verbose : bool
         Show a progress bar.
 
@@ -105,8 +110,8 @@ def predict_file(
     Raises
     ------
     ValueError
-        If the source or the kind of output is not understood, if parts to go on with are of another request, or with
-        `strict`.
+        If the source or the kind of output is not understood, if parts to go on with are of another request, if the
+        model has no interval of the coverage, or with `strict`.
     OSError
         If a file cannot be read or written, or there is no such checkpoint.
     """
@@ -119,7 +124,9 @@ def predict_file(
         check_parts(parts_folder(output), resume=resume, overwrite=overwrite)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     tokenizer = tokenizer if genome is None else without_trimming(tokenizer)
-    parts = TableParts(output, _request(rows, model, tokenizer, batch_size, deduplicate) if process == 0 else {})
+    model.config.interval_quantile(coverage)
+    request = _request(rows, model, tokenizer, batch_size, deduplicate) | {"coverage": coverage} if process == 0 else {}
+    parts = TableParts(output, request)
     if process == 0:
         parts.begin(resume=resume, overwrite=overwrite)
     _wait_for_others(processes)
@@ -131,7 +138,8 @@ def predict_file(
     ):
         counts = _predict_parts(
             model, tokenizer, rows, parts, lambda number: number % processes == process,
-            strict=strict, batch_size=batch_size, known={} if deduplicate else None, progress=progress,
+            strict=strict, batch_size=batch_size, coverage=coverage, known={} if deduplicate else None,
+            progress=progress,
         )  # fmt: skip
         of_all = _from_all(counts, processes)
         num_parts, num_rows = (sum(getattr(one, name) for one in of_all) for name in ("num_parts", "num_rows"))
@@ -260,14 +268,17 @@ def _predict_parts(
     *,
     strict: bool,
     batch_size: int,
-    known: dict[bytes, float] | None,
+    coverage: int | None,
+    known: dict[bytes, list[float]] | None,
     progress: tqdm,
 ) -> _Counts:
     """Write the missing parts of this process; count its parts, its rows and their problems."""
     num_parts, num_rows, reasons = 0, 0, Counter()
     table = rows.table
+    names = (PREDICTION,) if model.config.interval_quantile(coverage) is None else (PREDICTION, *BOUNDS)
+    batches = _encode_batches(rows, tokenizer, is_mine, (*names, PROBLEM))
     with write_behind(lambda part: parts.write(*part)) as put:
-        for number, batch, strands, problems, known_reasons in read_ahead(_encode_batches(rows, tokenizer, is_mine)):
+        for number, batch, strands, problems, known_reasons in read_ahead(batches):
             fine = strands.problem == 0
             num_parts, num_rows, reasons = num_parts + 1, num_rows + len(fine), reasons + known_reasons
             if num_parts == 1:
@@ -277,23 +288,24 @@ def _predict_parts(
             if parts.is_finished(number):
                 progress.update(len(fine))
                 if known is not None:
-                    done = parts.read(number).column(PREDICTION).to_numpy()[fine]
+                    part = parts.read(number)
+                    done = np.column_stack([part.column(name).to_numpy()[fine] for name in names])
                     known.update(zip(_keys(strands.ids[fine]), done.tolist(), strict=True))
                 continue
-            predicted = np.full(len(fine), np.nan)
-            predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, progress)
-            put((number, _with_prediction(batch.table, predicted, problems)))
+            predicted = np.full((len(fine), len(names)), np.nan)
+            predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, coverage, progress)
+            put((number, _with_prediction(batch.table, names, predicted, problems)))
         if strict:
             table.refuse_malformed()
     return _Counts(num_parts, num_rows, reasons)
 
 
 def _encode_batches(
-    rows: _Rows, tokenizer: KmerTokenizer, is_mine: Callable[[int], bool]
+    rows: _Rows, tokenizer: KmerTokenizer, is_mine: Callable[[int], bool], new_columns: Sequence[str]
 ) -> Iterator[tuple[int, TableBatch, StrandBatch, list[str], Counter]]:
     """Give number, rows, strands, problems and counts of their kinds, of this process's batches of a table."""
     for number, batch in enumerate(rows.table):
-        rows.table.refuse_columns(batch.table.column_names, (PREDICTION, PROBLEM))
+        rows.table.refuse_columns(batch.table.column_names, new_columns)
         if is_mine(number):
             column, known = rows.sequences(batch.table)
             strands = tokenizer.encode_strands(*string_buffers(column))
@@ -312,22 +324,25 @@ def _keys(strands: np.ndarray) -> list[bytes]:
 def _predict_new(
     model: MacaronForExpressionPrediction,
     strands: np.ndarray,
-    known: dict[bytes, float] | None,
+    known: dict[bytes, list[float]] | None,
     batch_size: int,
+    coverage: int | None,
     progress: tqdm,
 ) -> np.ndarray:
     """Predict strands (rows, strand_length); with `known`, those that it does not hold, and remember them there."""
     if known is None:
-        return predict_all(model, strands, batch_size, progress)
+        return predict_all(model, strands, batch_size, progress, coverage)
     keys = _keys(strands)
     new = {key: row for row, key in enumerate(keys) if key not in known}
     progress.update(len(keys) - len(new))
-    values = predict_all(model, strands[list(new.values())], batch_size, progress)
+    values = predict_all(model, strands[list(new.values())], batch_size, progress, coverage)
     known.update(zip(new, values.tolist(), strict=True))
-    return np.array([known[key] for key in keys])
+    return np.array([known[key] for key in keys]).reshape(len(keys), values.shape[1])
 
 
-def _with_prediction(rows: pa.Table, predicted: np.ndarray, problems: list[str]) -> pa.Table:
-    """Rows with the columns of the prediction; it is missing where there is a problem."""
-    column = pa.array(predicted, mask=np.array([text != "" for text in problems], bool))
-    return rows.append_column(PREDICTION, column).append_column(PROBLEM, pa.array(problems, pa.string()))
+def _with_prediction(rows: pa.Table, names: Sequence[str], predicted: np.ndarray, problems: list[str]) -> pa.Table:
+    """Append `predicted` (rows, columns) and the problems; a prediction is missing where there is a problem."""
+    missing = np.array([text != "" for text in problems], bool)
+    for name, values in zip(names, predicted.T, strict=True):
+        rows = rows.append_column(name, pa.array(np.ascontiguousarray(values), mask=missing))
+    return rows.append_column(PROBLEM, pa.array(problems, pa.string()))

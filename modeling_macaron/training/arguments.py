@@ -21,6 +21,8 @@ _NOT_IN_RECIPES = {
     "strand_length",
     "expression_mean",
     "expression_std",
+    "expression_bins",  # the option of this name is their number
+    "interval_quantiles",
     "problem_type",
     "pad_token_id",
     "mask_token_id",
@@ -94,6 +96,14 @@ class MacaronTrainingArguments(TrainingArguments):
     max_shift: int = field(
         default=0, metadata={"help": "largest number of nt by which a training row's padding moves from side to side"}
     )
+    expression_bins: int = field(
+        default=0,
+        metadata={
+            "help": "soft bins of the expression, 4 to 1,000, for example 18: the loss is a Kullback-Leibler "
+            "divergence. They are equally spaced from one bin below the 0.1 to one bin above the 99.9 percentile of "
+            "the data set's training values; a checkpoint to fine-tune keeps its own. 0: the loss is the squared error"
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "stop after this many evaluations without a better validation Pearson r"}
     )
@@ -120,6 +130,8 @@ class MacaronTrainingArguments(TrainingArguments):
         for name in _AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.expression_bins and not 4 <= self.expression_bins <= 1000:
+            raise ValueError(f"expression_bins must be 4 to 1000, or 0 for none, got {self.expression_bins}")
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("there is nothing to train: pass --num_train_epochs or --max_steps above 0")
         if self.metric_for_best_model is not None and self.metric_for_best_model.removeprefix("eval_") not in MEASURES:

@@ -113,16 +113,16 @@ class PromoterCollator:
         Parameters
         ----------
         batch : Mapping or sequence of Mapping
-            What `PromoterDataset` reads, or rows with `input_ids`, `labels` and `row`, as a `datasets.Dataset` gives
-            them, and `epoch` where it is not 0.
+            What `PromoterDataset` reads, or rows with `input_ids`, `labels`, `row` and, optionally, `weight`, as a
+            `datasets.Dataset` gives them, and `epoch` where it is not 0.
 
         Returns
         -------
         dict[str, torch.Tensor]
             `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32 standardized;
             `masked_nucleotides` (batch, 2 * strand_length) int64, -100 where nothing was masked; for training also
-            `most_masked`, an int, no row has more masked letters; for evaluation also
-            `masked_input_ids`; with `with_rows` also `row` (batch,) int64.
+            `most_masked`, an int, no row has more masked letters, and `row_weights` (batch,) float32 where the rows
+            have a `weight`; for evaluation also `masked_input_ids`; with `with_rows` also `row` (batch,) int64.
 
         Raises
         ------
@@ -136,7 +136,8 @@ class PromoterCollator:
                     "TrainingArguments"
                 )
             epochs = np.asarray([row.get("epoch", 0) for row in batch])
-            batch = {name: np.asarray([row[name] for row in batch]) for name in ("input_ids", "labels", "row")}
+            names = ("input_ids", "labels", "row", "weight")
+            batch = {name: np.asarray([row[name] for row in batch]) for name in names if name in batch[0]}
             batch["epoch"] = epochs
         forward = np.asarray(batch["input_ids"], dtype=np.uint8)
         if not self.evaluation and (self.reverse_probability or self.max_shift):
@@ -157,6 +158,8 @@ class PromoterCollator:
             collated["most_masked"] = max(
                 self._usual_most_masked(masked.shape[1]), int(masked.sum(axis=1).max(initial=0))
             )
+            if "weight" in batch:
+                collated["row_weights"] = torch.from_numpy(np.array(batch["weight"], dtype=np.float32))
         if self.with_rows:
             collated["row"] = torch.from_numpy(np.array(batch["row"], dtype=np.int64))
         return collated

@@ -32,6 +32,7 @@ def prepare_dataset(
     split_by: str = "cluster",
     cluster_kmer: int = DEFAULT_KMER,
     cluster_column: str | None = None,
+    weight_column: str | None = None,
     average_duplicates: bool = False,
     validation_fraction: float = 0.05,
     seed: int = 0,
@@ -45,7 +46,8 @@ def prepare_dataset(
 
     The splits `train`, `validation` and, where the table names it, `test` hold `input_ids` (strand_length uint8, the
     padded forward strand), `labels` (float32, assay units), `row` (int64, line, record or row of the source), `cluster`
-    (unless rows are split one by one), `count` (int64, only with `average_duplicates`) and the extra columns.
+    (unless rows are split one by one), `count` (int64, only with `average_duplicates`), `weight` (float32, only with
+    `weight_column`) and the extra columns.
     `report.json` beside them says what became of every row. Nothing is written unless all goes well. Memory grows by
     some 70 bytes for each row of 80 nt; the search for near-copies takes up to 0.7 GB more.
 
@@ -66,9 +68,13 @@ def prepare_dataset(
         Length of the stretch, 1 to 32 nt.
     cluster_column : str, optional
         Column of the table with clusters of its own, which are used instead.
+    weight_column : str, optional
+        Column of the table with the weight of each row in the training loss, a positive number. Mean and standard
+        deviation of the expression, and validation, do not use it.
     average_duplicates : bool
         Store rows with equal variable parts (of one split, where the table names splits) as one: the first, with the
-        mean of their values and their number in the column `count`.
+        mean of their values and their number in the column `count`. With weights, it has the weighted mean and the sum
+        of the weights.
     validation_fraction : float
         Share of the rows for validation, between 0 and 1, where the table has no split column.
     seed : int
@@ -93,12 +99,15 @@ def prepare_dataset(
     Raises
     ------
     ValueError
-        On options that are out of range, a damaged source, an unknown split, a row without a cluster of its own, or
-        when a split or the spread of the training values is empty; with `strict` on the first row that is rejected.
+        On options that are out of range, a damaged source, an unknown split, a row without a cluster of its own or
+        with a weight that is not a positive number, or when a split or the spread of the training values is empty; with
+        `strict` on the first row that is rejected.
     FileExistsError
         If `output_dir` exists and may not be replaced.
     """
-    division = Division(split_by, cluster_kmer, cluster_column, average_duplicates, validation_fraction, seed)
+    division = Division(
+        split_by, cluster_kmer, cluster_column, average_duplicates, validation_fraction, seed, weight_column
+    )
     _check_division(table, division)
     tokenizer = KmerTokenizer() if tokenizer is None else tokenizer
     extra_columns = table.extra_columns if extra_columns is None else tuple(extra_columns)
@@ -150,6 +159,7 @@ def _settings(table: PromoterTable, division: Division) -> dict:
         "split_by": "column" if by_column else division.split_by,
         "cluster_kmer": division.cluster_kmer if division.split_by == "cluster" else None,
         "cluster_column": division.cluster_column,
+        "weight_column": division.weight_column,
         "average_duplicates": division.average_duplicates,
     }
 

@@ -23,18 +23,26 @@ class PromoterDataset(torch.utils.data.Dataset):
     Parameters
     ----------
     split : datasets.Dataset
-        With `input_ids` (strand_length uint8), `labels` (float32, assay units) and `row` (int64).
+        With `input_ids` (strand_length uint8), `labels` (float32, assay units), `row` (int64) and, optionally,
+        `weight` (float32).
     strand_length : int
         Letters of a row.
     """
 
     def __init__(self, split: datasets.Dataset, strand_length: int):
-        self._split = split.select_columns(["input_ids", "labels", "row"]).with_format("arrow")
+        self.has_weights = "weight" in split.column_names
+        self._numbers = ("labels", "row", "weight") if self.has_weights else ("labels", "row")
+        self._split = split.select_columns(["input_ids", *self._numbers]).with_format("arrow")
         self._strand_length = strand_length
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by worker processes too
 
     def __len__(self) -> int:
         return len(self._split)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Values of all rows, (rows,) float64 in assay units."""
+        return self._split.select_columns(["labels"])[:].column("labels").to_numpy().astype(np.float64)
 
     def begin_epoch(self, epoch: int) -> None:
         """Tell which pass over the data begins; the masks are drawn anew in each."""
@@ -56,14 +64,13 @@ class PromoterDataset(torch.utils.data.Dataset):
         -------
         dict
             `input_ids` (batch, strand_length) uint8, `labels` (batch,) float32 in assay units, `row` (batch,) int64,
-            `epoch` int.
+            `weight` (batch,) float32 where the rows have one, `epoch` int.
         """
         table = self._split[list(indices)]
         input_ids = table.column("input_ids").combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return {
             "input_ids": input_ids.reshape(-1, self._strand_length),
-            "labels": table.column("labels").to_numpy(),
-            "row": table.column("row").to_numpy(),
+            **{name: table.column(name).to_numpy() for name in self._numbers},
             "epoch": int(self._epoch),
         }
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from modeling_macaron.tables import PromoterTable, TableBatch
 from modeling_macaron.training.clusters import find_clusters, first_rows, pack_strands, unpack_strands
 from modeling_macaron.training.hashing import mix64
-from modeling_macaron.training.rows import EncodedRows, are_missing_words, hash_strands
+from modeling_macaron.training.rows import EncodedRows, are_missing_words, hash_strands, parse_values
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
@@ -29,6 +29,7 @@ class Division(NamedTuple):
     average_duplicates: bool
     validation_fraction: float
     seed: int
+    weight_column: str | None = None
 
 
 class StoredRows(NamedTuple):
@@ -44,6 +45,8 @@ class StoredRows(NamedTuple):
         (rows,) float32 values.
     counts : numpy.ndarray or None
         (rows,) int64 how many rows have been averaged.
+    weights : numpy.ndarray or None
+        (rows,) float32 weights; of rows that have been averaged, their sum.
     clusters : numpy.ndarray or None
         (rows,) numbers of their clusters, from 0.
     splits : numpy.ndarray
@@ -56,6 +59,7 @@ class StoredRows(NamedTuple):
     hashes: np.ndarray
     labels: np.ndarray
     counts: np.ndarray | None
+    weights: np.ndarray | None
     clusters: np.ndarray | None
     splits: np.ndarray
     num_repeated: int
@@ -80,8 +84,9 @@ class KeptRows:
         self._path, self._table, self._division, self._extra_columns = path, table, division, extra_columns
         cluster = ["cluster"] if division.split_by == "cluster" else []
         count = ["count"] if division.average_duplicates else []
+        weight = ["weight"] if division.weight_column is not None else []
         for name in extra_columns:
-            if name in ("input_ids", "labels", "row", *cluster, *count):
+            if name in ("input_ids", "labels", "row", *cluster, *count, *weight):
                 raise ValueError(f"extra column {name!r} has the name of a column of the data set; rename it")
         self._columns: dict[str, list[np.ndarray]] = {}
         self._strands: np.ndarray | None = None
@@ -105,6 +110,8 @@ class KeptRows:
             "labels": rows.labels[kept],
             "strands": pack_strands(ids),
         }
+        if self._division.weight_column is not None:
+            found["weights"] = self._read_weights(batch, kept)
         if self._table.columns.split is not None:
             found["splits"] = self._read_splits(batch)[kept]
         columns = {"row": pa.array(batch.numbers)}
@@ -129,20 +136,24 @@ class KeptRows:
         clusters = columns.get("clusters")
         if clusters is None and self._division.split_by == "cluster":
             clusters = self._find_clusters(first, strand_length, verbose)
-        labels, counts, positions = columns["labels"], None, np.arange(len(first))
+        labels, weights, counts = columns["labels"], columns.get("weights"), None
+        positions = np.arange(len(first))
         if self._division.average_duplicates:
             groups = first if splits is None else first_rows(hashes ^ splits.astype(np.uint64))
             sizes = np.bincount(groups, minlength=len(groups))
             positions = np.flatnonzero(sizes)
-            counts = sizes[positions]
-            labels = (np.bincount(groups, labels)[positions] / counts).astype(np.float32)
+            totals = counts = sizes[positions]
+            if weights is not None:
+                totals = np.bincount(groups, weights)[positions]
+                labels, weights = np.multiply(labels, weights, dtype=np.float64), totals.astype(np.float32)
+            labels = (np.bincount(groups, labels)[positions] / totals).astype(np.float32)
         hashes = hashes[positions]
         clusters, splits = (None if column is None else column[positions] for column in (clusters, splits))
         if splits is None and clusters is None:
             splits = hashes < np.uint64(self._division.validation_fraction * 2**64)
         elif splits is None:
             splits = split_clusters(clusters, hashes, self._division.validation_fraction)
-        return StoredRows(positions, hashes, labels, counts, clusters, splits.astype(np.int8), num_repeated)
+        return StoredRows(positions, hashes, labels, counts, weights, clusters, splits.astype(np.int8), num_repeated)
 
     def read(self, stored: StoredRows, strand_length: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """Give the rows to be stored, as a table, with their splits (rows,)."""
@@ -163,6 +174,8 @@ class KeptRows:
                     columns["cluster"] = pa.array(stored.clusters[mine], pa.int64())
                 if stored.counts is not None:
                     columns["count"] = pa.array(stored.counts[mine])
+                if stored.weights is not None:
+                    columns["weight"] = pa.array(stored.weights[mine])
                 columns |= {name: kept[name] for name in kept.column_names if name != "row"}  # a cluster of its own too
                 yield pa.table(columns), stored.splits[mine]
 
@@ -186,6 +199,18 @@ class KeptRows:
                 "expected train, validation (valid, val, dev) or test"
             )
         return np.array(list(_SPLIT_NAMES.values()), np.int8)[found.to_numpy()]
+
+    def _read_weights(self, batch: TableBatch, kept: np.ndarray) -> np.ndarray:
+        """Weights of those rows of a batch that are kept, float32."""
+        name = self._division.weight_column
+        column = _column(batch, name, "weight")
+        weights, reasons = parse_values(
+            self._table.values_of(batch.table, name), f"{self._table.path}, column {name!r}"
+        )
+        if (wrong := kept[(reasons[kept] != 0) | (weights[kept] <= 0)]).size:
+            reason = f"weight {column[int(wrong[0])].as_py()!r} in column {name!r} is not a positive number"
+            raise self._table.error_at(int(batch.numbers[wrong[0]]), reason)
+        return weights[kept]
 
     def _number_clusters(self, column: pa.ChunkedArray, numbers: np.ndarray) -> np.ndarray:
         """Give the numbers of the clusters that the table names, from 0 in the order of their first rows."""

@@ -6,6 +6,8 @@ import numpy as np
 from scipy import stats
 from transformers import EvalPrediction
 
+COVERAGES = (50, 80, 90, 95)  # of prediction intervals, in percent
+
 
 def correlation(predicted: np.ndarray, measured: np.ndarray, method: str = "pearson") -> float:
     """Correlate predictions with measurements; 0.0 where it is undefined because either is constant.
@@ -27,32 +29,49 @@ def correlation(predicted: np.ndarray, measured: np.ndarray, method: str = "pear
     return float(correlate(predicted, measured).statistic)
 
 
+def conformal_quantiles(scores: np.ndarray) -> dict[str, float] | None:
+    """Half widths of intervals that hold a new measurement with a given probability (split conformal prediction).
+
+    Parameters
+    ----------
+    scores : numpy.ndarray
+        (rows,) absolute errors on rows that were not trained on, each divided by the scale of its prediction.
+
+    Returns
+    -------
+    dict of str to float, or None
+        For each coverage in percent, the score of rank ceil(coverage * (rows + 1)). Coverages that need more rows are
+        left out.
+    """
+    ranks = {coverage: -(-coverage * (len(scores) + 1) // 100) for coverage in COVERAGES}
+    ordered = np.sort(scores)
+    return {str(coverage): float(ordered[rank - 1]) for coverage, rank in ranks.items() if rank <= len(scores)} or None
+
+
 def compute_metrics(prediction: EvalPrediction, reconstruction_weight: float = 1.0) -> dict[str, float]:
     """Measure what `MacaronTrainer` gathered of a whole split.
 
     Parameters
     ----------
     prediction : EvalPrediction
-        `predictions` are arrays (rows,): the standardized expression and, where letters are reconstructed, the summed
-        cross-entropy (nats) of the row's masked letters and their number; `label_ids` (rows,) the standardized
-        measurements.
+        `predictions` holds arrays (rows,): `expression`, standardized; `loss` of the expression; with bins, its
+        `variance`; and, where letters are reconstructed, `entropy`, the summed cross-entropy (nats) of the row's masked
+        letters, and `masked`, their number. `label_ids` (rows,) are the standardized measurements.
     reconstruction_weight : float
         Weight of the reconstruction in the loss.
 
     Returns
     -------
     dict[str, float]
-        `loss`, `expression_loss`, `pearson_r`, `spearman_rho` and, where letters are reconstructed,
-        `reconstruction_loss`.
+        `loss`, `expression_loss` (mean squared error or, with bins, Kullback-Leibler divergence), `pearson_r`,
+        `spearman_rho` and, where letters are reconstructed, `reconstruction_loss`.
     """
-    parts = prediction.predictions if isinstance(prediction.predictions, tuple) else (prediction.predictions,)
-    predicted, *masked = (np.asarray(values, dtype=np.float64) for values in parts)
-    measured = np.asarray(prediction.label_ids, dtype=np.float64)
-    loss = expression_loss = float(np.mean((predicted - measured) ** 2))
+    parts = {name: np.asarray(values, dtype=np.float64) for name, values in prediction.predictions.items()}
+    predicted, measured = parts["expression"], np.asarray(prediction.label_ids, dtype=np.float64)
+    loss = expression_loss = float(np.mean(parts["loss"]))
     reconstruction = {}
-    if masked:
-        entropies, num_masked = masked
-        reconstruction["reconstruction_loss"] = float(entropies.sum() / (num_masked.sum() + 1))
+    if "entropy" in parts:
+        reconstruction["reconstruction_loss"] = float(parts["entropy"].sum() / (parts["masked"].sum() + 1))
         loss += reconstruction_weight * reconstruction["reconstruction_loss"]
     return {
         "loss": loss,

@@ -28,6 +28,8 @@ _MEASURES = {
     "eval_reconstruction_loss": "Reconstruction loss (nats)",
 }
 
+_MEASURES_WITH_BINS = _MEASURES | {"eval_expression_loss": "Divergence of the soft bins (nats)"}
+
 _TEMPLATE = """---
 {{ card_data }}
 ---
@@ -43,7 +45,7 @@ from transformers import pipeline
 
 predict = pipeline("promoter-expression", model="{{ location }}", trust_remote_code=True)
 predict("{{ example }}")
-# {"sequence": ..., "expression": ..., "standardized_expression": ...}
+# {"sequence": ..., "expression": ..., "standardized_expression": ...{{ bounds }}}
 ```
 
 `trust_remote_code=True` runs the Python files of this folder: read them first. `expression` is in the units of the
@@ -57,7 +59,7 @@ Validation split of the training table ({{ validation_rows }} rows; the checkpoi
 | Measure | Value |
 | --- | ---: |
 {{ results }}
-
+{{ intervals }}
 {{ curve }}
 ## Training
 
@@ -74,6 +76,11 @@ Predictions hold for the assay, the cells and the kind of promoters in the train
 Kwak et al., *Proformer: a hybrid macaron transformer model predicts expression values from promoter sequences*, BMC
 Bioinformatics 2024. Rafi et al., *A community effort to optimize sequence-based deep learning models of gene
 regulation*, Nature Biotechnology 2024.
+"""
+
+_INTERVALS = """
+`expression_low` and `expression_high` hold 90 % of the measurements of rows like these (split conformal prediction on
+this split).
 """
 
 
@@ -146,6 +153,7 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "split_by": data.report.get("split_by", "row" if data.report["validation_fraction"] else "column"),
         "cluster_kmer": data.report.get("cluster_kmer"),
         "cluster_column": data.report.get("cluster_column"),
+        "weight_column": data.report.get("weight_column"),
         "stream": stream,
         "training_rows": len(data.train) if stream is None else None,
         "validation_rows": len(data.validation),
@@ -165,6 +173,8 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "mask_probability": args.mask_probability,
         "strands": args.strands,
         "reconstruction_weight": trainer.model.config.reconstruction_weight,
+        "expression_bins": len(trainer.model.config.expression_bins or ()),
+        "both_orientations": trainer.model.config.both_orientations,
         "hidden_dropout": trainer.model.config.hidden_dropout,
         "reverse_probability": args.reverse_probability,
         "max_shift": args.max_shift,
@@ -237,6 +247,7 @@ def training_table(facts: dict) -> str:
     str
     """
     best = f"{facts['best_step']:,}" if facts["best_step"] else "the end"
+    bins = facts.get("expression_bins")
     return _rows(
         {
             **({"Started from": facts["started_from"]} if facts.get("started_from") else {}),
@@ -247,9 +258,12 @@ def training_table(facts: dict) -> str:
             "Learning rate": f"{facts['learning_rate']:.4g}, {facts['lr_scheduler_type']}, "
             f"{facts['warmup_steps']} warm-up steps",
             "Weight decay": facts["weight_decay"],
+            **({"Expression loss": f"divergence of {bins} soft bins"} if bins else {}),
+            **({"Row weights": f"column `{facts['weight_column']}`"} if facts.get("weight_column") else {}),
             "Masked letters": _masking(facts),
             "Dropout": facts["hidden_dropout"],
             "Augmentation": _augmentation(facts),
+            **({"Prediction": "mean over both orientations"} if facts.get("both_orientations") else {}),
             "Averaging of weights": f"decay {facts['ema_decay']}" if facts["ema_decay"] else "none",
             "Precision": facts["precision"],
             "Seed": facts["seed"],
@@ -305,9 +319,10 @@ def write_model_card(
         What was logged during training, for the learning curve.
     """
     facts = training_facts(trainer, data, metrics)
+    measures = _MEASURES_WITH_BINS if facts["expression_bins"] else _MEASURES
     has_curve = any("loss" in entry for entry in history)  # a run may end before its first logged step
     name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
-    tokenizer = trainer.processing_class
+    tokenizer, interval = trainer.processing_class, trainer.model.config.interval_quantile()
     flanks = ("", "") if tokenizer.trimming == "never" else (tokenizer.flank5, tokenizer.flank3)
     card = ModelCard.from_template(
         _card_data(name, facts, metrics),
@@ -320,7 +335,9 @@ def write_model_card(
         trimming=tokenizer.trimming,
         strand_length=tokenizer.strand_length,
         validation_rows=f"{len(data.validation):,}",
-        results=_rows({_MEASURES[key]: f"{metrics[key]:.4f}" for key in _MEASURES if key in metrics}),
+        bounds="" if interval is None else ', "expression_low": ..., "expression_high": ...',
+        intervals="" if interval is None else _INTERVALS,
+        results=_rows({measures[key]: f"{metrics[key]:.4f}" for key in measures if key in metrics}),
         curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
         training=training_table(facts),
         division=describe_division(facts),

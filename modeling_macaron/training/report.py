@@ -166,7 +166,7 @@ def describe_stored(stored: StoredRows, division: Division, table: PromoterTable
         "splits": {
             split: {
                 "rows": int(np.count_nonzero(mask)),
-                "fingerprint": _fingerprint(stored.hashes[mask], stored.labels[mask]),
+                "fingerprint": _fingerprint(mask, stored.hashes, stored.labels, stored.weights),
             }
             for split, mask in masks.items()
             if mask.any()
@@ -227,11 +227,12 @@ def _about_large_clusters(cluster_kmer: int, cluster_column: str | None) -> str:
     )
 
 
-def _fingerprint(hashes: np.ndarray, labels: np.ndarray) -> str:
+def _fingerprint(mask: np.ndarray, *columns: np.ndarray | None) -> str:
     """Name of the contents, by which `datasets` knows what it has computed before."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(hashes)
-    digest.update(labels)
+    for column in columns:
+        if column is not None:
+            digest.update(column[mask])
     return digest.hexdigest()
 
 

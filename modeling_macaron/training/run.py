@@ -11,6 +11,8 @@ from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+from torch import nn
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_macaron.analysis.predict import load_checkpoint
@@ -28,6 +30,7 @@ from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .cpu import train_on_cpu
 from .dataset import PreparedData, PromoterDataset
+from .metrics import conformal_quantiles
 from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
 from .saving import alone_in
 from .streaming import StreamedPromoters
@@ -37,10 +40,13 @@ logger = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
 _FEW_VALIDATION_ROWS = 10
-_FREE_FIELDS = {"hidden_dropout", "reconstruction_weight"}  # of the config, which may change where weights go on
+# Fields of the config that may change where weights go on.
+_FREE_FIELDS = {"hidden_dropout", "reconstruction_weight", "both_orientations"}
 
 
-def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | None) -> MacaronForExpressionPrediction:
+def build_model(
+    arguments: ModelArguments, data: PreparedData, init_from: str | None, expression_bins: int = 0
+) -> MacaronForExpressionPrediction:
     """Make a new model for the data, or take a checkpoint to fine-tune.
 
     Parameters
@@ -51,6 +57,8 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
         Gives the strand length, and mean and standard deviation of the expression.
     init_from : str, optional
         Checkpoint folder or Hub model. One with separate projections is merged where the recipe says `merged`.
+    expression_bins : int
+        Number of soft bins, or 0. A checkpoint without bins gets a new expression head.
 
     Returns
     -------
@@ -63,11 +71,16 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
         If the checkpoint is damaged (see `load_checkpoint`) or reads another strand length than the data have, or the
         recipe sets fields of the architecture that the checkpoint has otherwise.
     """
-    statistics = {"expression_mean": data.expression_mean, "expression_std": data.expression_std}
+    statistics = {
+        "expression_mean": data.expression_mean,
+        "expression_std": data.expression_std,
+        "interval_quantiles": None,  # a checkpoint's are those of other rows
+    }
     strand_length = data.tokenizer.strand_length
     if init_from is None:
         fields = {"kmer_size": data.tokenizer.kmer_size, **arguments.given()}
-        config = MacaronConfig(strand_length=strand_length, **fields, **statistics)
+        bins = _bin_centers(data, expression_bins) if expression_bins else None
+        config = MacaronConfig(strand_length=strand_length, expression_bins=bins, **fields, **statistics)
         return MacaronForExpressionPrediction(config)
     changes = {name: value for name, value in arguments.given().items() if name in _FREE_FIELDS}
     model, _ = load_checkpoint(init_from, data.tokenizer, dtype="float32", **changes)
@@ -82,7 +95,29 @@ def build_model(arguments: ModelArguments, data: PreparedData, init_from: str | 
             f"prepare them with --strand_length {model.config.strand_length}"
         )
     model.config.update(statistics)
+    if expression_bins:
+        _use_bins(model, data, expression_bins, init_from)
     return model
+
+
+def _bin_centers(data: PreparedData, number: int) -> tuple[float, ...]:
+    """Space bins from one below the 0.1 to one above the 99.9 percentile of the standardized training values."""
+    low, high = (np.percentile(data.train.labels, (0.1, 99.9)) - data.expression_mean) / data.expression_std
+    if low == high:
+        raise ValueError("expression_bins needs training values that differ: 99.8 % of them are equal")
+    width = (high - low) / (number - 3)
+    return tuple(np.linspace(low - width, high + width, number).tolist())
+
+
+def _use_bins(model: MacaronForExpressionPrediction, data: PreparedData, number: int, init_from: str) -> None:
+    """Give a checkpoint without bins a new expression head; raise if it has another number of bins."""
+    if model.config.expression_bins is None:
+        logger.warning("%s has no bins: the expression head is new, with %s bins", init_from, number)
+        model.config.expression_bins = _bin_centers(data, number)
+        model.expression_head = nn.Linear(model.config.hidden_size, number)
+        model._init_weights(model.expression_head)
+    elif (found := len(model.config.expression_bins)) != number:
+        raise ValueError(f"{init_from} has {found} bins, the recipe says `expression_bins` {number}: leave it out")
 
 
 def _check_final_is_ours(final: Path) -> None:
@@ -108,8 +143,11 @@ def _check_final_is_ours(final: Path) -> None:
 def _check_same_architecture(checkpoint: str, config: MacaronConfig) -> None:
     """Refuse to resume with another architecture."""
     recorded = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
-    for name in (field.name for field in fields(ModelArguments) if field.name not in _FREE_FIELDS):
-        then, now = recorded.get(name, getattr(config, name)), getattr(config, name)
+    names = [field.name for field in fields(ModelArguments) if field.name not in _FREE_FIELDS]
+    pairs = {name: (recorded.get(name, getattr(config, name)), getattr(config, name)) for name in names}
+    both = (recorded.get("expression_bins"), config.expression_bins)
+    pairs["expression_bins"] = tuple(len(bins or ()) for bins in both)
+    for name, (then, now) in pairs.items():
         if then != now:
             raise ValueError(
                 f"{checkpoint} was trained with {name} {then}, and would go on with {now}: use the same, or begin in "
@@ -159,6 +197,8 @@ def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> Promot
         return data.train
     if args.max_steps < 1:
         raise ValueError("--stream has no end: say how many steps to train with --max_steps")
+    if data.train.has_weights:
+        raise ValueError("--stream has no row weights, and the data set has: prepare it without --weight_column")
     if args.stream_buffer < 1:
         raise ValueError(f"--stream_buffer must be at least 1, got {args.stream_buffer}")
     if args.stream_shards < 1 or args.stream_shards % args.world_size:
@@ -247,7 +287,7 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     if push and args.should_save:
         ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     set_seed(args.seed)
-    model = build_model(model_arguments, data, args.init_from)
+    model = build_model(model_arguments, data, args.init_from, args.expression_bins)
     if checkpoint is not None:
         _check_same_architecture(checkpoint, model.config)
     trainer = make_trainer(model, args, data)
@@ -266,8 +306,11 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
     """Train to the end, and write the folder for the Hub."""
     started = time.monotonic()
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    history = list(trainer.state.log_history)  # without the evaluation of the best checkpoint, below
-    metrics = {**result.metrics, **trainer.evaluate(), "run_seconds": time.monotonic() - started}
+    best = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    metrics = {**result.metrics, **best.metrics, "run_seconds": time.monotonic() - started}
+    scales = np.sqrt(best.predictions.get("variance", 1.0))
+    scores = np.abs(best.predictions["expression"] - best.label_ids) / scales
+    trainer.model.config.interval_quantiles = conformal_quantiles(scores)
     trainer.save_metrics("all", metrics, combined=False)
     whole = trainer.whole_model()
     if not trainer.is_world_process_zero():
@@ -275,6 +318,6 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
     with new_folder(final, overwrite=True, marker="config.json") as folder:
         whole.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        write_model_card(folder, trainer, data, metrics, history)
+        write_model_card(folder, trainer, data, metrics, trainer.state.log_history)
         for weights in folder.glob("*.safetensors"):  # which safetensors writes for their owner alone
             shutil.copymode(folder / "config.json", weights)

@@ -54,11 +54,11 @@ class MacaronTrainer(Trainer):
 
     The loss of an optimizer step is that of its whole global batch: gradient accumulation and several processes give
     the loss and the gradients of one process that sees all rows at once. (The reconstruction loss is a sum over a
-    count, so the mean over parts would not do.) Both terms are logged on their own, `expression_loss` and
-    `reconstruction_loss`.
+    count, so the mean over parts would not do.) Both terms are logged on their own, `expression_loss` (see
+    `MacaronOutput.row_losses`) and `reconstruction_loss`.
 
     In evaluation the expression is predicted from unmasked sequences, as in use, and the reconstruction from masked
-    ones; every measure is one over the whole split.
+    ones; every measure is one over the whole split. Weights of rows count in training only.
 
     With `ema_decay`, an average of the weights is evaluated and is what checkpoints and the trained model hold; the raw
     weights, from which training goes on, stand beside it in a checkpoint (`raw_weights.safetensors`).
@@ -201,14 +201,19 @@ class MacaronTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Collect the batches of one optimizer step with the numbers (2,) of its rows and masked letters, globally."""
+        """Collect the batches of one optimizer step with its weight of rows and number of masked letters, globally."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._steps_since_log += 1
         # Nothing here waits for a GPU.
-        rows = torch.full((), sum(batch["labels"].numel() for batch in batch_samples), device=device)
+        rows = torch.zeros((), device=device) + sum(map(self._total_weight, batch_samples))
         masked = [self._num_masked(batch["masked_nucleotides"]).sum().to(device) for batch in batch_samples]
         counts = torch.stack([rows, sum(masked, torch.zeros_like(rows))])
         return batch_samples, self.accelerator.reduce(counts, reduction="sum")
+
+    @staticmethod
+    def _total_weight(batch: dict) -> torch.Tensor | int:
+        """Sum the weights of the rows of a batch; without weights, count them."""
+        return batch["row_weights"].sum() if "row_weights" in batch else batch["labels"].numel()
 
     @property
     def _reconstructs(self) -> bool:
@@ -231,7 +236,8 @@ class MacaronTrainer(Trainer):
         return_outputs : bool
             Return the model's output too.
         num_items_in_batch : torch.Tensor, optional
-            (2,) rows and masked letters of the step over all batches and processes; without it, the batch is the step.
+            (2,) weight of the rows, and masked letters, of the step over all batches and processes; without it, the
+            batch is the step.
 
         Returns
         -------
@@ -244,13 +250,13 @@ class MacaronTrainer(Trainer):
             outputs = model(**inputs, output_nucleotide_logits=False)
             losses = torch.stack([outputs.expression_loss, outputs.reconstruction_loss])
         else:
-            outputs = model(inputs["input_ids"], labels=inputs["labels"], output_nucleotide_logits=False)
+            wanted = {name: inputs[name] for name in ("input_ids", "labels", "row_weights") if name in inputs}
+            outputs = model(**wanted, output_nucleotide_logits=False)
             losses = torch.stack([outputs.loss, torch.zeros_like(outputs.loss)])
         if model.training and source_rows is not None:
-            row_losses = (outputs.logits.detach().flatten().float() - inputs["labels"]) ** 2
-            self._finite_loss.note(self.state.global_step, source_rows, row_losses, outputs.loss)
+            self._finite_loss.note(self.state.global_step, source_rows, outputs.row_losses, outputs.loss)
         if num_items_in_batch is not None:
-            rows, masked = inputs["labels"].numel(), self._num_masked(inputs["masked_nucleotides"]).sum()
+            rows, masked = self._total_weight(inputs), self._num_masked(inputs["masked_nucleotides"]).sum()
             share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
             losses = losses * share * self.accelerator.num_processes
         if model.training:
@@ -276,19 +282,22 @@ class MacaronTrainer(Trainer):
         Returns
         -------
         tuple
-            None; standardized expression and, unless the weight of the reconstruction is 0, summed cross-entropy (nats)
-            of the masked letters and their number, each (batch,); labels (batch,).
+            None; what `compute_metrics` takes, each (batch,); labels (batch,).
         """
         inputs = self._prepare_inputs(inputs)
         labels, masked_nucleotides = inputs["labels"], inputs["masked_nucleotides"]
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(input_ids=inputs["input_ids"], output_nucleotide_logits=False).logits
+            outputs = model(input_ids=inputs["input_ids"], labels=labels, output_nucleotide_logits=False)
+            predictions = {"expression": outputs.logits.flatten().float(), "loss": outputs.row_losses}
+            if outputs.variance is not None:
+                predictions["variance"] = outputs.variance.flatten()
             if not self._reconstructs:
-                return None, (logits.flatten().float(),), labels
+                return None, predictions, labels
             nucleotide_logits = model(input_ids=inputs["masked_input_ids"]).nucleotide_logits
         masked_nucleotides = masked_nucleotides[:, : nucleotide_logits.shape[1]]
         entropies = F.cross_entropy(nucleotide_logits.transpose(1, 2).float(), masked_nucleotides, reduction="none")
-        return None, (logits.flatten().float(), entropies.sum(dim=1), self._num_masked(masked_nucleotides)), labels
+        masked = {"entropy": entropies.sum(dim=1), "masked": self._num_masked(masked_nucleotides)}
+        return None, predictions | masked, labels
 
     def evaluation_loop(self, *args, **kwargs):
         """Evaluate or predict a split, with the averaged weights where there are any."""

@@ -36,6 +36,8 @@ VARIANTS = [
     {"feed_forward": "single", "use_convolution": False},
     {"kmer_size": 4, "gate_activation": "sigmoid"},
 ]
+BINS = {"expression_bins": (-2.0, 0.0, 2.0)}
+HEADS = [BINS, {"both_orientations": True}, {"both_orientations": True, **BINS}]
 
 
 def one_hot(sequences, dtype=torch.float32):
@@ -92,7 +94,7 @@ class TestInputsEmbeds:
 
 class TestModule:
     @settings(deadline=None, max_examples=60)
-    @given(data=st.data(), length=st.integers(1, 20), fields=st.sampled_from(VARIANTS))
+    @given(data=st.data(), length=st.integers(1, 20), fields=st.sampled_from(VARIANTS + HEADS))
     def test_equals_predict(self, make_model, data, length, fields):
         sequence = st.text("ACGTN", min_size=length, max_size=length).filter(lambda text: text.strip("N"))
         sequences = data.draw(st.lists(sequence, min_size=1, max_size=5))
@@ -115,8 +117,9 @@ class TestModule:
         got = as_one_hot_module(tiny_folder)(one_hot(SEQUENCES)).detach()
         np.testing.assert_allclose(got[:, 0].cpu(), predict(tiny_folder, SEQUENCES), rtol=1e-6)
 
-    def test_equals_predict_in_bfloat16(self, make_model):
-        model = make_model().to(torch.bfloat16)
+    @pytest.mark.parametrize("fields", [{}, *HEADS])
+    def test_equals_predict_in_bfloat16(self, make_model, fields):
+        model = make_model(**fields).to(torch.bfloat16)
         got = as_one_hot_module(model)(one_hot(SEQUENCES)).detach()
         assert got.dtype == torch.float32
         np.testing.assert_allclose(got[:, 0], predict(model, SEQUENCES), rtol=1e-6)
@@ -169,7 +172,7 @@ class TestModule:
 
 
 class TestGradients:
-    @pytest.mark.parametrize("fields", VARIANTS)
+    @pytest.mark.parametrize("fields", VARIANTS + HEADS)
     def test_equal_finite_differences(self, make_model, fields):
         module = as_one_hot_module(make_model(**fields).double())
         letters = one_hot(["ACGTNACGGTTA"], torch.float64).requires_grad_()

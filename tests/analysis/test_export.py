@@ -72,6 +72,7 @@ def test_numbers_are_those_of_pytorch_in_any_batch(exported, make_model, batch):
     [
         ({"attn_implementation": "eager"}, False),
         ({"pooling": "mean"}, True),
+        ({"both_orientations": True, "expression_bins": (-2.0, 0.0, 2.0)}, True),
         ({"reverse_complement": False, "feed_forward": "single", "use_convolution": False}, False),
     ],
 )

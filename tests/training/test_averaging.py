@@ -147,7 +147,7 @@ def test_prediction_in_training_is_that_of_the_average(prepared, tmp_path):
     class Predict(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **kwargs):
             before = copy_of(model)
-            self.predicted = trainer.predict(trainer.eval_dataset).predictions[0]
+            self.predicted = trainer.predict(trainer.eval_dataset).predictions["expression"]
             assert_equal(copy_of(model), before)
 
     trainer = make_trainer(prepared, tmp_path, **{**OPTIONS, "max_steps": 2}, ema_decay=DECAY)
@@ -157,7 +157,7 @@ def test_prediction_in_training_is_that_of_the_average(prepared, tmp_path):
     other = make_trainer(
         prepared, tmp_path, model=MacaronForExpressionPrediction.from_pretrained(tmp_path / "checkpoint-2")
     )
-    expected = other.predict(other.eval_dataset).predictions[0]
+    expected = other.predict(other.eval_dataset).predictions["expression"]
     assert callback.predicted == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 

@@ -210,7 +210,8 @@ def test_correlations_are_those_of_scipy_and_zero_where_undefined():
 
 
 def test_reconstruction_measure_is_a_sum_over_a_count():
-    predictions = (np.array([0.0, 1.0]), np.array([2.0, 4.0]), np.array([1, 2]))
+    values = {"expression": [0.0, 1.0], "loss": [0.0, 1.0], "entropy": [2.0, 4.0], "masked": [1, 2]}
+    predictions = {name: np.array(value) for name, value in values.items()}
     metrics = partial(compute_metrics, reconstruction_weight=2.0)(EvalPrediction(predictions, np.array([0.0, 0.0])))
     assert metrics["reconstruction_loss"] == pytest.approx(6 / 4)
     assert metrics["expression_loss"] == pytest.approx(0.5)

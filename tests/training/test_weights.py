@@ -1,0 +1,161 @@
+"""Weights of rows: from the table to the loss."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from modeling_macaron.tables import open_table
+from modeling_macaron.training.collator import PromoterCollator
+from modeling_macaron.training.data import prepare_dataset
+from modeling_macaron.training.dataset import PreparedData
+from scripts.prepare_data import main as prepare
+from tests.batches import random_batch
+from tests.training.test_data import random_dna, write_tsv
+from tests.training.test_run import SHORT, run
+from tests.training.test_trainer import gradients_of_first_step, make_trainer, tiny_model
+
+HEADER = ("sequence", "expression", "noise", "split")
+
+
+def table_of(folder, rows):
+    """Write a table of 40 nt promoters: (value, weight, split) a row."""
+    sequences = random_dna(len(rows), length=40)
+    return write_tsv(folder, [HEADER, *((sequence, *row) for sequence, row in zip(sequences, rows, strict=True))])
+
+
+def prepare_table(source, output, **options):
+    options = {"weight_column": "noise", "split_by": "row", **options}
+    prepare_dataset(open_table(source, split_column="split"), output, **options)
+    return output
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory):
+    """64 training rows with weights of 0.25 to 4, and 8 for validation."""
+    folder, rng = tmp_path_factory.mktemp("weighted"), np.random.default_rng(0)
+    weights = 2.0 ** rng.integers(-2, 3, 72)
+    splits = ["train"] * 64 + ["validation"] * 8
+    return prepare_table(table_of(folder, list(zip(rng.normal(size=72), weights, splits, strict=True))), folder / "out")
+
+
+def test_weights_are_stored(weighted):
+    data = PreparedData(weighted)
+    batch = data.train.__getitems__([0, 5, 9])
+    assert batch["weight"].dtype == np.float32 and data.report["weight_column"] == "noise"
+    rows = datasets.load_from_disk(str(weighted))["train"]
+    np.testing.assert_array_equal(batch["weight"], np.array(rows["weight"][:])[[0, 5, 9]])
+    assert set(rows["weight"][:]) == {0.25, 0.5, 1.0, 2.0, 4.0}
+
+
+def test_other_weights_are_other_data(tmp_path):
+    reports = []
+    for number, weight in enumerate((1.0, 2.0)):
+        source = table_of(tmp_path, [(1.0, weight, "train"), (2.0, 1.0, "train"), (1.0, 1.0, "validation")])
+        reports.append(PreparedData(prepare_table(source, tmp_path / str(number))).report)
+    first, second = (report["splits"]["train"]["fingerprint"] for report in reports)
+    assert first != second
+
+
+def test_command_line(tmp_path, capsys):
+    source = table_of(tmp_path, [(1.0, 3, "train"), (2.0, 1, "train"), (1.0, 1, "validation")])
+    arguments = ["--source", str(source), "--output", str(tmp_path / "out"), "--split_column", "split"]
+    prepare([*arguments, "--weight_column", "noise"])
+    assert PreparedData(tmp_path / "out").train.has_weights
+    prepare([*arguments, "--overwrite"])
+    assert not PreparedData(tmp_path / "out").train.has_weights
+    with pytest.raises(SystemExit, match="weight column 'other' is not there"):
+        prepare([*arguments, "--overwrite", "--weight_column", "other"])
+
+
+@pytest.mark.parametrize("weight", ["", "0", "-1", "nan", "inf", "1e60", "heavy", "1e-60"])
+def test_weight_that_is_not_positive_is_named(tmp_path, weight):
+    source = table_of(tmp_path, [(1.0, 1, "train"), (2.0, weight, "train"), (1.0, 1, "validation")])
+    with pytest.raises(ValueError, match=rf"table.tsv, line 3: weight '{weight}' in column 'noise' is not a positive"):
+        prepare_table(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weight_of_a_rejected_row_does_not_matter(tmp_path):
+    source = table_of(tmp_path, [(1.0, 1, "train"), ("", "", "train"), (2.0, 1, "train"), (1.0, 1, "validation")])
+    assert len(PreparedData(prepare_table(source, tmp_path / "out")).train) == 2
+
+
+def test_name_of_the_column_is_taken(tmp_path):
+    path = write_tsv(tmp_path, [("sequence", "expression", "weight"), *((dna, 1, 2) for dna in random_dna(4))])
+    with pytest.raises(ValueError, match="extra column 'weight'"):
+        prepare_dataset(open_table(path), tmp_path / "out", weight_column="weight", extra_columns=["weight"])
+
+
+def test_duplicates_are_averaged_by_weight(tmp_path):
+    one, two, three = random_dna(3, length=40)
+    rows = [(one, 1.0, 1, "train"), (two, 5.0, 2, "train"), (one, 4.0, 3, "train"), (three, 0.0, 1, "validation")]
+    source = write_tsv(tmp_path, [HEADER, *rows])
+    train = PreparedData(prepare_table(source, tmp_path / "out", average_duplicates=True)).train.__getitems__([0, 1])
+    np.testing.assert_allclose(train["labels"], [3.25, 5.0])
+    np.testing.assert_allclose(train["weight"], [4.0, 2.0])
+
+
+def test_collator_gives_them_for_training_only(weighted):
+    data = PreparedData(weighted)
+    collator, batch = PromoterCollator(0.0, 1.0), data.train.__getitems__([1, 2])
+    np.testing.assert_array_equal(collator(batch)["row_weights"], batch["weight"])
+    rows = datasets.load_from_disk(str(weighted))["train"].select([1, 2]).to_list()
+    np.testing.assert_array_equal(collator(rows)["row_weights"], batch["weight"])
+    assert "row_weights" not in collator.for_evaluation()(batch)
+
+
+@pytest.mark.parametrize("bins", [None, (-1.0, 0.0, 1.0)])
+def test_loss_is_the_weighted_mean(make_model, bins):
+    model, batch = make_model(expression_bins=bins), random_batch(3)
+    outputs = model(**batch, row_weights=torch.tensor([1.0, 2.0, 5.0]))
+    expected = np.average(outputs.row_losses.detach(), weights=[1, 2, 5])
+    assert outputs.expression_loss.item() == pytest.approx(expected, rel=1e-6)
+    plain = model(**batch)
+    assert outputs.reconstruction_loss.item() == plain.reconstruction_loss.item()
+    equal = model(**batch, row_weights=torch.full((3,), 7.0))
+    assert equal.loss.item() == pytest.approx(plain.loss.item(), rel=1e-6)
+
+
+def test_a_weight_of_two_counts_as_two_rows(make_model):
+    model, batch = make_model(), random_batch(3)
+    ids, labels = batch["input_ids"], batch["labels"]
+    weighted = model(ids, labels=labels, row_weights=torch.tensor([1.0, 2.0, 1.0]))
+    rows = torch.tensor([0, 1, 1, 2])
+    assert weighted.loss.item() == pytest.approx(model(ids[rows], labels=labels[rows]).loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation_is_exact(weighted, tmp_path, accumulation):
+    seen = []
+    for parts in (1, accumulation):
+        options = {"per_device_train_batch_size": 8 // parts, "gradient_accumulation_steps": parts}
+        trainer = make_trainer(
+            weighted, tmp_path / str(parts), tiny_model(strand_length=100), max_grad_norm=0.0, **options
+        )
+        seen.append(gradients_of_first_step(trainer))
+    (whole, logged), (parts, logged_parts) = seen
+    for name in ("loss", "expression_loss", "reconstruction_loss"):
+        assert logged_parts[name] == pytest.approx(logged[name], rel=1e-5), name
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_validation_is_not_weighted(weighted, tmp_path):
+    trainer = make_trainer(weighted, tmp_path, tiny_model(strand_length=100))
+    data = PreparedData(weighted)
+    batch = trainer.data_collator.for_evaluation()(data.validation.__getitems__(range(8)))
+    with torch.no_grad():
+        expected = trainer.model.eval()(batch["input_ids"], labels=batch["labels"]).loss.item()
+    assert trainer.evaluate()["eval_expression_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_run_and_its_card(weighted, tmp_path):
+    short = [*SHORT, "--global_batch_size", "16", "--reconstruction_weight", "0"]
+    final = run(weighted, tmp_path / "run", *short)
+    assert json.loads((final / "training.json").read_text())["weight_column"] == "noise"
+    assert "| Row weights | column `noise` |" in (final / "README.md").read_text()
+    with pytest.raises(ValueError, match="prepare it without --weight_column"):
+        run(weighted, tmp_path / "stream", *short, "--stream", "x.parquet", "--max_steps", "1")
