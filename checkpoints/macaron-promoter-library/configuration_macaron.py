@@ -44,6 +44,8 @@ _LIMITS = {
     "num_expression_positions": 1_024,
 }
 _MOST_WEIGHTS = 1_000_000_000
+_MOST_BINS = 1_000
+_USUAL_COVERAGE = 90
 _LARGEST = 1e30  # of a number that is computed with, so that float32 does not overflow
 _ATTENTION = (None, "eager", "sdpa")
 _DTYPES = (None, "float64", "float32", "bfloat16", "float16")
@@ -107,8 +109,18 @@ class MacaronConfig(PreTrainedConfig):
         expression positions then).
     reconstruction_weight : float
         Weight of the reconstruction of masked nucleotides in the loss.
+    expression_bins : tuple of float, optional
+        Centres of bins on the standardized scale, equally spaced, 2 to 1,000. The expression head then gives the
+        probability of each bin, the expression is the mean over the bins, and the loss is a Kullback-Leibler
+        divergence (see `soft_bin_targets`). Default: the head gives the expression, and the loss is its squared error.
+    both_orientations : bool
+        In evaluation mode, average the prediction over the sequence as given and its reverse complement. This takes
+        twice the time.
     expression_mean, expression_std : float
         Mean and standard deviation of the training expression, in assay units: `logits * std + mean` are assay units.
+    interval_quantiles : dict of str to float, optional
+        Half widths of prediction intervals by their coverage in percent, such as `"90"`, in predicted standard
+        deviations with `expression_bins`, else in `expression_std`; see `expression_interval`.
 
     Raises
     ------
@@ -119,7 +131,8 @@ class MacaronConfig(PreTrainedConfig):
     ----------
     Rafi et al., "A community effort to optimize sequence-based deep learning models of gene regulation", Nature
     Biotechnology 2024 (team Unlock_DNA); Kwak et al., "Proformer: a hybrid macaron transformer model predicts
-    expression values from promoter sequences", BMC Bioinformatics 2024.
+    expression values from promoter sequences", BMC Bioinformatics 2024; Penzar et al., "LegNet: a best-in-class deep
+    learning model for short DNA regulatory regions", Bioinformatics 2023 (soft bins, both orientations).
 
     Examples
     --------
@@ -135,6 +148,8 @@ class MacaronConfig(PreTrainedConfig):
         "reconstruction_loss",
         "hidden_states",
         "attentions",
+        "variance",
+        "row_losses",
     ]
     _auto_class: ClassVar[str] = "AutoConfig"
 
@@ -157,8 +172,11 @@ class MacaronConfig(PreTrainedConfig):
     gate_activation: Literal["silu", "sigmoid"] = "silu"
     pooling: Literal["expression_positions", "mean"] = "expression_positions"
     reconstruction_weight: int | float = 1.0
+    expression_bins: tuple[int | float, ...] | list[int | float] | None = None
+    both_orientations: bool = False
     expression_mean: int | float = 0.0
     expression_std: int | float = 1.0
+    interval_quantiles: dict[str, int | float] | None = None
     problem_type: Literal["regression"] = "regression"
     pad_token_id: int | None = 4
     mask_token_id: int | None = 5
@@ -167,6 +185,8 @@ class MacaronConfig(PreTrainedConfig):
         if (num_labels := kwargs.get("num_labels", 1)) != 1:  # before so many labels are made
             at_fault = ValueError(f"`num_labels` must be 1, the expression, got {num_labels}")
             raise StrictDataclassClassValidationError("validate_architecture", at_fault)
+        if self.expression_bins is not None:  # a list in a config.json
+            self.expression_bins = tuple(self.expression_bins)
         if self.id2label is None:
             self.id2label, self.label2id = {0: "expression"}, {"expression": 0}
         kwargs.setdefault("auto_map", copy.deepcopy(_AUTO_MAP))
@@ -206,6 +226,56 @@ class MacaronConfig(PreTrainedConfig):
         """Positions in front of the sequence whose predictions are averaged; 0 with `pooling="mean"`."""
         return self.num_expression_positions if self.pooling == "expression_positions" else 0
 
+    def interval_quantile(self, coverage: int | None = None) -> float | None:
+        """Half width of an interval, see `interval_quantiles`.
+
+        Parameters
+        ----------
+        coverage : int, optional
+            Percent of the measurements that the interval holds. Default: 90.
+
+        Returns
+        -------
+        float or None
+            None where no coverage was asked for and the model has no interval of 90 %.
+
+        Raises
+        ------
+        ValueError
+            If the model has no interval of the coverage that was asked for.
+        """
+        known = self.interval_quantiles or {}
+        if coverage is not None and str(coverage) not in known:
+            possible = f"it has {', '.join(known)} %" if known else "it has none: evaluate.py --calibrate adds them"
+            raise ValueError(f"the model has no interval of {coverage} %; {possible}")
+        return known.get(str(coverage or _USUAL_COVERAGE))
+
+    def expression_interval(self, logits: Any, variance: Any = None, coverage: int | None = None) -> tuple | None:
+        """Bounds between which measurements of the validation rows' kind lie (split conformal prediction).
+
+        Parameters
+        ----------
+        logits, variance : float, numpy.ndarray or torch.Tensor
+            What the model gives; no variance without `expression_bins`.
+        coverage : int, optional
+            See `interval_quantile`.
+
+        Returns
+        -------
+        tuple or None
+            Lower and upper bound in assay units, each of the kind and shape of `logits`; None without a quantile.
+
+        References
+        ----------
+        Lei et al., "Distribution-free predictive inference for regression", Journal of the American Statistical
+        Association 2018.
+        """
+        quantile = self.interval_quantile(coverage)
+        if quantile is None:
+            return None
+        half_width = quantile if variance is None else quantile * variance**0.5
+        return tuple((logits + side * half_width) * self.expression_std + self.expression_mean for side in (-1, 1))
+
     def validate_architecture(self):
         """Refuse values that no model can have; called by every validation of the config.
 
@@ -236,6 +306,16 @@ class MacaronConfig(PreTrainedConfig):
             raise ValueError(f"`expression_std` must be in (0, {_LARGEST}], got {self.expression_std}")
         if not abs(self.expression_mean) <= _LARGEST:
             raise ValueError(f"`expression_mean` must be in [-{_LARGEST}, {_LARGEST}], got {self.expression_mean}")
+        if self.expression_bins is not None:
+            _check_bins(self.expression_bins)
+        for coverage, quantile in (self.interval_quantiles or {}).items():
+            if not (coverage.isdecimal() and 0 < int(coverage) < 100 and 0 <= quantile <= _LARGEST):
+                raise ValueError(
+                    f"`interval_quantiles` must map percentages to numbers in [0, {_LARGEST}], got {coverage!r}: "
+                    f"{quantile}"
+                )
+        if self.both_orientations and not self.reverse_complement:
+            raise ValueError("`both_orientations` needs `reverse_complement`: the model must read both strands")
         if self.num_labels != 1:
             raise ValueError(f"`num_labels` must be 1, the expression, got {self.num_labels}")
         if self._num_weights() > _MOST_WEIGHTS:
@@ -255,6 +335,18 @@ class MacaronConfig(PreTrainedConfig):
         convolution = self.hidden_size + self.conv_kernel_size if self.use_convolution else 0
         embeddings = self.sequence_length + self.kmer_size * self.vocab_size
         return self.hidden_size * (embeddings + self.num_hidden_layers * (attention + feed_forward + convolution))
+
+
+def _check_bins(centers: tuple[float, ...]) -> None:
+    """Raise unless the centres of the bins are ascending and equally spaced."""
+    if not 2 <= len(centers) <= _MOST_BINS:
+        raise ValueError(f"`expression_bins` must be 2 to {_MOST_BINS:,} centres, got {len(centers):,}")
+    if not all(abs(center) <= _LARGEST for center in centers):
+        raise ValueError(f"`expression_bins` must be in [-{_LARGEST}, {_LARGEST}]")
+    width = (centers[-1] - centers[0]) / (len(centers) - 1)
+    deviations = (abs(centers[0] + index * width - center) for index, center in enumerate(centers))
+    if width <= 0 or max(deviations) > 1e-3 * width:
+        raise ValueError("`expression_bins` must be ascending and equally spaced")
 
 
 __all__ = ["MacaronConfig"]

@@ -38,12 +38,17 @@ class MacaronOutput(ModelOutput):
     nucleotide_logits : torch.Tensor, optional
         (batch, sequence_length, vocab_size) logits of the letter at each position, unless they were not wanted.
     expression_loss : torch.Tensor, optional
-        () mean squared error of the standardized expression.
+        () mean of `row_losses`, weighted where there are `row_weights`.
     reconstruction_loss : torch.Tensor, optional
         () sum of the cross-entropies (nats) of the masked letters / (their number + 1).
     hidden_states, attentions : tuple[torch.Tensor, ...], optional
         (batch, positions, hidden) before the first and after each block; (batch, heads, positions, positions). Without
         nucleotide logits the last block's have its expression positions only (attentions: those as queries).
+    variance : torch.Tensor, optional
+        (batch, 1) variance of the standardized expression over the bins; None without `config.expression_bins`.
+    row_losses : torch.Tensor, optional
+        (batch,) loss of each row's expression: the squared error of the standardized expression or, with
+        `config.expression_bins`, the Kullback-Leibler divergence (nats) from `soft_bin_targets`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -53,6 +58,8 @@ class MacaronOutput(ModelOutput):
     reconstruction_loss: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    variance: torch.FloatTensor | None = None
+    row_losses: torch.FloatTensor | None = None
 
 
 class MacaronPreTrainedModel(PreTrainedModel):
@@ -323,6 +330,32 @@ def reconstruction_loss(nucleotide_logits: torch.Tensor, masked_nucleotides: tor
     return total / ((masked_nucleotides != -100).sum() + 1)
 
 
+def soft_bin_targets(labels: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+    """Probability of each bin under a normal distribution around each label.
+
+    Parameters
+    ----------
+    labels : torch.Tensor
+        (batch,) expression.
+    centers : torch.Tensor
+        (bins,) ascending, equally spaced centres on the scale of the labels.
+
+    Returns
+    -------
+    torch.Tensor
+        (batch, bins) integrals of a normal with half the width of a bin as standard deviation. The first and the last
+        bin have no outer end.
+
+    References
+    ----------
+    Penzar et al., "LegNet: a best-in-class deep learning model for short DNA regulatory regions", Bioinformatics 2023.
+    """
+    edges = (centers[1:] + centers[:-1]) / 2
+    deviation = (centers[-1] - centers[0]) / (2 * (len(centers) - 1))
+    below = torch.special.ndtr((edges - labels[:, None]) / deviation)
+    return F.pad(F.pad(below, (1, 0)), (0, 1), value=1.0).diff(dim=1).clamp(min=0)
+
+
 class MacaronForExpressionPrediction(MacaronPreTrainedModel):
     """Encoder with the expression head and the nucleotide head.
 
@@ -342,7 +375,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         super().__init__(config)
         self.macaron = MacaronModel(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.expression_head = nn.Linear(config.hidden_size, 1)
+        self.expression_head = nn.Linear(config.hidden_size, len(config.expression_bins or [1]))
         self.nucleotide_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
@@ -354,6 +387,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         masked_nucleotides: torch.Tensor | None = None,
         output_nucleotide_logits: bool = True,
         most_masked: int | None = None,
+        row_weights: torch.Tensor | None = None,
         **kwargs,
     ) -> MacaronOutput:
         """Predict the standardized expression and the letter at each position.
@@ -372,6 +406,9 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             and the letters to reconstruct alone, with the same numbers.
         most_masked : int, optional
             No row has more masked letters. Default: they are counted, for which a GPU is waited for.
+        row_weights : torch.Tensor, optional
+            (batch,) positive weights of the rows: `expression_loss` is the sum of the weighted losses / the sum of the
+            weights. They do not change the reconstruction loss.
         **kwargs
             `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
             `output_attentions` (eager attention only) and `return_dict`.
@@ -379,6 +416,8 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         Returns
         -------
         MacaronOutput
+            With `config.both_orientations`, in evaluation mode, expression and variance are those of both orientations
+            together; all else is of the orientation given. `inputs_embeds` are read in the orientation given only.
 
         Raises
         ------
@@ -398,17 +437,19 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         )
         hidden_states = self.dropout(outputs.last_hidden_state)
         num_pooled = self.config.num_pooled_positions
-        logits = self.expression_head(hidden_states[:, : num_pooled or None]).mean(dim=1)
+        expression = self._read_expression(hidden_states)
+        if self.config.both_orientations and not self.training and input_ids is not None:
+            expression = self._average_orientations(expression, input_ids)
+        logits, variance = self._mean_and_variance(expression)
         nucleotide_logits = None
         if output_nucleotide_logits or masked_nucleotides is not None:
             nucleotide_logits = self.nucleotide_head(hidden_states[:, num_pooled:])
 
-        loss = expression_loss = nucleotide_loss = None
+        loss = expression_loss = row_losses = nucleotide_loss = None
         if labels is not None:
-            if labels.numel() != logits.shape[0]:
-                raise ValueError(f"labels must hold one value per sequence ({logits.shape[0]}), got {labels.numel()}")
-            predicted, measured = _full_precision(logits).flatten(), _full_precision(labels).flatten()
-            loss = expression_loss = F.mse_loss(predicted, measured.to(predicted.dtype))
+            row_losses = self._row_losses(expression, labels)
+            loss = row_losses.mean() if row_weights is None else (row_losses * row_weights).sum() / row_weights.sum()
+            expression_loss = loss
             if self.training and nucleotide_logits is None:
                 # A gradient of zero for the other head: a parameter without one breaks distributed training.
                 loss = loss + 0.0 * self.nucleotide_head(hidden_states[:, :1]).sum()
@@ -425,7 +466,49 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             reconstruction_loss=nucleotide_loss,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            variance=variance,
+            row_losses=row_losses,
         )
+
+    def _read_expression(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Give the standardized expression (batch, 1), or log probabilities of the bins (batch, bins)."""
+        outputs = self.expression_head(hidden_states[:, : self.config.num_pooled_positions or None])
+        if self.config.expression_bins is None:
+            return outputs.mean(dim=1)
+        return _full_precision(outputs).mean(dim=1).log_softmax(dim=1)
+
+    def _average_orientations(self, expression: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        """Average `expression`, see `_read_expression`, with that of the strands in the other order."""
+        turned = torch.cat(input_ids.chunk(2, dim=1)[::-1], dim=1)
+        outputs = self.macaron(turned, expression_positions_only=True, return_dict=True)
+        other = self._read_expression(outputs.last_hidden_state)
+        if self.config.expression_bins is None:
+            return (_full_precision(expression) + other) / 2
+        return torch.logaddexp(expression, other) - math.log(2)
+
+    def _bin_centers(self, like: torch.Tensor) -> torch.Tensor:
+        """Centres of the bins (bins,); `linspace` copies nothing to a GPU."""
+        bins = self.config.expression_bins
+        return torch.linspace(bins[0], bins[-1], len(bins), dtype=like.dtype, device=like.device)
+
+    def _mean_and_variance(self, expression: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Turn what `_read_expression` gives into mean and variance, each (batch, 1)."""
+        if self.config.expression_bins is None:
+            return expression, None
+        centers, probabilities = self._bin_centers(expression), expression.exp()
+        mean = (probabilities * centers).sum(dim=1, keepdim=True)
+        return mean, (probabilities * (centers - mean) ** 2).sum(dim=1, keepdim=True)
+
+    def _row_losses(self, expression: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Compare what `_read_expression` gives with labels, (batch,) or (batch, 1): losses (batch,)."""
+        if labels.numel() != len(expression):
+            raise ValueError(f"labels must hold one value per sequence ({len(expression)}), got {labels.numel()}")
+        expression = _full_precision(expression)
+        measured = labels.flatten().to(expression.dtype)
+        if self.config.expression_bins is None:
+            return F.mse_loss(expression.flatten(), measured, reduction="none")
+        targets = soft_bin_targets(measured, self._bin_centers(expression))
+        return F.kl_div(expression, targets, reduction="none").sum(dim=1)
 
     def _letters_to_reconstruct(self, masked_nucleotides: torch.Tensor, most: int | None) -> torch.Tensor | None:
         """Give positions (batch, n) that hold all letters to reconstruct, and others; None where n were the whole.

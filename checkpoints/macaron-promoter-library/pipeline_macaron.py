@@ -12,17 +12,21 @@ class PromoterExpressionPipeline(Pipeline):
 
     Takes a sequence, a dict with the key `sequence`, or a list, a generator or a data set of either. Gives for each a
     dict of `sequence` (str, as it came in), `expression` (float, assay units of the training data) and
-    `standardized_expression` (float, in standard deviations from the training mean).
+    `standardized_expression` (float, in standard deviations from the training mean), and where the model has prediction
+    intervals, `expression_low` and `expression_high` (float, assay units).
 
     Parameters
     ----------
     truncation : bool, optional
         Keep the middle of a variable part that is too long, instead of raising.
+    coverage : int, optional
+        Percent of the measurements that an interval holds. Default: 90.
 
     Raises
     ------
     ValueError
-        On a sequence that is no DNA, empty or too long, and on an input of another kind.
+        On a sequence that is no DNA, empty or too long, on an input of another kind, and if the model has no interval
+        of this coverage.
     """
 
     _load_processor = False
@@ -30,8 +34,11 @@ class PromoterExpressionPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = True
 
-    def _sanitize_parameters(self, truncation: bool | None = None) -> tuple[dict, dict, dict]:
-        return ({} if truncation is None else {"truncation": truncation}), {}, {}
+    def _sanitize_parameters(
+        self, truncation: bool | None = None, coverage: int | None = None
+    ) -> tuple[dict, dict, dict]:
+        preprocess = {} if truncation is None else {"truncation": truncation}
+        return preprocess, {}, ({} if coverage is None else {"coverage": coverage})
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -64,16 +71,19 @@ class PromoterExpressionPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict) -> dict:
         outputs = self.model(model_inputs["input_ids"], output_nucleotide_logits=False)
-        return {"logits": outputs.logits, "sequence": model_inputs["sequence"]}
+        variance = {} if outputs.variance is None else {"variance": outputs.variance}
+        return {"logits": outputs.logits, **variance, "sequence": model_inputs["sequence"]}
 
-    def postprocess(self, model_outputs: dict) -> dict:
+    def postprocess(self, model_outputs: dict, coverage: int | None = None) -> dict:
         """Go back from standardized logits to assay units."""
-        standardized = model_outputs["logits"].double().item()
-        config = self.model.config
+        found = [model_outputs[name].double().item() for name in ("logits", "variance") if name in model_outputs]
+        standardized, config = found[0], self.model.config
+        interval = config.expression_interval(*found, coverage=coverage)
         return {
             "sequence": model_outputs["sequence"],
             "expression": standardized * config.expression_std + config.expression_mean,
             "standardized_expression": standardized,
+            **({} if interval is None else dict(zip(("expression_low", "expression_high"), interval, strict=True))),
         }
 
 
