@@ -62,6 +62,8 @@ def refresh_code(checkpoint: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         MacaronForExpressionPrediction.from_pretrained(checkpoint).save_pretrained(folder)
         KmerTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+        for path in checkpoint.glob("*.py"):
+            path.unlink()
         for path in Path(folder).glob("*.py"):
             shutil.copyfile(path, checkpoint / path.name)
 

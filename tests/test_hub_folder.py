@@ -17,9 +17,7 @@ from modeling_macaron import PromoterExpressionPipeline
 
 ROOT = Path(__file__).parents[1]
 TRAVELLING = {
-    "attention_macaron": ROOT / "modeling_macaron" / "attention_macaron.py",
     "configuration_macaron": ROOT / "modeling_macaron" / "configuration_macaron.py",
-    "layers_macaron": ROOT / "modeling_macaron" / "layers_macaron.py",
     "modeling_macaron": ROOT / "modeling_macaron" / "modeling_macaron.py",
     "pipeline_macaron": ROOT / "modeling_macaron" / "pipeline_macaron.py",
     "tokenization_kmer": ROOT / "tokenization" / "tokenization_kmer.py",

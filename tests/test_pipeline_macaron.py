@@ -138,8 +138,6 @@ def test_saved_pipeline_is_complete(tmp_path, predict):
     assert loaded("ACGT")["expression"] == pytest.approx(predict("ACGT")["expression"], abs=1e-5)
     assert {path.name for path in tmp_path.glob("*.py")} == {
         "configuration_macaron.py",
-        "attention_macaron.py",
-        "layers_macaron.py",
         "modeling_macaron.py",
         "pipeline_macaron.py",
         "tokenization_kmer.py",

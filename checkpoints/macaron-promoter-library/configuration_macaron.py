@@ -10,8 +10,6 @@ from transformers.configuration_utils import PreTrainedConfig
 if TYPE_CHECKING:
     # Never executed. Transformers finds relative imports in the text, and a folder's code is identified by these files.
     # Without them two folders with equal configuration files share one model class, whatever their modeling files say.
-    from .attention_macaron import MacaronAttentionBase  # noqa: F401
-    from .layers_macaron import MacaronLayer  # noqa: F401
     from .modeling_macaron import MacaronModel  # noqa: F401
     from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401
 

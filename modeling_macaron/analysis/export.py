@@ -18,8 +18,7 @@ from torch import nn
 
 from modeling_macaron.analysis.predict import TOKENIZER_SETTINGS, load_model, predict_strands
 from modeling_macaron.atomic import check_free, new_file
-from modeling_macaron.attention_macaron import cost_of_merging
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction, cost_of_merging
 from tokenization import KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import LETTERS, N_ID
 

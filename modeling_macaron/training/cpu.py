@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_macaron.layers_macaron import MacaronLayer
+from modeling_macaron.modeling_macaron import MacaronLayer
 
 logger = logging.getLogger(__name__)
 

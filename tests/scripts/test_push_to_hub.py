@@ -26,9 +26,8 @@ from tokenization import KmerTokenizer
 SCRIPT = Path(__file__).parents[2] / "scripts" / "push_to_hub.py"
 TOKEN = "hf_standin"
 FILES = {
-    "README.md", "attention_macaron.py", "config.json", "configuration_macaron.py", "layers_macaron.py",
-    "model.safetensors", "modeling_macaron.py", "pipeline_macaron.py",
-    "tokenization_kmer.py", "tokenizer_config.json", "learning_curve.png",
+    "README.md", "config.json", "configuration_macaron.py", "model.safetensors", "modeling_macaron.py",
+    "pipeline_macaron.py", "tokenization_kmer.py", "tokenizer_config.json", "learning_curve.png",
 }  # fmt: skip
 LEFT_BEHIND = ["checkpoint-5/model.safetensors", "checkpoint-5/deep/optimizer.pt", "optimizer.pt", "training_args.bin"]
 LEFT_BEHIND += ["runs/a/events.out.tfevents.1", "events.out.tfevents.2", "trainer_state.json", "__pycache__/x.pyc"]

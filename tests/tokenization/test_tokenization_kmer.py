@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from modeling_macaron import MacaronConfig
-from modeling_macaron.layers_macaron import MacaronEmbeddings
+from modeling_macaron.modeling_macaron import MacaronEmbeddings
 from tokenization import FLANK3, FLANK5, PROBLEMS, KmerTokenizer, reverse_complement, tokenization_kmer
 
 MASK = "[MASK]"
