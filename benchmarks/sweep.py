@@ -23,7 +23,7 @@ from statistics import mean
 
 import torch
 import yaml
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
 
 from benchmarks.figures import make_parser
 from benchmarks.pages import table
@@ -86,6 +86,7 @@ def train_once(options: dict, seed: int, recipe: Path) -> dict:
     data = PreparedData(arguments.dataset)
     model = build_model(model_arguments, data, arguments.init_from, arguments.expression_bins)
     trainer = make_trainer(model, arguments, data)
+    trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
     try:
         trainer.train()
