@@ -6,9 +6,10 @@
 
 MODEL is a checkpoint folder or a name on the Hub; FILE is a TSV, CSV, XLSX, FASTA or Parquet file of starts; OUTPUT is
 a .tsv, .csv or .parquet file with a line for each design: row of FILE (from 1), its name where it has one,
-rank, start, sequence, their predictions (in assay units), num_edits, edits (such as A12G, positions from 1 in
-the variable part), nearest_training_distance (positions that differ from the nearest sequence of --training; empty
-without it), out_of_range (predicted beyond 3 standard deviations of the training data) and `problem`.
+rank, start, sequence, their predictions (in assay units), expression_low and expression_high where the model has
+prediction intervals, num_edits, edits (such as A12G, positions from 1 in the variable part), nearest_training_distance
+(positions that differ from the nearest sequence of --training; empty without it), out_of_range (predicted beyond 3
+standard deviations of the training data) and `problem`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.constraints import Constraints
-from modeling_macaron.analysis.design import SearchOptions
+from modeling_macaron.analysis.design import RANKS, SearchOptions
 from modeling_macaron.analysis.design_file import design_file
 from modeling_macaron.analysis.design_search import METHODS
 
@@ -47,6 +48,12 @@ def parse_positions(text: str) -> range:
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Describe the options of the search."""
+    parser.add_argument(
+        "--rank_by",
+        choices=RANKS,
+        default="expression",
+        help="bound: search by the lower end of the interval of 90 %%, or the upper end for --target lower",
+    )
     parser.add_argument("--max_edits", type=int, default=10, help="most substitutions from a start (%(default)s)")
     parser.add_argument("--method", choices=METHODS, default="greedy", help="how to search (%(default)s)")
     parser.add_argument("--num_designs", type=int, default=1, metavar="N", help="designs for each start (%(default)s)")

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from modeling_macaron.analysis.command_line import prepare_process
 from modeling_macaron.processes import run_command
 from modeling_macaron.training.arguments import parse_recipe
-from modeling_macaron.training.model_card import TRAINING_FACTS
+from modeling_macaron.training.model_card import TRAINING_FACTS, compare_with_ridge
 from modeling_macaron.training.run import train
 
 
@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{facts['steps']:,} steps in {facts['run_seconds'] / 60:.1f} min; on {facts['validation_rows']:,} "
             f"validation rows Pearson r {r:.3f}, Spearman rho {rho:.3f} (best: step {best:,})"
         )
+        if ridge := compare_with_ridge(facts):
+            print(ridge)
         print(f"the model is in {final}; its card and figures are there too")
 
 

@@ -49,6 +49,7 @@ DEFAULT_LENGTH = 80  # nt of the challenge's variable part
 OUT_OF_RANGE = 3.0  # standard deviations of expression in training
 REACHED = 0.05  # a design within this many standard deviations has reached the target
 
+RANKS = ("expression", "bound")
 STARTS_AT_ONCE = 16  # searches that share batches; what each has seen is held in memory
 
 
@@ -71,6 +72,8 @@ class Design(NamedTuple):
         model; out there hardly anything was measured, so the number is an extrapolation.
     start_index : int
         Which of the starts, from 0.
+    expression_low, expression_high : float or None
+        Interval of 90 % of the expression, None where the model has none.
     """
 
     start: str
@@ -81,6 +84,8 @@ class Design(NamedTuple):
     nearest_training_distance: int | None
     out_of_range: bool
     start_index: int
+    expression_low: float | None = None
+    expression_high: float | None = None
 
 
 class SearchOptions(NamedTuple):
@@ -96,11 +101,16 @@ class SearchOptions(NamedTuple):
     generations: int = 30
     num_candidates: int = 16
     seed: int = 0
+    rank_by: str = "expression"
 
     def check(self) -> None:
-        """Refuse options that make no search."""
+        """Reject options that make no search."""
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.rank_by not in RANKS:
+            raise ValueError(f"rank_by must be one of {', '.join(RANKS)}, got {self.rank_by!r}")
+        if self.rank_by == "bound" and self.target not in ("higher", "lower"):
+            raise ValueError(f'rank_by "bound" needs the target "higher" or "lower", got {self.target!r}')
         is_number = isinstance(self.target, Real) and np.isfinite(self.target)
         if self.target not in ("higher", "lower") and not is_number:
             raise ValueError(f'target must be "higher", "lower" or a number in assay units, got {self.target!r}')
@@ -114,6 +124,11 @@ class SearchOptions(NamedTuple):
                 f"two designs with {self.max_edits} edits each differ at {2 * self.max_edits} positions at most: "
                 f"min_distance {self.min_distance} is too large"
             )
+
+    @property
+    def column(self) -> int:
+        """Column of `predict_bounds` to search by."""
+        return 0 if self.rank_by == "expression" else 1 if self.target == "higher" else 2
 
     def most_predictions(self, num_free: int) -> int:
         """Upper bound on predictions for a start with `num_free` editable positions."""
@@ -157,6 +172,7 @@ def design(
     length: int | None = None,
     gc: float | None = None,
     seed: int = 0,
+    rank_by: str = "expression",
     tokenizer: KmerTokenizer | None = None,
     batch_size: int = 256,
     device: str | torch.device | None = None,
@@ -201,6 +217,9 @@ def design(
         C (default 0.5, or the middle of the constraints' range).
     seed : int
         Seed of random starts and of the evolution.
+    rank_by : str
+        `"expression"`, or `"bound"`: search and rank by the interval of 90 %, by its lower end for the target
+        `"higher"` and by its upper end for `"lower"`, so that an uncertain prediction does not win by its mean.
     batch_size : int
         Sequences that go through the model at once.
     verbose : bool
@@ -214,8 +233,8 @@ def design(
     Raises
     ------
     ValueError
-        On options that make no search, and on a start that is no DNA, too long or breaks a constraint (the message
-        tells which).
+        On options that make no search, on `rank_by="bound"` and a model without intervals, and on a start that is not
+        DNA, is too long or breaks a constraint (the message says which).
     FileNotFoundError
         If there is no checkpoint, or no table of training sequences.
 
@@ -227,7 +246,7 @@ def design(
     ((3, 'A', 'G'), (8, 'A', 'C'))
     """
     options = SearchOptions(target, max_edits, method, num_designs, min_distance, beam_width, population, generations,
-                            num_candidates, seed)  # fmt: skip
+                            num_candidates, seed, rank_by)  # fmt: skip
     options.check()
     check_batch_size(batch_size)
     if isinstance(training_sequences, (str, Path)):
@@ -276,7 +295,8 @@ class Designer:
     ):
         self.tokenizer, self.options = tokenizer, options
         self.rules = Rules(constraints or Constraints(), tokenizer)
-        self._oracle = Oracle(model, tokenizer, batch_size)
+        self._oracle = Oracle(model, tokenizer, batch_size, options.column)
+        self.has_intervals = model.config.interval_quantile(90 if options.column else None) is not None
         _warn_of_far_target(options.target, model.config)
         self._training = None
         if training_sequences is not None:
@@ -384,7 +404,7 @@ class Designer:
         """
         if not len(starts):
             return []
-        known: list[dict[bytes, float]] = [{} for _ in starts]
+        known: list[dict[bytes, list[float]]] = [{} for _ in starts]
         found = _search_group(self._oracle, starts, self.rules, self.options, known, progress)
         config = self._oracle.model.config
         designs = [
@@ -438,7 +458,7 @@ def _search_group(
     starts: Sequence[np.ndarray],
     rules: Rules,
     options: SearchOptions,
-    known: Sequence[dict[bytes, float]],
+    known: Sequence[dict[bytes, list[float]]],
     progress: tqdm,
 ) -> list[np.ndarray]:
     """Find the answers (found, length) to each start (length,), the first ones of all side by side, then the second."""
@@ -457,24 +477,24 @@ def _search_group(
         except SearchStopped:
             is_stopped = True
         for index, space in spaces.items():
-            found[index] = np.concatenate([found[index], _pick(space, goal, known[index])])
+            found[index] = np.concatenate([found[index], _pick(space, goal, known[index], oracle.column)])
         if is_stopped:
             break
     return found
 
 
-def _pick(space: Space, goal: Goal, known: dict[bytes, float]) -> np.ndarray:
+def _pick(space: Space, goal: Goal, known: dict[bytes, list[float]], column: int) -> np.ndarray:
     """Choose the best of all that was predicted, (1, length), or (0, length) where nothing is as good as the start."""
     letters = np.frombuffer(b"".join(known), np.uint8).reshape(len(known), -1)
-    scores = goal.score(np.array(list(known.values())))
+    scores = goal.score(np.array([values[column] for values in known.values()]))
     fit = np.flatnonzero(space.may_end(letters) & (scores >= scores[0]))  # the start was the first to be predicted
     return letters[fit[best_first(scores[fit])[:1]]]
 
 
-def _to_design(start: np.ndarray, answer: np.ndarray, known: dict[bytes, float], index: int, config) -> Design:
+def _to_design(start: np.ndarray, answer: np.ndarray, known: dict[bytes, list[float]], index: int, config) -> Design:
     """Write out an answer (length,) to a start (length,)."""
     before, after = spell_letters(start), spell_letters(answer)
     edits = tuple((i, *pair) for i, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
-    value = known[answer.tobytes()]
+    value, *bounds = known[answer.tobytes()]
     is_far = abs(value - config.expression_mean) > OUT_OF_RANGE * config.expression_std
-    return Design(before, after, known[start.tobytes()], value, edits, None, bool(is_far), index)
+    return Design(before, after, known[start.tobytes()][0], value, edits, None, bool(is_far), index, *bounds)

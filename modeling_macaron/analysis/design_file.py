@@ -31,6 +31,7 @@ _FIELDS = (
     ("edits", pa.string()), ("nearest_training_distance", pa.int64()), ("out_of_range", pa.bool_()),
     ("problem", pa.string()),
 )  # fmt: skip
+_BOUNDS = (("expression_low", pa.float64()), ("expression_high", pa.float64()))
 
 
 class FileDesign(NamedTuple):
@@ -110,9 +111,9 @@ def design_file(
     output : str or Path
         `.parquet`, `.csv` or `.tsv`, with the columns `row` (of the starts, from 1), `name` (where they have one),
         `rank` (from 1), `start`, `sequence` (variable parts), `start_expression`, `expression` (assay units),
-        `num_edits`, `edits` (such as `A12G C40T`, positions from 1), `nearest_training_distance`, `out_of_range` (see
-        `Design`) and `problem`: a start that nothing can be designed from has one line that says why. It appears when
-        it is complete.
+        `expression_low` and `expression_high` (where the model has prediction intervals), `num_edits`, `edits` (such as
+        `A12G C40T`, positions from 1), `nearest_training_distance`, `out_of_range` (see `Design`) and `problem`. A
+        start that nothing can be designed from has one line that says why. The file appears when it is complete.
     starts : str or Path, optional
         TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`. Default: random promoters.
     sequence_column : str, optional
@@ -224,7 +225,7 @@ def _write(
             records = stack.enter_context(stack.enter_context(new_file(fasta)).open("w", encoding="ascii"))
         for starts in batches:
             designs = designer.design_next(starts.letters, 0, progress)
-            lines = _lines(starts, designs, num_starts + 1)
+            lines = _lines(starts, designs, num_starts + 1, designer.has_intervals)
             write(lines)
             if records is not None:
                 _write_fasta(lines, records)
@@ -244,7 +245,7 @@ def _write(
     )
 
 
-def _lines(starts: _Starts, designs: Sequence[Design], first_row: int) -> pa.Table:
+def _lines(starts: _Starts, designs: Sequence[Design], first_row: int, has_intervals: bool) -> pa.Table:
     """Lines of some starts: one for each design, or one with the problem."""
     found = groupby(designs, key=lambda one: one.start_index)
     rows = []
@@ -257,7 +258,8 @@ def _lines(starts: _Starts, designs: Sequence[Design], first_row: int) -> pa.Tab
             edits = " ".join(f"{ref}{position + 1}{alt}" for position, ref, alt in one.edits)
             rows.append({**one._asdict(), **row, "rank": rank, "num_edits": len(one.edits), "edits": edits})
     named = [("name", pa.string())] if starts.names[0] is not None else []
-    schema = pa.schema([("row", pa.int64()), *named, *_FIELDS])
+    fields = (*_FIELDS[:5], *_BOUNDS, *_FIELDS[5:]) if has_intervals else _FIELDS
+    schema = pa.schema([("row", pa.int64()), *named, *fields])
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema)
 
 

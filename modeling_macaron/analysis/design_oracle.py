@@ -15,7 +15,7 @@ from tokenization import KmerTokenizer
 from .attribution import as_one_hot_module
 from .design_search import Request, Search
 from .mutants import NUM_BASES, pad_centered
-from .predict import predict_strands
+from .predict import predict_bounds
 
 
 class SearchStopped(Exception):
@@ -33,10 +33,14 @@ class Oracle:
         Its tokenizer.
     batch_size : int
         Sequences that go through the model at once.
+    column : int
+        The value to search by: 0 the expression, 1 its lower bound, 2 its upper bound.
     """
 
-    def __init__(self, model: MacaronForExpressionPrediction, tokenizer: KmerTokenizer, batch_size: int):
-        self.model, self.batch_size = model, batch_size
+    def __init__(
+        self, model: MacaronForExpressionPrediction, tokenizer: KmerTokenizer, batch_size: int, column: int = 0
+    ):
+        self.model, self.batch_size, self.column = model, batch_size, column
         self.module = as_one_hot_module(model, tokenizer)
         self.num_predictions = 0
 
@@ -50,13 +54,13 @@ class Oracle:
         )
         for rows in (batch[:1], batch):  # the first is slow
             began = time.perf_counter()
-            next(predict_strands(self.model, rows, batch_size=len(batch)))
+            next(predict_bounds(self.model, rows, batch_size=len(batch)))
         return (time.perf_counter() - began) / len(batch)
 
     def values(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Expression (rows,) in assay units of each group of sequences (rows, length), in full batches."""
+        """Predict groups of sequences (rows, length), in full batches; see `predict_bounds` for (rows, 3 or 1)."""
         strands = np.concatenate([pad_centered(letters, self.model.config.strand_length) for letters in groups])
-        values = np.concatenate([np.empty(0), *predict_strands(self.model, strands, batch_size=self.batch_size)])
+        values = np.concatenate(list(predict_bounds(self.model, strands, batch_size=self.batch_size)))
         self.num_predictions += len(strands)
         return np.split(values, np.cumsum([len(letters) for letters in groups])[:-1])
 
@@ -83,7 +87,7 @@ class Oracle:
 
 
 def run_searches(
-    searches: dict[int, Search], known: Sequence[dict[bytes, float]], oracle: Oracle, progress: tqdm
+    searches: dict[int, Search], known: Sequence[dict[bytes, list[float]]], oracle: Oracle, progress: tqdm
 ) -> None:
     """Run searches side by side to their ends.
 
@@ -91,8 +95,8 @@ def run_searches(
     ----------
     searches : dict of int to generator
         Searches that have not begun, by the number of their start.
-    known : sequence of dict of bytes to float
-        What is predicted for each start, letter ids to expression in assay units, in order; it grows.
+    known : sequence of dict of bytes to list of float
+        What is predicted for each start, letter ids to expression and bounds in assay units, in order; it grows.
     oracle : Oracle
         The model.
     progress : tqdm
@@ -111,7 +115,9 @@ def run_searches(
                 del waiting[index]
 
 
-def _answer(waiting: dict[int, Request], known: Sequence[dict[bytes, float]], oracle: Oracle) -> dict[int, np.ndarray]:
+def _answer(
+    waiting: dict[int, Request], known: Sequence[dict[bytes, list[float]]], oracle: Oracle
+) -> dict[int, np.ndarray]:
     """Answer the requests of all searches; no sequence of a start is predicted twice."""
     sloped = {index: request.letters for index, request in waiting.items() if request.gradient}
     valued = {index: request.letters for index, request in waiting.items() if not request.gradient}
@@ -124,5 +130,5 @@ def _answer(waiting: dict[int, Request], known: Sequence[dict[bytes, float]], or
     for (index, letters), values in zip(new.items(), oracle.values(list(new.values())) if new else [], strict=True):
         known[index].update(zip((row.tobytes() for row in letters), values.tolist(), strict=True))
     for index, letters in valued.items():
-        replies[index] = np.array([known[index][row.tobytes()] for row in letters])
+        replies[index] = np.array([known[index][row.tobytes()][oracle.column] for row in letters])
     return replies

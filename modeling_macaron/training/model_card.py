@@ -59,7 +59,7 @@ Validation split of the training table ({{ validation_rows }} rows; the checkpoi
 | Measure | Value |
 | --- | ---: |
 {{ results }}
-{{ intervals }}
+{{ ridge }}{{ intervals }}
 {{ curve }}
 ## Training
 
@@ -82,6 +82,16 @@ _INTERVALS = """
 `expression_low` and `expression_high` hold 90 % of the measurements of rows like these (split conformal prediction on
 this split).
 """
+
+
+def compare_with_ridge(facts: dict) -> str:
+    """Say how ridge regression on the same rows compares, from `training_facts`; empty where it was not fitted."""
+    ridge = facts.get("ridge")
+    if not ridge:
+        return ""
+    ours, theirs = facts["metrics"]["pearson_r"], ridge["pearson_r"]
+    place = "behind" if theirs < ours else "ahead of"
+    return f"Ridge regression on k-mer counts of the same rows: Pearson r {theirs:.3f}, {place} this model ({ours:.3f})"
 
 
 def _rows(pairs: dict) -> str:
@@ -133,7 +143,8 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
     data : PreparedData
         What it was trained on.
     metrics : dict[str, float]
-        Measures of the validation split with the prefix `eval_`, and `run_seconds`.
+        Measures of the validation split with the prefix `eval_`, and `run_seconds`; with the prefix `ridge_`, those of
+        ridge regression.
 
     Returns
     -------
@@ -184,6 +195,7 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
         "run_seconds": metrics["run_seconds"],
         "hardware": hardware(args.device, trainer.accelerator.num_processes),
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+        "ridge": {name.removeprefix("ridge_"): value for name, value in metrics.items() if name.startswith("ridge_")},
         "metrics": {name.removeprefix("eval_"): metrics[name] for name in _MEASURES if name in metrics},
     }
 
@@ -338,6 +350,7 @@ def write_model_card(
         bounds="" if interval is None else ', "expression_low": ..., "expression_high": ...',
         intervals="" if interval is None else _INTERVALS,
         results=_rows({measures[key]: f"{metrics[key]:.4f}" for key in measures if key in metrics}),
+        ridge="" if not (line := compare_with_ridge(facts)) else f"\n{line}.\n",
         curve=f"![Learning curve]({LEARNING_CURVE})\n" if has_curve else "",
         training=training_table(facts),
         division=describe_division(facts),

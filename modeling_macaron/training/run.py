@@ -30,7 +30,7 @@ from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .cpu import train_on_cpu
 from .dataset import PreparedData, PromoterDataset
-from .metrics import conformal_quantiles, trimer_settings
+from .metrics import conformal_quantiles, correlation, trimer_settings
 from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
 from .saving import alone_in
 from .streaming import StreamedPromoters
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 _RUN_FILE = "run.json"
 _FEW_VALIDATION_ROWS = 10
 _MOST_COUNTED = 100_000  # rows whose 3-mers are counted
+_SMALL_TABLE = 20_000  # rows up to which a run is compared with ridge regression
 # Fields of the config that may change where weights go on.
 _FREE_FIELDS = {"hidden_dropout", "reconstruction_weight", "both_orientations"}
 
@@ -321,9 +322,26 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
     whole = trainer.whole_model()
     if not trainer.is_world_process_zero():
         return
+    if trained is data.train and len(trained) <= _SMALL_TABLE:
+        metrics |= _score_ridge(trained, data.validation)
     with new_folder(final, overwrite=True, marker="config.json") as folder:
         whole.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         write_model_card(folder, trainer, data, metrics, trainer.state.log_history)
         for weights in folder.glob("*.safetensors"):  # which safetensors writes for their owner alone
             shutil.copymode(folder / "config.json", weights)
+
+
+def _score_ridge(trained: PromoterDataset, held_out: PromoterDataset) -> dict[str, float]:
+    """Fit ridge regression on k-mer counts, and measure it on the held-out rows; empty without scikit-learn."""
+    try:
+        from modeling_macaron.analysis.baselines import fit_ridge
+    except ImportError as error:
+        logger.warning("no comparison with ridge regression: it needs the extra `analysis` (%s)", error)
+        return {}
+    ridge = fit_ridge(trained.some_strands(len(trained)), trained.labels)
+    predicted = ridge.predict(held_out.some_strands(len(held_out)))
+    return {
+        f"ridge_{name}": correlation(predicted, held_out.labels, method)
+        for name, method in (("pearson_r", "pearson"), ("spearman_rho", "spearman"))
+    }

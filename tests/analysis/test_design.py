@@ -12,7 +12,7 @@ from modeling_macaron.analysis.constraints import Constraints
 from modeling_macaron.analysis.design import Designer, SearchOptions, design
 from modeling_macaron.analysis.design_search import METHODS, Goal, Space, search_beam, search_by_evolution
 from modeling_macaron.analysis.nearest import nearest_training_distance
-from modeling_macaron.analysis.predict import predict
+from modeling_macaron.analysis.predict import predict, predict_intervals
 from tests.analysis.test_constraints import rules_allow
 from tokenization import KmerTokenizer
 
@@ -431,3 +431,41 @@ def test_predictions_are_counted_and_bounded(model, forwards, monkeypatch, metho
     assert bar.n <= sum(forwards) <= bar.n + gradients
     assert len(STARTS) < bar.n <= most
     assert bar.total == bar.n
+
+
+@pytest.fixture(scope="module")
+def uncertain(make_model):
+    """Model whose intervals have different widths, in float64."""
+    return make_model(expression_bins=(-2.0, 0.0, 2.0), interval_quantiles={"90": 3.0}).double()
+
+
+@pytest.mark.parametrize(("target", "bound"), [("higher", "low"), ("lower", "high")])
+def test_rank_by_bound_takes_the_best_bound(uncertain, target, bound):
+    differs = False
+    for start in STARTS:
+        mutants = single_mutants(start)
+        values = predict_intervals(uncertain, mutants)
+        best = int(np.argmax([closeness(target, value) for value in getattr(values, bound)]))
+        (found,) = design(uncertain, [start], target=target, max_edits=1, rank_by="bound")
+        assert found.sequence == mutants[best]
+        given = (found.expression, found.expression_low, found.expression_high)
+        np.testing.assert_allclose(given, [part[best] for part in values], rtol=1e-9)
+        (usual,) = design(uncertain, [start], target=target, max_edits=1)
+        assert usual.expression_low is not None
+        differs |= usual.sequence != found.sequence
+    assert differs, "the two must differ somewhere for this test to tell anything"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_bound_gets_worse_by_a_search(uncertain, method):
+    for found in design(uncertain, STARTS, method=method, max_edits=2, rank_by="bound", **SMALL):
+        assert found.expression_low >= predict_intervals(uncertain, [found.start]).low[0] - 1e-9
+
+
+def test_rank_by_bound_needs_intervals_and_a_direction(model, uncertain):
+    with pytest.raises(ValueError, match="no interval of 90 %"):
+        design(model, STARTS, rank_by="bound")
+    with pytest.raises(ValueError, match='needs the target "higher" or "lower", got 11'):
+        design(uncertain, STARTS, rank_by="bound", target=11.0)
+    with pytest.raises(ValueError, match="rank_by must be one of expression, bound, got 'low'"):
+        design(uncertain, STARTS, rank_by="low")

@@ -221,3 +221,18 @@ def test_script_says_how_long_it_takes_and_how_near_it_came(tiny_folder, tmp_pat
     assert "predictions: 100%|" in printed.err, "what was not needed does not count in the end"
     main([str(tiny_folder), "out.csv", "--starts", "in.csv", "--max_edits", "2", "--overwrite"])
     assert "reached" not in capsys.readouterr().out
+
+
+def test_command_ranks_by_the_bound(make_model, tiny_tokenizer, tmp_path):
+    folder, output = tmp_path / "tiny-uncertain", tmp_path / "out.csv"
+    model = make_model(expression_bins=(-2.0, 0.0, 2.0), interval_quantiles={"90": 3.0})
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    (tmp_path / "starts.csv").write_text("sequence\n" + "\n".join(STARTS) + "\n")
+    command = [str(folder), str(output), "--starts", str(tmp_path / "starts.csv"), "--max_edits", "1"]
+    runpy.run_path(str(SCRIPT))["main"]([*command, "--rank_by", "bound"])
+    lines = pd.read_csv(output)
+    assert lines.columns.tolist()[6:9] == ["expression_low", "expression_high", "num_edits"]
+    expected = design(folder, STARTS, max_edits=1, rank_by="bound")
+    assert lines["sequence"].tolist() == [found.sequence for found in expected]
+    np.testing.assert_allclose(lines["expression_low"], [found.expression_low for found in expected], rtol=1e-6)
