@@ -69,8 +69,9 @@ def refresh_code(checkpoint: Path) -> None:
 
 
 def results_table(result: dict) -> str:
-    """Format the categories of a result as Markdown: number, correlations with intervals, ridge regression."""
-    rows = [["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho"]]
+    """Format the categories of a result as Markdown: number, correlations with intervals, ridge, coverage."""
+    coverage = any("coverage_90" in figures for figures in result["all"].values())
+    rows = [["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho", *(["within 90 %"] * coverage)]]
     for name, figures in result["all"].items():
         cells = [TITLES[name], f"{figures['n']:,}"]
         for measure in ("pearson_r", "spearman_rho"):
@@ -79,8 +80,10 @@ def results_table(result: dict) -> str:
             cells.append(f"**{figures[measure]:.3f}** ({interval})")
         ridge = result["baseline"]["all"][name]
         cells += [f"{ridge['pearson_r']:.3f}", f"{ridge['spearman_rho']:.3f}"]
+        if coverage:
+            cells.append(f"{figures['coverage_90']:.1%}" if "coverage_90" in figures else "-")
         rows.append(cells)
-    return table(rows, ["---", *["---:"] * 5]).rstrip("\n")
+    return table(rows, ["---", *["---:"] * (len(rows[0]) - 1)]).rstrip("\n")
 
 
 def _metadata(name: str, result: dict) -> ModelCardData:

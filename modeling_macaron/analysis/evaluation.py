@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import string_buffers
 
 from .measurements import Measurements, load_measurements, read_predictions
@@ -149,17 +150,34 @@ def _check_sequences(problems: Sequence[str], measurements: Measurements) -> Non
         raise ValueError(f"{len(bad)} of {len(problems)} sequences of the table cannot be used ({reasons})")
 
 
-def predict_rows(model: str | Path, measurements: Measurements, *, batch_size: int = 256, verbose: bool = False):
-    """Predict the expression of every row with a model folder: (rows,) float64 in assay units."""
+def predict_rows(
+    model: str | Path, measurements: Measurements, *, batch_size: int = 256, verbose: bool = False
+) -> np.ndarray:
+    """Predict every row with a model folder.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, 3) or (rows, 1) float64 in assay units, see `predict_bounds`.
+    """
     from .encoding import explain_rows
-    from .predict import load_model, predict
+    from .predict import load_model, predict_all
 
     loaded, tokenizer = load_model(str(model))
     sequences = pa.array(measurements.rows["sequence"], pa.large_string())
     strands = tokenizer.encode_strands(*string_buffers(sequences))
     _check_sequences(explain_rows(tokenizer, sequences, strands), measurements)
-    predicted = predict(loaded, sequences.to_pylist(), tokenizer=tokenizer, batch_size=batch_size, verbose=verbose)
-    return np.asarray(predicted, dtype=np.float64)
+    with progress_bar("sequences", len(sequences), verbose=verbose) as progress:
+        return predict_all(loaded, strands.ids, batch_size, progress)
+
+
+def _add_coverage(result: dict, bounds: np.ndarray, measurements: Measurements) -> None:
+    """Put the share of measurements within `bounds` (rows, 2) into the figures of each category of rows."""
+    inputs = metric_inputs(measurements) | {"pairs": None}
+    low, high = (load_metric().split_categories(bound, **inputs) for bound in bounds.T)
+    for name, (measured, lows, _) in low.items():
+        is_covered = (lows <= measured) & (measured <= high[name].predicted)
+        result["all"][name]["coverage_90"] = float(is_covered.mean())
 
 
 def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int = 256) -> dict[str, float]:
@@ -264,13 +282,17 @@ def _has_intervals(result: dict) -> bool:
     return any("pearson_r_interval" in figures for key, figures in result["all"].items() if key not in SCORES)
 
 
+def _has_coverage(result: dict) -> bool:
+    return any("coverage_90" in figures for key, figures in result["all"].items() if key not in SCORES)
+
+
 def _with_intervals(cells: list[str], figures: dict) -> list[str]:
     """Put the intervals of `figures` behind the r and rho of the part `all` (category, predictor, n, r, rho, ...)."""
     r, rho = (_interval(figures.get(f"{key}_interval")) for key in ("pearson_r", "spearman_rho"))
     return [*cells[:4], r, cells[4], rho, *cells[5:]]
 
 
-def _lines(result: dict, name: str, intervals: bool) -> dict[str, list[str]]:
+def _lines(result: dict, name: str, intervals: bool, coverage: bool) -> dict[str, list[str]]:
     """Cells of each category of one predictor, both parts; the last line holds the official scores."""
     parts = [part for part in ("all", "private") if part in result]
     lines = {}
@@ -286,7 +308,11 @@ def _lines(result: dict, name: str, intervals: bool) -> dict[str, list[str]]:
         scores = [["", *(_number(result[part].get(score)) for score in SCORES)] for part in parts]
         lines["official score"] = ["official score", name, *(cell for cells in scores for cell in cells)]
     if intervals:
-        return {key: _with_intervals(cells, result["all"].get(key, {})) for key, cells in lines.items()}
+        lines = {key: _with_intervals(cells, result["all"].get(key, {})) for key, cells in lines.items()}
+    if coverage:
+        for key, cells in lines.items():
+            covered = result["all"].get(key, {}).get("coverage_90")
+            cells.append("-" if covered is None else f"{covered:.1%}")
     return lines
 
 
@@ -294,17 +320,20 @@ def format_table(result: dict) -> str:
     """Write a result of `score` (with `baseline`, where there is one) as a Markdown table and its notes.
 
     The line `official score` holds the Pearson Score and the Spearman Score. Where the result holds intervals, a column
-    `95 % interval` follows r and rho.
+    `95 % interval` follows r and rho. Where it holds coverages, the last column is the share of measurements within the
+    model's prediction intervals of 90 %.
     """
-    intervals = _has_intervals(result)
-    blocks = [_lines(result, "model", intervals)]
+    intervals, coverage = _has_intervals(result), _has_coverage(result)
+    blocks = [_lines(result, "model", intervals, coverage)]
     if "baseline" in result:
-        blocks.append(_lines(result["baseline"], result["baseline"]["name"], intervals))
+        blocks.append(_lines(result["baseline"], result["baseline"]["name"], intervals, coverage))
     header = ["category", "predictor", "n", "Pearson r", "Spearman rho"]
     if intervals:
         header = [*header[:4], "95 % interval", header[4], "95 % interval"]
     if "private" in result:
         header += ["n private", "r private", "rho private"]
+    if coverage:
+        header.append("within 90 %")
     keys = dict.fromkeys(key for block in blocks for key in block)
     rows = [header, *(block[key] for key in keys for block in blocks if key in block)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
@@ -422,7 +451,9 @@ def evaluate_files(
     Returns
     -------
     dict
-        What `output` holds: the result of `score`, `baseline` (see `score_baseline`), and `run`, the inputs.
+        What `output` holds: the result of `score`, `baseline` (see `score_baseline`), and `run`, the inputs. Where the
+        model has prediction intervals, `coverage_90` of a category of the part `all` is the share of its measurements
+        within those of 90 %.
 
     Raises
     ------
@@ -442,14 +473,17 @@ def evaluate_files(
     if intervals is not None:
         run |= _about_intervals(measurements, intervals, cluster_column)
     if model is not None:
-        predicted = predict_rows(model, measurements, batch_size=batch_size, verbose=verbose)
+        predicted, *bounds = predict_rows(model, measurements, batch_size=batch_size, verbose=verbose).T
         run |= {"model": model}
         if calibrate_model:
             run["interval_quantiles"] = calibrate(model, measurements, batch_size=batch_size)
     else:
+        bounds = ()
         predicted, num_extra = read_predictions(predictions, measurements.rows["row_id"])
         run |= {"predictions": predictions, "extra_predictions": num_extra}
     result = score(predicted, measurements)
+    if len(bounds):
+        _add_coverage(result, np.stack(bounds, axis=1), measurements)
     if intervals is not None:
         _add_intervals(result, predicted, measurements, run)
     if baseline_train is not None:

@@ -119,4 +119,4 @@ def test_small_table_recipe_stops_early(prepared):
     _, args = parse_recipe(
         [str(ROOT / "configs" / "small_table.yaml"), "--dataset", str(prepared), "--output_dir", "x"]
     )
-    assert 0 < args.early_stopping_patience < args.num_train_epochs
+    assert 0 < args.early_stopping_patience * args.eval_steps < args.max_steps

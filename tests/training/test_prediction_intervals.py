@@ -153,6 +153,22 @@ def test_training_calibrates_on_validation(prepared, tmp_path, options):
     assert json.loads((tuned / "config.json").read_text())["interval_quantiles"] != quantiles
 
 
+def test_evaluation_reports_coverage(folder, expected, tmp_path, capsys):
+    """Of each category of rows, beside its correlation; not of pairs."""
+    low, high = expected[0] - expected[1], expected[0] + expected[1]
+    measured = [low[0] - 0.1, low[1] + 0.1, high[2] - 0.1, high[3] + 0.1]
+    rows = pd.DataFrame({"sequence": SEQUENCES, "activity": measured, "random": [0, 1, 1, 1], "row_id": range(4)})
+    rows.astype({"random": bool}).to_parquet(tmp_path / "table.parquet")
+    common = ["--table", str(tmp_path / "table.parquet"), "--output", str(tmp_path / "score.json")]
+    evaluate_script.main(["--model", str(folder), *common])
+    result = json.loads((tmp_path / "score.json").read_text())["all"]
+    assert (result["all"]["coverage_90"], result["random"]["coverage_90"]) == (0.5, pytest.approx(2 / 3))
+    assert "within 90 % |" in (shown := capsys.readouterr().out) and " 66.7% |" in shown
+    pd.DataFrame({"row_id": range(4), "prediction": measured}).to_csv(tmp_path / "p.csv", index=False)
+    evaluate_script.main(["--predictions", str(tmp_path / "p.csv"), *common, "--overwrite"])
+    assert "within 90 %" not in capsys.readouterr().out
+
+
 def test_calibration_needs_a_folder_and_rows(tiny_folder, tmp_path):
     (tmp_path / "table.csv").write_text("sequence,expression\n" + "".join(f"{dna},1\n" for dna in SEQUENCES[:1]))
     common = ["--table", str(tmp_path / "table.csv"), "--output", str(tmp_path / "score.json"), "--calibrate"]

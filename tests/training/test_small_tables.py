@@ -1,13 +1,16 @@
 """Options that do not fit the table or each other, and what a run prints."""
 
+import json
 import logging
 import runpy
+import sys
 import warnings
 
 import pytest
 
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.data import prepare_dataset
+from modeling_macaron.training.model_card import compare_with_ridge
 from modeling_macaron.training.run import train
 from modeling_macaron.training.sources import open_source
 from tests.training.test_run import RECIPE, ROOT, TINY
@@ -104,10 +107,36 @@ def test_a_reporter_that_is_not_installed(few, tmp_path, monkeypatch):
 def test_a_run_prints_what_concerns_its_user(few, tmp_path, capfd):
     recipe = (ROOT / "configs" / "small_table.yaml").read_text()
     (tmp_path / "recipe.yaml").write_text(recipe.replace("dataloader_drop_last: true", "dataloader_drop_last: false"))
-    options = ["--num_train_epochs", "1", "--warmup_steps", "0", *TINY]
+    options = ["--max_steps", "1", "--warmup_steps", "0", "--torch_compile", "false", *TINY]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TRAIN([str(tmp_path / "recipe.yaml"), "--dataset", str(few), "--output_dir", str(tmp_path / "run"), *options])
     out, err = capfd.readouterr()
     assert out.splitlines()[-1].startswith("the model is in")
     assert err == ""
+
+
+@pytest.mark.parametrize(("rows", "is_fitted"), [(9, True), (8, False)])
+def test_small_tables_are_compared_with_ridge_regression(few, tmp_path, monkeypatch, capsys, rows, is_fitted):
+    monkeypatch.setattr("modeling_macaron.training.run._SMALL_TABLE", rows)
+    options = [RECIPE, "--dataset", str(few), *TINY, "--global_batch_size", "4"]
+    TRAIN([*options, "--output_dir", str(tmp_path / "run")])
+    line = "Ridge regression on k-mer counts of the same rows: Pearson r "
+    card = (tmp_path / "run" / "final" / "README.md").read_text()
+    assert (line in capsys.readouterr().out) is (line in card) is is_fitted
+    facts = json.loads((tmp_path / "run" / "final" / "training.json").read_text())
+    assert set(facts["ridge"]) == ({"pearson_r", "spearman_rho"} if is_fitted else set())
+
+
+def test_the_comparison_says_who_is_ahead():
+    facts = {"metrics": {"pearson_r": 0.36}, "ridge": {"pearson_r": 0.68, "spearman_rho": 0.66}}
+    assert compare_with_ridge(facts).endswith("Pearson r 0.680, ahead of this model (0.360)")
+    facts["metrics"]["pearson_r"] = 0.73
+    assert compare_with_ridge(facts).endswith("Pearson r 0.680, behind this model (0.730)")
+    assert compare_with_ridge({"metrics": {"pearson_r": 0.73}}) == ""
+
+
+def test_without_scikit_learn_there_is_no_comparison(few, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "modeling_macaron.analysis.baselines", None)
+    final = run(few, tmp_path / "run", "--global_batch_size", "4")
+    assert "Ridge" not in (final / "README.md").read_text() and "needs the extra `analysis`" in caplog.text
