@@ -74,7 +74,7 @@ def test_cards_are_rendered_from_the_figures(path, folder):
     assert path.read_text(encoding="utf-8") == benchmark.render_card(CHECKPOINT, folder), (
         "python -m benchmarks.checkpoint"
     )
-    for name in (benchmark.PLOT, "learning_curve.png"):
+    for name in ("validation.png", "learning_curve.png"):
         assert (path.parent / folder / name).is_file()
 
 
