@@ -13,10 +13,9 @@ import numpy as np
 from modeling_macaron.tables import PromoterTable
 from modeling_macaron.training.kept import SPLITS, Division, StoredRows
 from modeling_macaron.training.rows import REASONS, TOO_LONG, EncodedRows
-from tokenization import KmerTokenizer
+from tokenization import TOKENIZER_SETTINGS, KmerTokenizer
 
 MALFORMED = "wrong number of columns"
-TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
 _MAX_REMEMBERED = 10
 _HISTOGRAM_BINS = 50
 _MUCH_SHORTER = 0.9  # of strand_length
