@@ -4,10 +4,10 @@
 import argparse
 import sys
 
-from modeling_macaron.training.clusters import DEFAULT_KMER
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.report import format_report
-from modeling_macaron.training.sources import DEFAULT_DATASET, open_source
+from modeling_macaron.data.clusters import DEFAULT_KMER
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.report import format_report
+from modeling_macaron.data.sources import DEFAULT_DATASET, open_source
 from tokenization import FLANK3, FLANK5, TOKENIZER_SETTINGS, KmerTokenizer
 
 

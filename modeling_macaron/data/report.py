@@ -10,9 +10,9 @@ from importlib.metadata import version
 
 import numpy as np
 
+from modeling_macaron.data.rows import REASONS, TOO_LONG, EncodedRows
+from modeling_macaron.data.splits import SPLITS, Division, StoredRows
 from modeling_macaron.tables import PromoterTable
-from modeling_macaron.training.kept import SPLITS, Division, StoredRows
-from modeling_macaron.training.rows import REASONS, TOO_LONG, EncodedRows
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer
 
 MALFORMED = "wrong number of columns"

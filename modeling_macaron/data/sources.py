@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 
+from modeling_macaron.data.simulation import simulate
 from modeling_macaron.hub import is_unreachable
 from modeling_macaron.tables import (
     TABLE_SUFFIXES,
@@ -24,7 +25,6 @@ from modeling_macaron.tables import (
     number_batches,
     open_table,
 )
-from modeling_macaron.training.simulation import simulate
 
 DEFAULT_DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 DEFAULT_CONFIG = "supervised"

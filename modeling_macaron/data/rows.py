@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modeling_macaron.tables import PromoterTable, string_buffers
-from modeling_macaron.training.hashing import mix64
 from tokenization import MISSING_WORDS, PROBLEMS, KmerTokenizer
 
 REASONS = (
@@ -214,3 +213,11 @@ def hash_strands(ids: np.ndarray, seed: int) -> np.ndarray:
     for word in words:
         state = mix64(state ^ word)
     return state
+
+
+def mix64(state: np.ndarray) -> np.ndarray:
+    """Apply the finalizer of SplitMix64 (Steele et al., OOPSLA 2014) to uint64 of any shape: a bijection."""
+    with np.errstate(over="ignore"):
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -12,13 +12,13 @@ import pyarrow as pa
 from datasets import DatasetInfo, Features, List, Value
 
 from modeling_macaron.atomic import new_folder
+from modeling_macaron.data.clusters import DEFAULT_KMER, MAX_KMER
+from modeling_macaron.data.report import Tally, describe_rows, describe_stored
+from modeling_macaron.data.rows import EncodedRows, describe_refused, encode_rows
+from modeling_macaron.data.splits import SPLITS, Division, KeptRows
 from modeling_macaron.overlap import read_ahead
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import PromoterTable, TableBatch
-from modeling_macaron.training.clusters import DEFAULT_KMER, MAX_KMER
-from modeling_macaron.training.kept import SPLITS, Division, KeptRows
-from modeling_macaron.training.report import Tally, describe_rows, describe_stored
-from modeling_macaron.training.rows import EncodedRows, describe_refused, encode_rows
 from tokenization import KmerTokenizer
 
 _KEPT_FILE = "kept.arrow"

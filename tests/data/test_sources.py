@@ -5,10 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import HTTPError
 
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.report import format_report
-from modeling_macaron.training.rows import encode_rows
-from modeling_macaron.training.sources import (
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.report import format_report
+from modeling_macaron.data.rows import encode_rows
+from modeling_macaron.data.sources import (
     DEFAULT_CONFIG,
     DEFAULT_DATASET,
     DEFAULT_REVISION,

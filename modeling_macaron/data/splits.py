@@ -11,17 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modeling_macaron.data.clusters import find_clusters, first_rows, pack_strands, unpack_strands
+from modeling_macaron.data.rows import EncodedRows, are_missing_words, hash_strands, mix64, parse_values
 from modeling_macaron.tables import PromoterTable, TableBatch
-from modeling_macaron.training.clusters import find_clusters, first_rows, pack_strands, unpack_strands
-from modeling_macaron.training.hashing import mix64
-from modeling_macaron.training.rows import EncodedRows, are_missing_words, hash_strands, parse_values
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 
 
 class Division(NamedTuple):
-    """How rows are divided and stored, see `modeling_macaron.training.data.prepare_dataset`."""
+    """How rows are divided and stored, see `modeling_macaron.data.prepare.prepare_dataset`."""
 
     split_by: str
     cluster_kmer: int
