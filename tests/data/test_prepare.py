@@ -443,7 +443,7 @@ def test_report_is_told_in_full(tmp_path):
         "rows read   206",
         "kept        200 = train ",
         "dropped     1 longer than 100 nt",
-        "refused     5\n",
+        "rejected    5\n",
         "- line 201: letter that is not DNA: 'ACGTX', letter 'X' at position 5",
         "- line 202: missing value: 'nan'",
         "- line 203: wrong number of columns: 3 columns instead of 2: 'ACGT\\t1\\t2'",
