@@ -137,7 +137,7 @@ def test_hub_errors_are_one_line(monkeypatch, error, message):
         ("a/b/c", {}, ValueError, "neither a file"),
         ("./owner/name", {}, ValueError, "neither a file"),
         ("data/table.tsv.gz", {}, FileNotFoundError, "there is no file data/table.tsv.gz"),
-        ("simulate", {"sequence_column": "x"}, ValueError, "has columns of its own"),
+        ("simulate", {"sequence_column": "x"}, ValueError, "has its own columns"),
         ("simulate", {"config": "x"}, ValueError, "--config, --revision and --hub_split belong"),
         ("simulate", {"revision": "x"}, ValueError, "--config, --revision and --hub_split belong"),
         ("owner/name", {"num_sequences": 5}, ValueError, "--num_sequences belongs"),
