@@ -1,10 +1,7 @@
 """Macaron Transformer that predicts expression from promoter DNA (team Unlock_DNA, Proformer)."""
 
 import copy
-import json
 import math
-import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import ModelOutput, cached_file, is_peft_available, logging
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -423,14 +420,12 @@ class MacaronPreTrainedModel(PreTrainedModel):
         Raises
         ------
         ValueError
-            If `use_safetensors=False` asks for a pickle, or an index of weights is broken or names anything but
-            safetensors files beside it, or there is an adapter that peft would load.
+            If `use_safetensors` is not True.
         OSError
             If there are no weights in safetensors.
         """
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError("weights are read from safetensors only: a pickle (.bin) can run code when it is read")
-        _check_weight_files(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         return super().from_pretrained(*args, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -480,45 +475,6 @@ class MacaronPreTrainedModel(PreTrainedModel):
                 f"({merged.num_parameters():,} parameters instead of {self.num_parameters():,})"
             )
         return merged.train(self.training)
-
-
-def _check_weight_files(name: str | os.PathLike | None, asked: dict) -> None:
-    """Refuse a folder, or a repository of the Hub, that would make transformers read other files than safetensors."""
-    if name is None:
-        return
-    name, subfolder = os.fspath(name), asked.get("subfolder") or ""
-    if os.path.isfile(os.path.join(subfolder, name)) and not name.endswith(".safetensors"):
-        raise ValueError(f"weights are read from safetensors only, and {name} is none")
-    folder = os.path.join(name, subfolder)
-    if os.path.isdir(folder) and any(re.match(r"shard-\d+-model-", file) for file in os.listdir(folder)):
-        raise ValueError(f"{folder} holds shards of a distributed checkpoint: save the model whole")
-    places = ("cache_dir", "local_files_only", "proxies", "revision", "token")
-    options = {option: asked[option] for option in places if option in asked} | {"subfolder": subfolder}
-    for kind in ("missing_entries", "connection_errors", "gated_repo"):
-        options[f"_raise_exceptions_for_{kind}"] = False  # loading tells of them
-    # An auto class that found an adapter has put the model which that names in its place.
-    adapter = (asked.get("adapter_kwargs") or {}).get("_adapter_model_path")
-    if adapter or (is_peft_available() and cached_file(name, "adapter_config.json", **options)):
-        raise ValueError(f"{adapter or name} holds an adapter: load the model without it, and the adapter with peft")
-    variant = f".{asked['variant']}" if asked.get("variant") else ""
-    index = cached_file(name, f"model.safetensors.index{variant}.json", **options)
-    if index is not None:
-        _check_index(index)
-
-
-def _check_index(index: str) -> None:
-    """Refuse an index of weights that is broken or names other files than safetensors beside it."""
-    try:
-        with open(index, encoding="utf-8") as file:
-            content = json.load(file)
-    except (ValueError, RecursionError):
-        content = None
-    parts = [content.get(part) for part in ("metadata", "weight_map")] if isinstance(content, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts) or not content["weight_map"]:
-        raise ValueError(f"{index} is no index of weights: save the model again")
-    for shard in content["weight_map"].values():
-        if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
-            raise ValueError(f"{shard!r} in {index}: weights are read from safetensors files beside it only")
 
 
 def _glorot_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int) -> None:

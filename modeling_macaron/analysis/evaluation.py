@@ -151,8 +151,10 @@ def _check_sequences(problems: Sequence[str], measurements: Measurements) -> Non
 
 def predict_rows(model: str | Path, measurements: Measurements, *, batch_size: int = 256, verbose: bool = False):
     """Predict the expression of every row with a model folder: (rows,) float64 in assay units."""
+    from modeling_macaron.loading import load_model
+
     from .encoding import explain_rows
-    from .predict import load_model, predict
+    from .predict import predict
 
     loaded, tokenizer = load_model(str(model))
     sequences = pa.array(measurements.rows["sequence"], pa.large_string())
@@ -184,9 +186,10 @@ def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int 
     ValueError
         If there are too few rows for any interval.
     """
+    from modeling_macaron.loading import load_model
     from modeling_macaron.training.metrics import conformal_quantiles
 
-    from .predict import load_model, predict_intervals
+    from .predict import predict_intervals
 
     loaded, tokenizer = load_model(str(model))
     loaded.config.interval_quantiles = {"90": 1.0}  # so that the half widths are the scales
@@ -224,7 +227,7 @@ def plot_categories(
     list of Path
         The files, in the order of the categories.
     """
-    from .plots import save_figure, scatter_with_density
+    from modeling_macaron.plots import save_figure, scatter_with_density
 
     metric = load_metric()
     files = []
