@@ -45,21 +45,6 @@ _MOST_WEIGHTS = 1_000_000_000
 _MOST_BINS = 1_000
 _USUAL_COVERAGE = 90
 _LARGEST = 1e30  # of a number that is computed with, so that float32 does not overflow
-_ATTENTION = (None, "eager", "sdpa")
-_DTYPES = (None, "float64", "float32", "bfloat16", "float16")
-# What transformers acts upon wherever it stands in a config.json: a kernel of the Hub, another library, another file.
-_CHOICES_OF_A_FILE = {
-    "attn_implementation": _ATTENTION,
-    "_attn_implementation": _ATTENTION,
-    "_attn_implementation_internal": _ATTENTION,
-    "dtype": _DTYPES,
-    "torch_dtype": _DTYPES,
-    "return_dict": (None, True),
-    "transformers_weights": (None,),
-    "quantization_config": (None,),
-    "fusion_config": (None,),
-    "per_layer_config": (None,),
-}
 
 
 @strict
@@ -190,29 +175,6 @@ class MacaronConfig(PreTrainedConfig):
         kwargs.setdefault("auto_map", copy.deepcopy(_AUTO_MAP))
         kwargs.setdefault("custom_pipelines", copy.deepcopy(_CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "MacaronConfig":
-        """Make a config from what a file says, which may not choose how the model is run.
-
-        Parameters
-        ----------
-        config_dict : dict[str, Any]
-            A config.json. It may name the attention implementations "eager" and "sdpa" and floating-point types, no
-            kernel of the Hub, no file of weights and no quantization.
-        **kwargs
-            See `PreTrainedConfig.from_dict`; these are the caller's, and free.
-
-        Raises
-        ------
-        ValueError
-            If the file chooses something else; and see the class.
-        """
-        for name, choices in _CHOICES_OF_A_FILE.items():
-            if (value := config_dict.get(name)) not in choices:
-                possible = " or ".join("absent" if choice is None else repr(choice) for choice in choices)
-                raise ValueError(f"`{name}` of a config.json must be {possible}, got {value!r}")
-        return super().from_dict(config_dict, **kwargs)
 
     @property
     def sequence_length(self) -> int:
