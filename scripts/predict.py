@@ -8,7 +8,7 @@
 MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
 .zst), or a BED of six columns whose intervals are read from the genome's FASTA, on their strand; OUTPUT is a .tsv,
 .csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`, and between them `expression_low`
-and `expression_high` where the model has prediction intervals.
+and `expression_high` where the model has prediction intervals, and `unlike_training` where it knows its training rows.
 It appears when it is complete. Finished rows are kept in OUTPUT.parts; --resume continues from there.
 """
 
@@ -57,6 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     if result.num_problems:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons)
         print(f"{result.num_problems:,} of them could not be predicted ({reasons}): see the column `problem`")
+    if result.num_unlike:
+        rows = command_line.plural(result.num_unlike, "row") + (" is" if result.num_unlike == 1 else " are")
+        print(f"{rows} unlike the model's training rows, where predictions are extrapolations: see `unlike_training`")
     if 2 * dict(result.reasons).get(PROBLEMS[TOO_LONG], 0) > result.num_rows:
         print("The model removes the constant flanks of its own construct only: remove other flanks first.")
     command_line.report_malformed(result, args.source)

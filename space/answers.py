@@ -21,6 +21,7 @@ from tokenization import KmerTokenizer, reverse_complement
 from .reading import BadInput, Limits, Pasted, Promoter, read_change, read_one, read_pasted, read_promoters
 
 NUM_STRONGEST = 10
+UNLIKE_TRAINING = "Its composition is unlike that of the promoters that the model was trained on: an extrapolation."
 
 
 class PredictedPromoter(NamedTuple):
@@ -163,6 +164,7 @@ class Answers:
         """
         pasted = read_pasted(text, self.limits)
         promoters = read_promoters(self.tokenizer, pasted, keep_middle)
+        promoters = [self._warned(one) if isinstance(one, Promoter) else one for one in promoters]
         fine = [one for one in promoters if isinstance(one, Promoter)]
         if not fine and len(promoters) == 1:
             raise promoters[0]
@@ -175,6 +177,14 @@ class Answers:
             else PredictedPromoter(given.name, None, None, None, None, str(one))
             for given, one in zip(pasted, promoters, strict=True)
         ]
+
+    def _warned(self, promoter: Promoter) -> Promoter:
+        """Add a warning where a promoter is unlike the training rows."""
+        ids = np.array([["ACGTN".index(letter) for letter in promoter.sequence]], dtype=np.uint8)
+        is_unlike = self.model.config.unlike_training(ids)
+        if is_unlike is None or not is_unlike[0]:
+            return promoter
+        return promoter._replace(warnings=(*promoter.warnings, UNLIKE_TRAINING))
 
     def _to_answer(self, name: str, promoter: Promoter, expression: float) -> PredictedPromoter:
         if self.reference is None:
@@ -199,7 +209,7 @@ class Answers:
         BadInput
             If it is no promoter.
         """
-        promoter = read_one(self.tokenizer, text, self.limits)
+        promoter = self._warned(read_one(self.tokenizer, text, self.limits))
         (result,) = saturation_mutagenesis(self.model, [promoter.sequence], tokenizer=self._variable)
         substitutions = [
             Substitution(position, letter, base, float(delta))
@@ -251,6 +261,7 @@ class Answers:
                 else f"This is the same as the reference. Write a change, such as {change_of(first.sequence)}.",
                 "alternative",
             )
+        first, second = map(self._warned, (first, second))
         pair = [one.sequence for one in (first, second)]
         turned = [_turn_around(sequence) for sequence in pair]
         forward, reverse = predict(self.model, pair + turned, tokenizer=self._variable).reshape(2, 2).tolist()

@@ -480,6 +480,9 @@ def predicted_file(answer: PredictedFile, reference: Reference | None, digits: i
     if answer.num_flanked:
         told = "with one of the constant flanks alone, which was read as promoter: cut it off, or give both."
         parts.append(warnings([f"{plural(answer.num_flanked, 'row')} {told}"]))
+    if answer.num_unlike:
+        told = "unlike the promoters that the model was trained on: these predictions are extrapolations."
+        parts.append(warnings([f"{plural(answer.num_unlike, 'row')} {told}"]))
     kind = _KINDS[answer.name.rsplit(".", 1)[1]]
     parts.append(download(f"Download {answer.name}", answer.name, answer.content, kind))
     if fine:

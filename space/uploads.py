@@ -55,6 +55,8 @@ class PredictedFile(NamedTuple):
         The first rows (from 1) without a prediction, and why.
     malformed : tuple of (int, str)
         The first lines (from 1) that are no rows, and why.
+    num_unlike : int
+        Rows with a prediction that are unlike the model's training rows.
     """
 
     name: str
@@ -70,6 +72,7 @@ class PredictedFile(NamedTuple):
     preview: tuple[tuple[int, str, float], ...]
     problems: tuple[tuple[int, str], ...]
     malformed: tuple[tuple[int, str], ...]
+    num_unlike: int = 0
 
 
 class _MiddleTokenizer(KmerTokenizer):
@@ -143,7 +146,7 @@ def predict_upload(
         shown = _read_output(output, table.columns.sequence, tokenizer)
         done = output.read_bytes()
     name = f"{Path(name).stem}_predicted.{output_format}"
-    yield PredictedFile(name, done, *counts[:3], *shown, tuple(table.malformed[:SHOWN_LINES]))
+    yield PredictedFile(name, done, *counts[:3], *shown, tuple(table.malformed[:SHOWN_LINES]), counts.num_unlike)
 
 
 def _count_parts(output: Path) -> int:

@@ -167,6 +167,8 @@ def predict_rows(model: str | Path, measurements: Measurements, *, batch_size: i
 def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int = 256) -> dict[str, float]:
     """Write `interval_quantiles` of measured rows into the config.json of a model folder.
 
+    The fields for `MacaronConfig.unlike_training` are written too, where it has none.
+
     Parameters
     ----------
     model : str or Path
@@ -187,8 +189,9 @@ def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int 
         If there are too few rows for any interval.
     """
     from modeling_macaron.loading import load_model
-    from modeling_macaron.training.metrics import conformal_quantiles
+    from modeling_macaron.training.metrics import conformal_quantiles, trimer_settings
 
+    from .encoding import encode_sequences
     from .predict import predict_intervals
 
     loaded, tokenizer = load_model(str(model))
@@ -199,8 +202,10 @@ def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int 
     quantiles = conformal_quantiles(errors / (found.high - found.expression))
     if quantiles is None:
         raise ValueError(f"{len(errors)} rows are too few for an interval")
-    path = Path(model) / "config.json"
+    path, strands = Path(model) / "config.json", encode_sequences(tokenizer, sequences).ids
     fields = json.loads(path.read_text(encoding="utf-8")) | {"interval_quantiles": quantiles}
+    if loaded.config.trimer_shares is None:
+        fields |= trimer_settings(strands, strands)
     with new_file(path) as partial:
         partial.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return quantiles

@@ -44,6 +44,8 @@ class FilePrediction(NamedTuple):
         Number and reason of the first five of them.
     reasons : tuple of (str, int)
         Problems, and how many rows have each, most first; from `predict_file`.
+    num_unlike : int
+        Rows that are `unlike_training`; from `predict_file`.
     """
 
     num_rows: int
@@ -51,6 +53,7 @@ class FilePrediction(NamedTuple):
     num_malformed: int
     malformed: tuple[tuple[int, str], ...] = ()
     reasons: tuple[tuple[str, int], ...] = ()
+    num_unlike: int = 0
 
 
 def without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:

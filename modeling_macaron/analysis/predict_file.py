@@ -38,6 +38,7 @@ from tokenization import PROBLEMS, TOKENIZER_SETTINGS, KmerTokenizer, StrandBatc
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 BOUNDS = ("expression_low", "expression_high")
+UNLIKE = "unlike_training"
 JOINED_ROWS = 65_536
 _NUMBER = re.compile(r"\d[\d,]*")
 
@@ -77,9 +78,10 @@ def predict_file(
         more: the genomic intervals of the variable parts, with strand.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `predicted_expression` (assay units),
-        `expression_low` and `expression_high` where the model has prediction intervals, and `problem`, which says why a
-        row has no prediction. It appears under its name when it is complete; until then the rows that are done stand in
-        a folder beside it, `OUTPUT.parts`.
+        `expression_low` and `expression_high` where the model has prediction intervals, `unlike_training` where it
+        knows the composition of its training rows (see `MacaronConfig.unlike_training`), and `problem`, which says why
+        a row has no prediction. The output appears under its name when it is complete; until then, finished rows are
+        kept in a folder beside it, `OUTPUT.parts`.
     sequence_column : str, optional
         Name of the column with the DNA, or its position in a file without header.
     genome : str or Path, optional
@@ -141,7 +143,9 @@ def predict_file(
             progress=progress,
         )  # fmt: skip
         of_all = _from_all(counts, processes)
-        num_parts, num_rows = (sum(getattr(one, name) for one in of_all) for name in ("num_parts", "num_rows"))
+        num_parts, num_rows, num_unlike = (
+            sum(getattr(one, name) for one in of_all) for name in ("num_parts", "num_rows", "num_unlike")
+        )
         reasons = sum((one.reasons for one in of_all), Counter())
         if not num_rows:
             raise table.no_rows()
@@ -152,16 +156,17 @@ def predict_file(
             parts.remove()
     _wait_for_others(processes)
     return FilePrediction(
-        num_rows, reasons.total(), table.num_malformed, table.first_malformed, tuple(reasons.most_common())
+        num_rows, reasons.total(), table.num_malformed, table.first_malformed, tuple(reasons.most_common()), num_unlike
     )
 
 
 class _Counts(NamedTuple):
-    """What a process did with its share: parts, rows, and rows with a problem by its kind."""
+    """What a process did with its share: parts, rows, rows with a problem by its kind, rows unlike the training."""
 
     num_parts: int
     num_rows: int
     reasons: Counter[str]
+    num_unlike: int
 
 
 class _Rows(NamedTuple):
@@ -272,10 +277,11 @@ def _predict_parts(
     progress: tqdm,
 ) -> _Counts:
     """Write the missing parts of this process; count its parts, its rows and their problems."""
-    num_parts, num_rows, reasons = 0, 0, Counter()
+    num_parts, num_rows, reasons, num_unlike = 0, 0, Counter(), 0
     table = rows.table
     names = (PREDICTION,) if model.config.interval_quantile(coverage) is None else (PREDICTION, *BOUNDS)
-    batches = _encode_batches(rows, tokenizer, is_mine, (*names, PROBLEM))
+    unlike_names = () if model.config.trimer_shares is None else (UNLIKE,)
+    batches = _encode_batches(rows, tokenizer, is_mine, (*names, *unlike_names, PROBLEM))
     with write_behind(lambda part: parts.write(*part)) as put:
         for number, batch, strands, problems, known_reasons in read_ahead(batches):
             fine = strands.problem == 0
@@ -284,6 +290,8 @@ def _predict_parts(
                 check_columns(parts.output, batch.table.schema)
             if strict:
                 table.refuse_problems(batch.numbers, problems)
+            unlike = model.config.unlike_training(strands.ids)
+            num_unlike += 0 if unlike is None else int(unlike[fine].sum())
             if parts.is_finished(number):
                 progress.update(len(fine))
                 if known is not None:
@@ -293,10 +301,11 @@ def _predict_parts(
                 continue
             predicted = np.full((len(fine), len(names)), np.nan)
             predicted[fine] = _predict_new(model, strands.ids[fine], known, batch_size, coverage, progress)
-            put((number, _with_prediction(batch.table, names, predicted, problems)))
+            columns = dict(zip(names, predicted.T, strict=True)) | dict.fromkeys(unlike_names, unlike)
+            put((number, _with_prediction(batch.table, columns, problems)))
         if strict:
             table.refuse_malformed()
-    return _Counts(num_parts, num_rows, reasons)
+    return _Counts(num_parts, num_rows, reasons, num_unlike)
 
 
 def _encode_batches(
@@ -339,9 +348,9 @@ def _predict_new(
     return np.array([known[key] for key in keys]).reshape(len(keys), values.shape[1])
 
 
-def _with_prediction(rows: pa.Table, names: Sequence[str], predicted: np.ndarray, problems: list[str]) -> pa.Table:
-    """Append `predicted` (rows, columns) and the problems; a prediction is missing where there is a problem."""
+def _with_prediction(rows: pa.Table, columns: dict[str, np.ndarray], problems: list[str]) -> pa.Table:
+    """Append columns (rows,) and the problems; a value is missing where there is a problem."""
     missing = np.array([text != "" for text in problems], bool)
-    for name, values in zip(names, predicted.T, strict=True):
+    for name, values in columns.items():
         rows = rows.append_column(name, pa.array(np.ascontiguousarray(values), mask=missing))
     return rows.append_column(PROBLEM, pa.array(problems, pa.string()))

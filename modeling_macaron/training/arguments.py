@@ -23,6 +23,8 @@ _NOT_IN_RECIPES = {
     "expression_std",
     "expression_bins",  # the option of this name is their number
     "interval_quantiles",
+    "trimer_shares",
+    "trimer_limit",
     "problem_type",
     "pad_token_id",
     "mask_token_id",

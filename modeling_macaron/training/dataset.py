@@ -43,6 +43,11 @@ class PromoterDataset(torch.utils.data.Dataset):
         """Values of all rows, (rows,) float64 in assay units."""
         return self._split.select_columns(["labels"])[:].column("labels").to_numpy().astype(np.float64)
 
+    def some_strands(self, most: int) -> np.ndarray:
+        """Forward strands (rows, strand_length) of `most` rows at even distances, or of all if they are fewer."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int))
+        return self.__getitems__(rows.tolist())["input_ids"]
+
     def begin_epoch(self, epoch: int) -> None:
         """Tell which pass over the data begins; the masks are drawn anew in each."""
         self._epoch.fill_(epoch)

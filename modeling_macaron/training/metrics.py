@@ -6,6 +6,8 @@ import numpy as np
 from scipy import stats
 from transformers import EvalPrediction
 
+from modeling_macaron.configuration_macaron import count_trimers, trimer_chi_square
+
 COVERAGES = (50, 80, 90, 95)  # of prediction intervals, in percent
 
 
@@ -46,6 +48,25 @@ def conformal_quantiles(scores: np.ndarray) -> dict[str, float] | None:
     ranks = {coverage: -(-coverage * (len(scores) + 1) // 100) for coverage in COVERAGES}
     ordered = np.sort(scores)
     return {str(coverage): float(ordered[rank - 1]) for coverage, rank in ranks.items() if rank <= len(scores)} or None
+
+
+def trimer_settings(trained: np.ndarray, held_out: np.ndarray) -> dict:
+    """Fields of the config by which `MacaronConfig.unlike_training` knows the training rows.
+
+    Parameters
+    ----------
+    trained, held_out : numpy.ndarray
+        (rows, length) letter ids of forward strands. The limit is what 99.5 % of the held-out rows do not exceed.
+
+    Returns
+    -------
+    dict
+        `trimer_shares` and `trimer_limit`.
+    """
+    counts = count_trimers(trained).sum(axis=0) + 1
+    shares = counts / counts.sum()
+    limit = np.percentile(trimer_chi_square(held_out, shares), 99.5)
+    return {"trimer_shares": tuple(float(f"{share:.5g}") for share in shares), "trimer_limit": float(f"{limit:.5g}")}
 
 
 def compute_metrics(prediction: EvalPrediction, reconstruction_weight: float = 1.0) -> dict[str, float]:

@@ -30,7 +30,7 @@ from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .cpu import train_on_cpu
 from .dataset import PreparedData, PromoterDataset
-from .metrics import conformal_quantiles
+from .metrics import conformal_quantiles, trimer_settings
 from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
 from .saving import alone_in
 from .streaming import StreamedPromoters
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
 _FEW_VALIDATION_ROWS = 10
+_MOST_COUNTED = 100_000  # rows whose 3-mers are counted
 # Fields of the config that may change where weights go on.
 _FREE_FIELDS = {"hidden_dropout", "reconstruction_weight", "both_orientations"}
 
@@ -75,6 +76,8 @@ def build_model(
         "expression_mean": data.expression_mean,
         "expression_std": data.expression_std,
         "interval_quantiles": None,  # a checkpoint's are those of other rows
+        "trimer_shares": None,
+        "trimer_limit": None,
     }
     strand_length = data.tokenizer.strand_length
     if init_from is None:
@@ -311,6 +314,9 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
     scales = np.sqrt(best.predictions.get("variance", 1.0))
     scores = np.abs(best.predictions["expression"] - best.label_ids) / scales
     trainer.model.config.interval_quantiles = conformal_quantiles(scores)
+    trained = data.train if trainer.args.stream is None else data.validation
+    strands = (rows.some_strands(_MOST_COUNTED) for rows in (trained, data.validation))
+    trainer.model.config.update(trimer_settings(*strands))
     trainer.save_metrics("all", metrics, combined=False)
     whole = trainer.whole_model()
     if not trainer.is_world_process_zero():

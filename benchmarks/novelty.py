@@ -1,0 +1,90 @@
+"""Measure which sequences `unlike_training` flags.
+
+    python -m benchmarks.novelty --table yeast_public.parquet [--other human_wtc11.parquet]
+
+Takes the 3-mers of split `train` of the table and the limit of split `validation`, as training does, and prints the
+share of flagged sequences, 80 nt each: validation rows and their dinucleotide shuffles, the middle of the sequences of
+another table, random DNA of several GC contents, and repeats.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from benchmarks.figures import make_parser
+from benchmarks.pages import table
+from modeling_macaron import MacaronConfig
+from modeling_macaron.tables import string_buffers
+from modeling_macaron.training.metrics import trimer_settings
+from tokenization import KmerTokenizer
+
+LENGTH = 80
+_MOST = 2_000  # sequences of a kind, beside the validation rows
+_REPEATS = ("A", "C", "AT", "CG", "AC", "AAT", "CAG")
+
+
+def dinucleotide_shuffle(letters: np.ndarray, random: np.random.Generator, tries: int = 1_000) -> np.ndarray:
+    """Shuffle letter ids (length,) without a change of any pair's count: exchange stretches with equal ends."""
+    shuffled = letters.tolist()
+    for a, b, c, d in np.sort(random.integers(0, len(letters), (tries, 4)), axis=1).tolist():
+        if a < b < c < d and shuffled[a] == shuffled[c] and shuffled[b] == shuffled[d]:
+            shuffled[a:d] = shuffled[c:d] + shuffled[b:c] + shuffled[a:b]
+    return np.array(shuffled, np.uint8)
+
+
+def random_dna(gc: float, random: np.random.Generator) -> np.ndarray:
+    """Draw letter ids (sequences, length)."""
+    return random.choice(4, (_MOST, LENGTH), p=[(1 - gc) / 2, gc / 2, gc / 2, (1 - gc) / 2]).astype(np.uint8)
+
+
+def read_strands(tokenizer: KmerTokenizer, sequences: pd.Series) -> np.ndarray:
+    """Letter ids (rows, 80) of the sequences that can be used."""
+    strands = tokenizer.encode_strands(*string_buffers(pa.array(sequences, pa.large_string())))
+    return strands.ids[strands.problem == 0]
+
+
+def kinds(validation: np.ndarray, other: Path | None) -> dict[str, np.ndarray]:
+    """Letter ids (sequences, length) by kind."""
+    random = np.random.default_rng(0)
+    whole = validation[(validation < 4).all(axis=1)][:_MOST]
+    found = {
+        "validation rows": validation,
+        "their dinucleotide shuffles": np.stack([dinucleotide_shuffle(row, random) for row in whole]),
+    }
+    if other is not None:
+        column = pd.read_parquet(other, columns=["sequence"])["sequence"].drop_duplicates()
+        drawn = column.sample(min(_MOST, len(column)), random_state=0)
+        middles = pd.Series([text[(len(text) - LENGTH) // 2 :][:LENGTH] for text in drawn])
+        tokenizer = KmerTokenizer(strand_length=LENGTH, trimming="never")
+        found[f"middle of {other.stem}"] = read_strands(tokenizer, middles)
+    found |= {f"random, {gc:.0%} GC": random_dna(gc, random) for gc in (0.15, 0.3, 0.5, 0.7, 0.85)}
+    repeats = ((word * LENGTH)[:LENGTH] for word in _REPEATS)
+    return found | {"repeats": np.array([["ACGT".index(base) for base in text] for text in repeats], np.uint8)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the rates."""
+    parser = make_parser("novelty", __doc__)
+    parser.add_argument("--table", type=Path, required=True, help="Parquet table with `sequence` and `split`")
+    parser.add_argument("--other", type=Path, help="Parquet table with `sequence`")
+    args = parser.parse_args(argv)
+    rows = pd.read_parquet(args.table, columns=["sequence", "split"])
+    tokenizer = KmerTokenizer(strand_length=LENGTH)
+    trained, validation = (
+        read_strands(tokenizer, rows["sequence"][rows["split"] == split]) for split in ("train", "validation")
+    )
+    config = MacaronConfig(strand_length=LENGTH, **trimer_settings(trained, validation))
+    lines = [
+        [kind, f"{len(ids):,}", f"{config.unlike_training(ids).mean():.1%}"]
+        for kind, ids in kinds(validation, args.other).items()
+    ]
+    print(table([["sequences", "n", "flagged"], *lines], ["---", "---:", "---:"]), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

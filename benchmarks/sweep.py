@@ -1,0 +1,181 @@
+"""Train a recipe with one setting changed at a time, over several seeds.
+
+    python -m benchmarks.sweep --dataset DIR --recipe configs/yeast.yaml --output OUT [--device cuda] [--report]
+
+Trains on split `train` of a prepared data set, one run after the other, and scores the end of each run on split
+`validation`. All settings get their first seed before any gets its second. Each run adds a line to OUT/results.jsonl,
+and a run that has a line is skipped, so the same command continues. `--report` prints a Markdown table of the lines;
+without `--dataset` it does nothing else. `--size tiny --epochs 0.1` tries everything on a CPU. One small model does not
+fill a GPU: start several processes with `--share 0/4`, `--share 1/4`, ... and the same --output.
+
+It needs all that training needs, `datasets` included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+import torch
+import yaml
+from transformers import PrinterCallback, set_seed
+
+from benchmarks.figures import make_parser
+from benchmarks.pages import table
+from modeling_macaron.analysis.command_line import prepare_process
+from modeling_macaron.training.arguments import parse_recipe
+from modeling_macaron.training.dataset import PreparedData
+from modeling_macaron.training.hardware import hardware
+from modeling_macaron.training.run import build_model, make_trainer
+
+RECIPE = "recipe"
+SETTINGS: dict[str, dict] = {
+    RECIPE: {},
+    "mean squared error": {"expression_bins": 0},
+    "12 bins": {"expression_bins": 12},
+    "36 bins": {"expression_bins": 36},
+    "dropout 0.1": {"hidden_dropout": 0.1},
+    "dropout 0.05": {"hidden_dropout": 0.05},
+    "heads of 128, merged": {"head_dim": 128, "attention_projections": "merged"},
+    "kernel 7": {"conv_kernel_size": 7},
+    "kernel 25": {"conv_kernel_size": 25},
+    "6 blocks": {"num_hidden_layers": 6},
+    "width 192": {"hidden_size": 192, "intermediate_size": 384},
+    "batch 128": {"global_batch_size": 128},
+    "learning rate 1e-3": {"learning_rate": 1.0e-3},
+    "learning rate 2.5e-3": {"learning_rate": 2.5e-3},
+    "no average of weights": {"ema_decay": None},
+    "forward strand first": {"reverse_probability": 0.0},
+    "one orientation": {"both_orientations": False},
+    "gradient norm 5": {"max_grad_norm": 5.0},
+}
+SIZES: dict[str, dict] = {
+    "recipe": {},
+    "tiny": {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "torch_compile": False},
+    "medium": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 512},
+    "large": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 768},
+}
+_ALWAYS = {
+    "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None,
+    "report_to": "none", "disable_tqdm": True, "logging_steps": 100,
+}  # fmt: skip
+_DEVICES: dict[str, dict] = {  # compiling takes longer than such a run on a GPU
+    "cpu": {"use_cpu": True},
+    "cuda": {"use_cpu": False, "torch_compile": False, "attn_implementation": "sdpa"},
+}
+
+
+def options_of(setting: dict, args: argparse.Namespace) -> dict:
+    """Options of a run: the recipe, changed by size and setting."""
+    recipe = yaml.safe_load(args.recipe.read_text(encoding="utf-8"))
+    run = {"num_train_epochs": args.epochs, "dataset": str(args.dataset), "output_dir": str(args.output / "run")}
+    return recipe | SIZES[args.size] | setting | _DEVICES[args.device] | _ALWAYS | run
+
+
+def train_once(options: dict, seed: int, recipe: Path) -> dict:
+    """Train once and return the measures of the validation split; a loss that is not finite gives a `problem`."""
+    recipe.write_text(yaml.safe_dump(options | {"seed": seed}), encoding="utf-8")
+    model_arguments, arguments = parse_recipe([str(recipe)])
+    torch.compiler.reset()  # else the models of a process share one limit of compiled shapes
+    set_seed(seed)
+    data = PreparedData(arguments.dataset)
+    model = build_model(model_arguments, data, arguments.init_from, arguments.expression_bins)
+    trainer = make_trainer(model, arguments, data)
+    trainer.remove_callback(PrinterCallback)
+    started = time.monotonic()
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        return {"problem": str(error)}
+    seconds = time.monotonic() - started
+    measures = trainer.predict(data.validation, metric_key_prefix="eval").metrics
+    return {
+        "pearson_r": measures["eval_pearson_r"],
+        "spearman_rho": measures["eval_spearman_rho"],
+        "seconds": round(seconds, 1),
+        "steps": trainer.state.global_step,
+        "parameters": model.num_parameters(),
+        "device": hardware(arguments.device, 1),
+    }
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Results so far."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def sweep(settings: dict[str, dict], args: argparse.Namespace) -> None:
+    """Train what has no line yet, as long as the time allows one more run."""
+    path, began, longest = args.output / "results.jsonl", time.monotonic(), 0.0
+    args.output.mkdir(parents=True, exist_ok=True)
+    todo = {name: options_of(setting, args) for name, setting in settings.items()}
+    done = {(line["setting"], line["seed"]): line["options"] for line in read_lines(path)}
+    if changed := sorted({name for (name, _), options in done.items() if options != todo.get(name, options)}):
+        raise ValueError(f"{path} has runs of {changed[0]!r} with other options: choose another --output")
+    mine, shares = map(int, args.share.split("/"))
+    for seed, name in [(seed, name) for seed in range(1, args.seeds + 1) for name in todo][mine::shares]:
+        if (name, seed) in done:
+            continue
+        if time.monotonic() - began + longest > 60 * args.minutes:
+            print("the time is up: the same command continues")
+            return
+        started = time.monotonic()
+        result = train_once(todo[name], seed, args.output / f"recipe{mine}.yaml")
+        longest = max(longest, time.monotonic() - started)
+        line = {"setting": name, "seed": seed, **result, "options": todo[name]}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{name:<24} seed {seed}   {result.get('problem') or format(result['pearson_r'], '.4f')}", flush=True)
+
+
+def report(lines: list[dict]) -> str:
+    """Make a Markdown table: mean and range of r, and its mean difference from the recipe with the same seed."""
+    by_name: dict[str, dict[int, dict]] = defaultdict(dict)
+    for line in lines:
+        by_name[line["setting"]][line["seed"]] = line
+    base = {seed: line["pearson_r"] for seed, line in by_name[RECIPE].items() if "problem" not in line}
+    rows = [["setting", "seeds", "Pearson r", "range", "difference", "Spearman rho", "parameters", "s a run"]]
+    for name, by_seed in by_name.items():
+        good = {seed: line for seed, line in by_seed.items() if "problem" not in line}
+        if not good:
+            rows.append([name, len(by_seed), "diverged", *["-"] * 5])
+            continue
+        r, rho, seconds = ([line[key] for line in good.values()] for key in ("pearson_r", "spearman_rho", "seconds"))
+        changes = [line["pearson_r"] - base[seed] for seed, line in good.items() if seed in base]
+        change = "-" if name == RECIPE or not changes else f"{mean(changes):+.4f}".replace("-", "\N{MINUS SIGN}")
+        parameters = next(iter(good.values()))["parameters"]
+        rows.append([name, len(r), f"{mean(r):.4f}", f"{min(r):.4f} to {max(r):.4f}", change, f"{mean(rho):.4f}",
+                     f"{parameters:,}", f"{mean(seconds):.0f}"])  # fmt: skip
+    return table(rows, ["---", *["---:"] * 7])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Sweep where there is a data set, and report."""
+    parser = make_parser("sweep", __doc__)
+    parser.add_argument("--dataset", type=Path, help="folder that scripts/prepare_data.py wrote")
+    parser.add_argument("--recipe", type=Path, default=Path("configs/yeast.yaml"), help="%(default)s")
+    parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of results.jsonl")
+    parser.add_argument("--settings", type=Path, help="YAML file of `name: {option: value}` in place of the list here")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of a setting, 1 to N (%(default)s)")
+    parser.add_argument("--epochs", type=float, default=3.0, help="passes over the rows (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no run starts that would end later (%(default)s)")
+    parser.add_argument("--size", choices=SIZES, default="recipe", help="size of the model (%(default)s)")
+    parser.add_argument("--device", choices=_DEVICES, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th run, from the I-th (%(default)s)")
+    parser.add_argument("--report", action="store_true", help="print a Markdown table of all results")
+    args = parser.parse_args(argv)
+    settings = SETTINGS if args.settings is None else yaml.safe_load(args.settings.read_text(encoding="utf-8"))
+    prepare_process()
+    if args.dataset is not None:
+        sweep({RECIPE: {}} | settings, args)
+    if args.report:
+        print(report(read_lines(args.output / "results.jsonl")), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
