@@ -28,7 +28,7 @@ from safetensors import safe_open
 
 from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, write_json
 from benchmarks.pages import replace_block, table
-from modeling_macaron.analysis.plots import BLUE, GREY, VERMILLION, save_figure
+from modeling_macaron.plots import BLUE, GREY, VERMILLION, save_figure
 
 PAGE = ROOT / "docs" / "ablation.md"
 BLOCK = "ablation"

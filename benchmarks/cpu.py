@@ -21,10 +21,10 @@ from benchmarks.figures import Results, add_output, describe_machine, make_parse
 
 PARTS: dict[str, Callable[[Results, argparse.Namespace, Path], None]] = {
     "inference": lambda results, args, folder: inference.run(results, args.size, folder),
-    "training": lambda results, args, folder: training.run(results, args.size, folder),
     "preparation": lambda results, args, folder: data.run_preparation(results, args.rows, folder),
     "tokenizer": lambda results, args, folder: data.run_tokenizer(results, args.rows, folder),
     "reading": lambda results, args, folder: data.run_reading(results, args.rows, folder),
+    "training": lambda results, args, folder: training.run(results, args.size, folder),
 }
 
 

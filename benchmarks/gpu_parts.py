@@ -419,8 +419,8 @@ class StepClock(TrainerCallback):
 
 def measure_trainer(run: Run) -> None:
     """Time the Trainer with the recipe, from data on the disk."""
-    from modeling_macaron.training.data import prepare_dataset
-    from modeling_macaron.training.sources import open_source
+    from modeling_macaron.data.prepare import prepare_dataset
+    from modeling_macaron.data.sources import open_source
 
     with TemporaryDirectory() as folder:
         data = Path(folder) / "data"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.figures import RESULTS, ROOT, make_parser, show
 from benchmarks.pages import replace_block, table
-from modeling_macaron.analysis.plots import save_figure
+from modeling_macaron.plots import save_figure
 
 README = ROOT / "README.md"
 PLOT = RESULTS / "inference_and_preparation.png"

@@ -25,17 +25,18 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import pearsonr, spearmanr
 
-from benchmarks.checkpoint import CHECKPOINT, README, SPLIT, parse_library
+from benchmarks.checkpoint import CHECKPOINT, README, SPLITS, parse_library
 from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, write_json
 from benchmarks.pages import replace_block, table
 from modeling_macaron.analysis.effect_plots import variant_effect_plot
 from modeling_macaron.analysis.evaluation import TITLES
-from modeling_macaron.analysis.plots import save_figure, scatter_with_density
 from modeling_macaron.analysis.variant_pairs import variable_parts
 from modeling_macaron.analysis.variant_plots import where_they_differ
+from modeling_macaron.plots import save_figure, scatter_with_density
 from modeling_macaron.tables import string_buffers
 from tokenization import KmerTokenizer
 
+SPLIT = SPLITS[CHECKPOINT.name]
 FIGURES = ROOT / "docs" / "tour"
 RESULT = RESULTS / "tour" / "library.json"
 BLOCK = "tour"

@@ -30,7 +30,7 @@ _CUSTOM_PIPELINES = {
 }
 
 
-# Far beyond any promoter model, so that a config from elsewhere cannot ask for all memory of a machine.
+# Far beyond any promoter model. Keeps a foreign config from allocating all memory.
 _LIMITS = {
     "kmer_size": 1_000,
     "strand_length": 10_000,
@@ -46,22 +46,7 @@ _MOST_WEIGHTS = 1_000_000_000
 _MOST_BINS = 1_000
 _USUAL_COVERAGE = 90
 _TRIMERS = 32  # a 3-mer and its reverse complement are one
-_LARGEST = 1e30  # of a number that is computed with, so that float32 does not overflow
-_ATTENTION = (None, "eager", "sdpa")
-_DTYPES = (None, "float64", "float32", "bfloat16", "float16")
-# What transformers acts upon wherever it stands in a config.json: a kernel of the Hub, another library, another file.
-_CHOICES_OF_A_FILE = {
-    "attn_implementation": _ATTENTION,
-    "_attn_implementation": _ATTENTION,
-    "_attn_implementation_internal": _ATTENTION,
-    "dtype": _DTYPES,
-    "torch_dtype": _DTYPES,
-    "return_dict": (None, True),
-    "transformers_weights": (None,),
-    "quantization_config": (None,),
-    "fusion_config": (None,),
-    "per_layer_config": (None,),
-}
+_LARGEST = 1e30  # keeps float32 from overflowing
 
 
 @strict
@@ -71,44 +56,44 @@ class MacaronConfig(PreTrainedConfig):
     Parameters
     ----------
     vocab_size : int
-        Letters: A 0, C 1, G 2, T 3, N 4, mask 5.
+        Token ids: A 0, C 1, G 2, T 3, N 4, mask 5.
     kmer_size : int
-        Length of the k-mer that a position is embedded from, in nucleotides.
+        Length of the k-mer embedded at each position, in nucleotides.
     strand_length : int
-        Nucleotides of one strand after padding; the model takes both strands, `2 * strand_length` letters.
+        Nucleotides of one strand after padding. The model takes both strands, `2 * strand_length` token ids.
     reverse_complement : bool
-        False: of these letters only those of the forward strand are read (an ablation).
+        If False, only the forward strand is read (an ablation).
     hidden_size, num_hidden_layers, num_attention_heads : int
         Width of the stream, Macaron blocks, and heads of a block.
     head_dim : int
-        Size of ONE head. In the original it is the width of the stream, not a share of it.
+        Size of ONE head. In the original, each head is as wide as the stream.
     attention_projections : str
         `"separate"`: query, key, value and output, as in the original. `"merged"`: the same functions with two
-        projections, which is worth it where `head_dim` is more than about half of `hidden_size`; `to_merged()` of a
-        model turns one into the other. (`head_dim` then tells the scale of the scores.)
+        projections, which pays where `head_dim` is more than about half of `hidden_size`. `model.to_merged()` converts
+        the first into the second. (With merged projections, `head_dim` only sets the scale of the scores.)
     intermediate_size : int
         Width of the feed-forward layers after the gate.
     feed_forward : str
         `"half_steps"`: a half-step feed-forward layer before the convolution and one after attention (Macaron), or
         `"single"`: one full step after attention, as in the plain Transformer (an ablation).
     use_convolution : bool
-        False: blocks without the separable convolution (an ablation).
+        If False, blocks have no separable convolution (an ablation).
     conv_kernel_size : int
         Width of the depthwise convolution, in positions.
     num_expression_positions : int
-        Pseudo-expression positions put in front of the sequence, whose predictions are averaged.
+        Pseudo-expression positions in front of the sequence. Their predictions are averaged.
     hidden_dropout : float
-        Dropout of the feed-forward layers, the convolution and the heads. The team's report names 0.01; in its
-        released run dropout was never active.
+        Dropout of the feed-forward layers, the convolution and the heads. The team's report gives 0.01; its released
+        code never applied dropout.
     layer_norm_eps : float
         Epsilon of every layer norm.
     gate_activation : str
         `"silu"` (SwiGLU) or `"sigmoid"` (GLU, an ablation).
     pooling : str
-        `"expression_positions"`, or `"mean"`: global average pooling over the sequence (an ablation; there are no
-        expression positions then).
+        `"expression_positions"`, or `"mean"`: global average pooling over the sequence, without expression positions
+        (an ablation).
     reconstruction_weight : float
-        Weight of the reconstruction of masked nucleotides in the loss.
+        Weight of the reconstruction loss of masked nucleotides.
     expression_bins : tuple of float, optional
         Centres of bins on the standardized scale, equally spaced, 2 to 1,000. The expression head then gives the
         probability of each bin, the expression is the mean over the bins, and the loss is a Kullback-Leibler
@@ -117,7 +102,8 @@ class MacaronConfig(PreTrainedConfig):
         In evaluation mode, average the prediction over the sequence as given and its reverse complement. This takes
         twice the time.
     expression_mean, expression_std : float
-        Mean and standard deviation of the training expression, in assay units: `logits * std + mean` are assay units.
+        Mean and standard deviation of the training expression in assay units. Predictions in assay units are
+        `logits * expression_std + expression_mean`.
     interval_quantiles : dict of str to float, optional
         Half widths of prediction intervals by their coverage in percent, such as `"90"`, in predicted standard
         deviations with `expression_bins`, else in `expression_std`; see `expression_interval`.
@@ -130,7 +116,7 @@ class MacaronConfig(PreTrainedConfig):
     Raises
     ------
     huggingface_hub.errors.StrictDataclassError
-        On a value that no model can have, or of the wrong type; the message names the field.
+        If a value is impossible or of the wrong type. The message names the field.
 
     References
     ----------
@@ -202,37 +188,14 @@ class MacaronConfig(PreTrainedConfig):
         kwargs.setdefault("custom_pipelines", copy.deepcopy(_CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "MacaronConfig":
-        """Make a config from what a file says, which may not choose how the model is run.
-
-        Parameters
-        ----------
-        config_dict : dict[str, Any]
-            A config.json. It may name the attention implementations "eager" and "sdpa" and floating-point types, no
-            kernel of the Hub, no file of weights and no quantization.
-        **kwargs
-            See `PreTrainedConfig.from_dict`; these are the caller's, and free.
-
-        Raises
-        ------
-        ValueError
-            If the file chooses something else; and see the class.
-        """
-        for name, choices in _CHOICES_OF_A_FILE.items():
-            if (value := config_dict.get(name)) not in choices:
-                possible = " or ".join("absent" if choice is None else repr(choice) for choice in choices)
-                raise ValueError(f"`{name}` of a config.json must be {possible}, got {value!r}")
-        return super().from_dict(config_dict, **kwargs)
-
     @property
     def sequence_length(self) -> int:
-        """Letters that the model reads: both strands, or the forward one."""
+        """Bases that the model reads: both strands, or the forward one."""
         return (2 if self.reverse_complement else 1) * self.strand_length
 
     @property
     def num_pooled_positions(self) -> int:
-        """Positions in front of the sequence whose predictions are averaged; 0 with `pooling="mean"`."""
+        """Positions in front of the sequence, whose predictions are averaged. 0 with `pooling="mean"`."""
         return self.num_expression_positions if self.pooling == "expression_positions" else 0
 
     def interval_quantile(self, coverage: int | None = None) -> float | None:
@@ -246,12 +209,12 @@ class MacaronConfig(PreTrainedConfig):
         Returns
         -------
         float or None
-            None where no coverage was asked for and the model has no interval of 90 %.
+            None if no coverage was given and the model has no 90 % interval.
 
         Raises
         ------
         ValueError
-            If the model has no interval of the coverage that was asked for.
+            If the model has no interval of the given coverage.
         """
         known = self.interval_quantiles or {}
         if coverage is not None and str(coverage) not in known:
@@ -260,19 +223,19 @@ class MacaronConfig(PreTrainedConfig):
         return known.get(str(coverage or _USUAL_COVERAGE))
 
     def expression_interval(self, logits: Any, variance: Any = None, coverage: int | None = None) -> tuple | None:
-        """Bounds between which measurements of the validation rows' kind lie (split conformal prediction).
+        """Prediction interval (split conformal), valid for sequences like the validation rows.
 
         Parameters
         ----------
         logits, variance : float, numpy.ndarray or torch.Tensor
-            What the model gives; no variance without `expression_bins`.
+            Outputs of the model. Without `expression_bins` there is no variance.
         coverage : int, optional
             See `interval_quantile`.
 
         Returns
         -------
         tuple or None
-            Lower and upper bound in assay units, each of the kind and shape of `logits`; None without a quantile.
+            Lower and upper bound in assay units, of the type and shape of `logits`. None without a quantile.
 
         References
         ----------
@@ -326,12 +289,12 @@ class MacaronConfig(PreTrainedConfig):
         return trimer_chi_square(strands, np.array(self.trimer_shares)) > self.trimer_limit
 
     def validate_architecture(self):
-        """Refuse values that no model can have; called by every validation of the config.
+        """Raise if a value is impossible. Called by every validation of the config.
 
         Raises
         ------
         ValueError
-            Naming the field, its value and what is possible.
+            The message names the field, its value and the possible values.
         """
         for name, most in _LIMITS.items():
             if not 1 <= getattr(self, name) <= most:
@@ -342,9 +305,7 @@ class MacaronConfig(PreTrainedConfig):
         if self.vocab_size != 6:
             raise ValueError(f"`vocab_size` must be 6 (A, C, G, T, N and the mask), got {self.vocab_size}")
         if self.kmer_size > self.sequence_length:
-            raise ValueError(
-                f"`kmer_size` {self.kmer_size} is longer than the letters that are read ({self.sequence_length})"
-            )
+            raise ValueError(f"`kmer_size` {self.kmer_size} exceeds the number of bases read ({self.sequence_length})")
         if not 0 <= self.hidden_dropout < 1:
             raise ValueError(f"`hidden_dropout` must be in [0, 1), got {self.hidden_dropout}")
         if not 0 < self.layer_norm_eps <= 1:

@@ -1,10 +1,7 @@
 """Macaron Transformer that predicts expression from promoter DNA (team Unlock_DNA, Proformer)."""
 
 import copy
-import json
 import math
-import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import ModelOutput, cached_file, is_peft_available, logging
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -45,7 +42,7 @@ def eager_attention_forward(
 class MacaronAttentionBase(nn.Module):
     """Unmasked multi-head attention of (batch, queries, hidden) on (batch, positions, hidden).
 
-    N positions are attended like any other.
+    N is attended like any base.
     """
 
     def __init__(self, config: MacaronConfig):
@@ -55,13 +52,13 @@ class MacaronAttentionBase(nn.Module):
         self.is_causal = False
 
     def implementation(self, query: torch.Tensor) -> str:
-        """Give the attention implementation for a query (batch, heads, queries, head_dim)."""
+        """Attention implementation for a query (batch, heads, queries, head_dim)."""
         return self.config._attn_implementation
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend with the implementation that the config names; shapes as in `eager_attention_forward`."""
+        """Attend with the implementation of the config; shapes as in `eager_attention_forward`."""
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.implementation(query), eager_attention_forward
         )
@@ -100,14 +97,14 @@ class MacaronAttention(MacaronAttentionBase):
 
     @torch.no_grad()
     def merged_state(self) -> dict[str, torch.Tensor]:
-        """Weights of the `MacaronMergedAttention` that is the same function, computed in float64 on the CPU.
+        """Weights of the equivalent `MacaronMergedAttention`, computed in float64 on the CPU.
 
         With `x` a query and `y` a key position, a head scores `(x Wq + bq)(y Wk + bk)^T`. Terms that do not depend on
         `y` drop out of the softmax, which leaves `(x Wq Wk^T + bq Wk^T) y^T`. The softmax sums to one, so the bias of
         the values adds the constant `bv Wo` to the output, and `Wv Wo` is one matrix.
         """
         hidden_size, head_dim = self.config.hidden_size, self.head_dim
-        # Some GPUs know no float64.
+        # Some GPUs do not support float64.
         exact = {name: weights.cpu().double() for name, weights in self.state_dict().items()}
         query, key, value = (
             exact[f"{name}.weight"].view(-1, head_dim, hidden_size) for name in ("q_proj", "k_proj", "v_proj")
@@ -125,11 +122,11 @@ class MacaronAttention(MacaronAttentionBase):
 
 
 class MacaronMergedAttention(MacaronAttentionBase):
-    """The functions of `MacaronAttention` with two projections: keys and values are the stream itself.
+    """Attention equivalent to `MacaronAttention` with two projections: keys and values are the stream itself.
 
-    `qk_proj` holds `Wq Wk^T` and the query bias times `Wk^T` of each head, `vo_proj` holds `Wv Wo`: other names than
-    those of `MacaronAttention`, whose shapes can be the same. All heads share their keys and values, so they are the
-    rows of one product.
+    `qk_proj` holds `Wq Wk^T` and the query bias times `Wk^T` of each head, `vo_proj` holds `Wv Wo`. The names
+    differ from those of `MacaronAttention`, whose weights may have the same shapes. All heads share keys and values,
+    so the heads are rows of one product.
     """
 
     def __init__(self, config: MacaronConfig):
@@ -137,13 +134,13 @@ class MacaronMergedAttention(MacaronAttentionBase):
         projection_size = config.num_attention_heads * config.hidden_size
         self.qk_proj = nn.Linear(config.hidden_size, projection_size)
         self.vo_proj = nn.Linear(projection_size, config.hidden_size)
-        # The spread that products of the initial weights of `MacaronAttention` have.
+        # Standard deviations of products of the initial weights of `MacaronAttention`.
         input_variance, output_variance = (2 / sum(fans(config)) for fans in (_input_fans, _output_fans))
         self.qk_proj.initial_std = math.sqrt(config.head_dim) * input_variance
         self.vo_proj.initial_std = math.sqrt(config.head_dim * input_variance * output_variance)
 
     def implementation(self, query: torch.Tensor) -> str:
-        """Give the implementation of the config, but "eager" in place of "sdpa" where PyTorch has no kernel.
+        """Return the implementation of the config, or "eager" where PyTorch has no kernel for "sdpa".
 
         Compiled under bfloat16 autocast, a GPU's scaled-dot-product attention rejects heads wider than 256 that share
         their keys ("no kernel found to launch" on Hopper).
@@ -157,7 +154,7 @@ class MacaronMergedAttention(MacaronAttentionBase):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the output (batch, queries, hidden) and, with eager attention, (batch, heads, queries, positions)."""
         batch_size, num_queries, hidden_size = query_states.shape
-        queries = self.qk_proj(query_states).view(batch_size, 1, -1, hidden_size)  # a row for each position and head
+        queries = self.qk_proj(query_states).view(batch_size, 1, -1, hidden_size)  # one row per position and head
         keys = hidden_states.unsqueeze(1)
         attn_output, attn_weights = self.attend(queries, keys, keys, **kwargs)
         if attn_weights is not None:
@@ -179,7 +176,7 @@ def _output_fans(config: MacaronConfig) -> tuple[int, int]:
 
 
 def merge_projections(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copy the state of a model with each `MacaronAttention` in it turned into a `MacaronMergedAttention`."""
+    """Copy the state of a model, with every `MacaronAttention` converted to a `MacaronMergedAttention`."""
     state = {name: weights.clone() for name, weights in model.state_dict().items()}
     for name, module in model.named_modules():
         if isinstance(module, MacaronAttention):
@@ -190,10 +187,10 @@ def merge_projections(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def cost_of_merging(config: MacaronConfig) -> str:
-    """Say in which respect merged projections cost more than separate ones; empty where they pay.
+    """Describe what merged projections cost more than separate ones. Empty if they save both parameters and arithmetic.
 
-    A head has four matrices of hidden_size x head_dim, or two of hidden_size x hidden_size; its scores and its sums
-    over the positions have the width of a head, or that of the stream.
+    A head has four matrices of hidden_size x head_dim, or two of hidden_size x hidden_size. Its scores and weighted
+    sums have the width of a head, or of the stream.
     """
     hidden_size, head_dim = config.hidden_size, config.head_dim
     positions = config.sequence_length + config.num_pooled_positions
@@ -209,7 +206,7 @@ def cost_of_merging(config: MacaronConfig) -> str:
 
 
 class MacaronEmbeddings(nn.Module):
-    """Letters (batch, length) to k-mer, position and strand embeddings behind the expression positions."""
+    """Expression positions, followed by k-mer, position and strand embeddings of the bases."""
 
     def __init__(self, config: MacaronConfig):
         super().__init__()
@@ -224,9 +221,9 @@ class MacaronEmbeddings(nn.Module):
             self.expression_projection = nn.Linear(1, config.hidden_size)
 
     def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed letters (batch, length), or take their k-mers embedded (batch, length, hidden).
+        """Embed token ids (batch, length), or use embedded k-mers (batch, length, hidden).
 
-        Gives (batch, expression positions + length, hidden).
+        Returns (batch, expression positions + length, hidden).
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed_one_hot(F.one_hot(input_ids.long(), self.vocab_size))
@@ -242,11 +239,11 @@ class MacaronEmbeddings(nn.Module):
         return torch.cat([self.expression_projection(pseudo_expression), hidden_states], dim=1)
 
     def embed_one_hot(self, one_hot: torch.Tensor) -> torch.Tensor:
-        """Embed the k-mers of letters or weights of letters: (batch, length, letters) to (batch, length, hidden)."""
+        """Embed the k-mers of one-hot or weighted bases: (batch, length, vocab_size) to (batch, length, hidden)."""
         return self.kmer_projection(self.sliding_kmers(one_hot.to(self.kmer_projection.weight.dtype)))
 
     def sliding_kmers(self, one_hot: torch.Tensor) -> torch.Tensor:
-        """Flatten the k-mer around each position: (batch, length, letters) to (batch, length, k * letters)."""
+        """Flatten the k-mer around each position: (batch, length, vocab_size) to (batch, length, k * vocab_size)."""
         left = (self.kmer_size - 1) // 2
         padded = F.pad(one_hot, (0, 0, left, self.kmer_size - 1 - left))
         return padded.unfold(1, self.kmer_size, 1).transpose(2, 3).flatten(2)
@@ -264,7 +261,7 @@ class MacaronFeedForward(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Give what is to be added to the stream after dropout, (batch, positions, hidden)."""
+        """Update of the residual stream, (batch, positions, hidden)."""
         value, gate = self.up_proj(self.layer_norm(hidden_states)).chunk(2, dim=-1)
         return self.down_proj(self.dropout(value * self.gate_activation(gate)))
 
@@ -287,24 +284,24 @@ class MacaronConvolution(nn.Module):
         self.activation = nn.ReLU()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Give what is to be added to the stream after dropout, (batch, positions, hidden)."""
+        """Update of the residual stream, (batch, positions, hidden)."""
         hidden_states = self.layer_norm(hidden_states).transpose(1, 2)
         hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
         return self.activation(self.pointwise_conv(hidden_states))
 
 
 class OmittedBranch(nn.Module):
-    """Branch that an ablation leaves out: it adds nothing to the stream."""
+    """Branch omitted by an ablation. Adds nothing to the residual stream."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Give a zero ()."""
+        """Return zero ()."""
         return hidden_states.new_zeros(())
 
 
 class MacaronLayer(GradientCheckpointingLayer):
     """Macaron block: convolution and attention between two half-step feed-forward layers.
 
-    With `feed_forward="single"` it has one full-step feed-forward layer, after attention.
+    With `feed_forward="single"`, one full-step feed-forward layer after attention.
     """
 
     def __init__(self, config: MacaronConfig):
@@ -325,9 +322,9 @@ class MacaronLayer(GradientCheckpointingLayer):
         further_queries: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Give (batch, queries, hidden) at the first `num_queries` positions, by default at all of them.
+        """Return (batch, queries, hidden) at the first `num_queries` positions (default: all).
 
-        `further_queries` (batch, n) names positions of each row that follow these.
+        `further_queries` (batch, n) adds positions of each row.
         """
         hidden_states = self.add(hidden_states, self.feed_forward1(hidden_states), self.feed_forward_step)
         hidden_states = self.add(hidden_states, self.convolution(hidden_states))
@@ -341,7 +338,7 @@ class MacaronLayer(GradientCheckpointingLayer):
         return self.add(hidden_states, self.feed_forward2(hidden_states), self.feed_forward_step)
 
     def add(self, stream: torch.Tensor, branch: torch.Tensor, step: float = 1.0) -> torch.Tensor:
-        """Add a branch to the stream, after dropout."""
+        """Add a branch to the residual stream, after dropout."""
         return torch.add(stream, self.dropout(branch), alpha=step)
 
 
@@ -352,18 +349,18 @@ class MacaronOutput(ModelOutput):
     Attributes
     ----------
     loss : torch.Tensor, optional
-        () expression loss plus `reconstruction_weight` times reconstruction loss, of the labels that were given.
+        () expression loss plus `reconstruction_weight` times reconstruction loss, for the labels given.
     logits : torch.Tensor
-        (batch, 1) standardized expression; `logits * config.expression_std + config.expression_mean` are assay units.
+        (batch, 1) standardized expression; assay units are `logits * config.expression_std + config.expression_mean`.
     nucleotide_logits : torch.Tensor, optional
-        (batch, sequence_length, vocab_size) logits of the letter at each position, unless they were not wanted.
+        (batch, sequence_length, vocab_size) logits of the base at each position. None if not requested.
     expression_loss : torch.Tensor, optional
-        () mean of `row_losses`, weighted where there are `row_weights`.
+        () mean of `row_losses`, weighted by `row_weights` if given.
     reconstruction_loss : torch.Tensor, optional
-        () sum of the cross-entropies (nats) of the masked letters / (their number + 1).
+        () sum of the cross-entropies (nats) of the masked bases / (their number + 1).
     hidden_states, attentions : tuple[torch.Tensor, ...], optional
         (batch, positions, hidden) before the first and after each block; (batch, heads, positions, positions). Without
-        nucleotide logits the last block's have its expression positions only (attentions: those as queries).
+        nucleotide logits, those of the last block cover the expression positions only (attentions: as queries).
     variance : torch.Tensor, optional
         (batch, 1) variance of the standardized expression over the bins; None without `config.expression_bins`.
     row_losses : torch.Tensor, optional
@@ -383,7 +380,7 @@ class MacaronOutput(ModelOutput):
 
 
 class MacaronPreTrainedModel(PreTrainedModel):
-    """What all Macaron models share: the original's initial weights, and saving with the code."""
+    """Base class: initial weights as in the original, and saving with the code."""
 
     config: MacaronConfig
     config_class = MacaronConfig
@@ -398,7 +395,7 @@ class MacaronPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialize as Keras does: Glorot-uniform kernels with its own way of counting fans, +-0.05 embeddings."""
+        """Initialize as Keras does: Glorot-uniform kernels with Keras' fans, embeddings uniform in +-0.05."""
         if isinstance(module, nn.Linear):
             if hasattr(module, "initial_std"):
                 init.normal_(module.weight, std=module.initial_std)
@@ -418,19 +415,17 @@ class MacaronPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Load weights from safetensors only, since a pickle can run code; see `PreTrainedModel.from_pretrained`.
+        """Load weights from safetensors only; see `PreTrainedModel.from_pretrained`.
 
         Raises
         ------
         ValueError
-            If `use_safetensors=False` asks for a pickle, or an index of weights is broken or names anything but
-            safetensors files beside it, or there is an adapter that peft would load.
+            If `use_safetensors` is not True.
         OSError
             If there are no weights in safetensors.
         """
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError("weights are read from safetensors only: a pickle (.bin) can run code when it is read")
-        _check_weight_files(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         return super().from_pretrained(*args, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -440,24 +435,23 @@ class MacaronPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def to_merged(self) -> "MacaronPreTrainedModel":
-        """Return a model with the same outputs whose attention has two projections instead of four.
+        """Return an equivalent model whose attention has two projections instead of four.
 
-        The query and key projections of a head act as one matrix, and so do those of its values and its output; as a
-        head is as wide as the stream, each product has no more weights than one of its factors. At the default size
-        30,615,559 parameters do what 47,425,543 did. It pays where `head_dim` is more than half of `hidden_size` (in
-        parameters; in arithmetic from about 0.6 on); elsewhere it is done all the same, with a warning. Merge float32
-        weights and convert the result to a lower precision, not the other way round. There is no way back.
+        The query and key projections of a head act as one matrix, and so do its value and output projections. At the
+        default size, 30,615,559 parameters replace 47,425,543. Merging saves parameters where `head_dim` is more than
+        half of `hidden_size`, and arithmetic from about 0.6 on; elsewhere it logs a warning. Merge float32 weights,
+        then convert to a lower precision. Merging cannot be undone.
 
         Returns
         -------
         MacaronPreTrainedModel
-            Of the same class, dtype, device and mode, with weights of its own (all of them trainable) and
-            `attention_projections="merged"`; of a merged model, a copy.
+            Same class, dtype, device and mode, with its own weights (all trainable) and
+            `attention_projections="merged"`. A copy if the model is merged already.
 
         Raises
         ------
         ValueError
-            If the model has no weights (device meta).
+            If the model is on the meta device.
 
         Examples
         --------
@@ -480,45 +474,6 @@ class MacaronPreTrainedModel(PreTrainedModel):
                 f"({merged.num_parameters():,} parameters instead of {self.num_parameters():,})"
             )
         return merged.train(self.training)
-
-
-def _check_weight_files(name: str | os.PathLike | None, asked: dict) -> None:
-    """Refuse a folder, or a repository of the Hub, that would make transformers read other files than safetensors."""
-    if name is None:
-        return
-    name, subfolder = os.fspath(name), asked.get("subfolder") or ""
-    if os.path.isfile(os.path.join(subfolder, name)) and not name.endswith(".safetensors"):
-        raise ValueError(f"weights are read from safetensors only, and {name} is none")
-    folder = os.path.join(name, subfolder)
-    if os.path.isdir(folder) and any(re.match(r"shard-\d+-model-", file) for file in os.listdir(folder)):
-        raise ValueError(f"{folder} holds shards of a distributed checkpoint: save the model whole")
-    places = ("cache_dir", "local_files_only", "proxies", "revision", "token")
-    options = {option: asked[option] for option in places if option in asked} | {"subfolder": subfolder}
-    for kind in ("missing_entries", "connection_errors", "gated_repo"):
-        options[f"_raise_exceptions_for_{kind}"] = False  # loading tells of them
-    # An auto class that found an adapter has put the model which that names in its place.
-    adapter = (asked.get("adapter_kwargs") or {}).get("_adapter_model_path")
-    if adapter or (is_peft_available() and cached_file(name, "adapter_config.json", **options)):
-        raise ValueError(f"{adapter or name} holds an adapter: load the model without it, and the adapter with peft")
-    variant = f".{asked['variant']}" if asked.get("variant") else ""
-    index = cached_file(name, f"model.safetensors.index{variant}.json", **options)
-    if index is not None:
-        _check_index(index)
-
-
-def _check_index(index: str) -> None:
-    """Refuse an index of weights that is broken or names other files than safetensors beside it."""
-    try:
-        with open(index, encoding="utf-8") as file:
-            content = json.load(file)
-    except (ValueError, RecursionError):
-        content = None
-    parts = [content.get(part) for part in ("metadata", "weight_map")] if isinstance(content, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts) or not content["weight_map"]:
-        raise ValueError(f"{index} is no index of weights: save the model again")
-    for shard in content["weight_map"].values():
-        if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
-            raise ValueError(f"{shard!r} in {index}: weights are read from safetensors files beside it only")
 
 
 def _glorot_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int) -> None:
@@ -547,7 +502,7 @@ class MacaronModel(MacaronPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Linear map of the k-mers: the nearest that this model has to token embeddings."""
+        """Linear map of the k-mers, the closest equivalent of token embeddings."""
         return self.embeddings.kmer_projection
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -564,34 +519,35 @@ class MacaronModel(MacaronPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
-        """Encode letters of both strands.
+        """Encode both strands.
 
         Parameters
         ----------
         input_ids : torch.Tensor, optional
-            (batch, 2 * strand_length) integer letter ids.
+            (batch, 2 * strand_length) integer token ids.
         attention_mask : torch.Tensor, optional
-            Accepted because general tooling makes one, and not read: N is attended like any letter.
+            Ignored; accepted because generic tools pass one. N is attended like any base.
         expression_positions_only : bool
-            Give the expression positions only, and let the last block compute its queries, attention output and second
-            feed-forward layer there alone. Without such positions (`pooling="mean"`) nothing changes.
+            Return the expression positions only; the last block computes its queries, attention output and second
+            feed-forward layer there alone. No effect with `pooling="mean"`.
         letter_positions : torch.Tensor, optional
-            (batch, n) int64 positions of the sequence that the expression positions alone are followed by.
+            (batch, n) int64 positions of the sequence to return after the expression positions, if these are returned
+            alone.
         inputs_embeds : torch.Tensor, optional
-            (batch, sequence_length, hidden) k-mers that are embedded already, in place of `input_ids`;
-            `embeddings.embed_one_hot` makes them from weights of letters, for example to take gradients.
+            (batch, sequence_length, hidden) embedded k-mers in place of `input_ids`. `embeddings.embed_one_hot` makes
+            them from one-hot bases, for example to take gradients.
         **kwargs
             `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
 
         Returns
         -------
         BaseModelOutput
-            `last_hidden_state` (batch, expression positions + sequence_length, hidden), or the first of these.
+            `last_hidden_state` (batch, expression positions + sequence_length, hidden), or the positions requested.
 
         Raises
         ------
         ValueError
-            If the sequence has another length than the position embeddings, or not exactly one of `input_ids` and
+            If the sequence length differs from that of the position embeddings, or not exactly one of `input_ids` and
             `inputs_embeds` is given.
         """
         self._check_inputs(input_ids, inputs_embeds)
@@ -630,7 +586,7 @@ def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def reconstruction_loss(nucleotide_logits: torch.Tensor, masked_nucleotides: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the masked letters: their sum / (their number + 1), in nats.
+    """Cross-entropy of the masked bases: their sum / (their number + 1), in nats.
 
     Parameters
     ----------
@@ -710,25 +666,25 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         row_weights: torch.Tensor | None = None,
         **kwargs,
     ) -> MacaronOutput:
-        """Predict the standardized expression and the letter at each position.
+        """Predict the standardized expression, and the base at each position.
 
         Parameters
         ----------
         input_ids : torch.Tensor, optional
-            (batch, 2 * strand_length) letter ids of both strands.
+            (batch, 2 * strand_length) token ids of both strands.
         labels : torch.Tensor, optional
             (batch,) or (batch, 1) standardized expression.
         masked_nucleotides : torch.Tensor, optional
-            (batch, 2 * strand_length) true ids of the masked letters, -100 where nothing was masked. The Trainer takes
-            each argument with "label" in its name for a column that evaluation must have, hence the name.
+            (batch, 2 * strand_length) true ids of the masked bases, -100 elsewhere. (The Trainer requires every
+            argument with "label" in its name as a column, hence the name.)
         output_nucleotide_logits : bool
-            False where only the expression and losses are wanted: the last block then computes the expression positions
-            and the letters to reconstruct alone, with the same numbers.
+            If False, the last block computes the expression positions and the masked bases only, with the same
+            expression and losses.
         most_masked : int, optional
-            No row has more masked letters. Default: they are counted, for which a GPU is waited for.
+            Upper bound on the masked bases of a row. Counted if omitted, which synchronizes with a GPU.
         row_weights : torch.Tensor, optional
-            (batch,) positive weights of the rows: `expression_loss` is the sum of the weighted losses / the sum of the
-            weights. They do not change the reconstruction loss.
+            (batch,) positive weights: `expression_loss` is the weighted mean of the row losses. The reconstruction
+            loss is not weighted.
         **kwargs
             `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
             `output_attentions` (eager attention only) and `return_dict`.
@@ -736,8 +692,9 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         Returns
         -------
         MacaronOutput
-            With `config.both_orientations`, in evaluation mode, expression and variance are those of both orientations
-            together; all else is of the orientation given. `inputs_embeds` are read in the orientation given only.
+            With `config.both_orientations` in evaluation mode, expression and variance are averaged over both
+            orientations; all other outputs are those of the given orientation, and so is everything for
+            `inputs_embeds`.
 
         Raises
         ------
@@ -791,14 +748,14 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         )
 
     def _read_expression(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Give the standardized expression (batch, 1), or log probabilities of the bins (batch, bins)."""
+        """Standardized expression (batch, 1), or log probabilities of the bins (batch, bins)."""
         outputs = self.expression_head(hidden_states[:, : self.config.num_pooled_positions or None])
         if self.config.expression_bins is None:
             return outputs.mean(dim=1)
         return _full_precision(outputs).mean(dim=1).log_softmax(dim=1)
 
     def _average_orientations(self, expression: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        """Average `expression`, see `_read_expression`, with that of the strands in the other order."""
+        """Average `expression` (see `_read_expression`) with that of the strands in reverse order."""
         turned = torch.cat(input_ids.chunk(2, dim=1)[::-1], dim=1)
         outputs = self.macaron(turned, expression_positions_only=True, return_dict=True)
         other = self._read_expression(outputs.last_hidden_state)
@@ -831,9 +788,9 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         return F.kl_div(expression, targets, reduction="none").sum(dim=1)
 
     def _letters_to_reconstruct(self, masked_nucleotides: torch.Tensor, most: int | None) -> torch.Tensor | None:
-        """Give positions (batch, n) that hold all letters to reconstruct, and others; None where n were the whole.
+        """Positions (batch, n) that include all masked bases. None if n would be the whole sequence.
 
-        n is a multiple of 16, so that a compiled model meets few shapes.
+        n is a multiple of 16, which limits the shapes that a compiled model sees.
         """
         length = self.config.sequence_length
         is_wanted = masked_nucleotides[:, :length] != -100
@@ -869,14 +826,14 @@ class MacaronForMaskedLM(MacaronPreTrainedModel):
     def forward(
         self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs
     ) -> MaskedLMOutput:
-        """Predict the letter at each position.
+        """Predict the base at each position.
 
         Parameters
         ----------
         input_ids : torch.Tensor, optional
-            (batch, 2 * strand_length) letter ids, masked letters included.
+            (batch, 2 * strand_length) token ids, masks included.
         labels : torch.Tensor, optional
-            (batch, 2 * strand_length) letters to reconstruct, -100 elsewhere.
+            (batch, 2 * strand_length) ids of the masked bases, -100 elsewhere.
         **kwargs
             `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
             `output_attentions` (eager attention only) and `return_dict`.

@@ -4,11 +4,11 @@
 import argparse
 import sys
 
-from modeling_macaron.training.clusters import DEFAULT_KMER
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.report import TOKENIZER_SETTINGS, format_report
-from modeling_macaron.training.sources import DEFAULT_DATASET, open_source
-from tokenization import FLANK3, FLANK5, KmerTokenizer
+from modeling_macaron.data.clusters import DEFAULT_KMER
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.report import format_report
+from modeling_macaron.data.sources import DEFAULT_DATASET, open_source
+from tokenization import FLANK3, FLANK5, TOKENIZER_SETTINGS, KmerTokenizer
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -82,7 +82,7 @@ def make_tokenizer(args: argparse.Namespace) -> KmerTokenizer:
     given = {name: getattr(args, name) for name in TOKENIZER_SETTINGS if hasattr(args, name)}
     if args.init_from is None:
         return KmerTokenizer(**given)
-    from modeling_macaron.analysis.predict import load_settings
+    from modeling_macaron.loading import load_settings
 
     config, tokenizer = load_settings(args.init_from)
     settings = {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS}

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from modeling_macaron.atomic import check_free
+from modeling_macaron.data.simulation import simulate
 from modeling_macaron.table_writer import write_table
-from modeling_macaron.training.simulation import simulate
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, saturation_mutagenesis
 from modeling_macaron.analysis.mutants import BASES
-from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.variant_plots import Difference, where_they_differ
 from modeling_macaron.analysis.variants import apply_variant, check_different
+from modeling_macaron.loading import load_model
 from modeling_macaron.reference import Example, load_reference
 from tokenization import KmerTokenizer, reverse_complement
 

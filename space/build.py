@@ -13,8 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from modeling_macaron.analysis.predict import check_checkpoint_name
 from modeling_macaron.atomic import new_folder
+from modeling_macaron.loading import check_checkpoint_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("space", "modeling_macaron", "tokenization")

@@ -14,11 +14,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from modeling_macaron.analysis.command_line import plural
-from modeling_macaron.analysis.predict import TOKENIZER_SETTINGS
 from modeling_macaron.analysis.predict_file import PREDICTION, PROBLEM, predict_file
 from modeling_macaron.parts import parts_folder
 from modeling_macaron.tables import PromoterTable, open_table, string_buffers
-from tokenization import KmerTokenizer, StrandBatch
+from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, StrandBatch
 from tokenization.tokenization_kmer import N_ID
 
 from .answers import Answers

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import HfFileSystem, constants
 from huggingface_hub.errors import HTTPError
 
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.sources import open_source
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.sources import open_source
 
 ROOT = Path(__file__).parents[1]
 PUSH = ["--push_to_hub", "true", "--hub_model_id", "me/x"]

@@ -74,7 +74,7 @@ def test_cards_are_rendered_from_the_figures(path, folder):
     assert path.read_text(encoding="utf-8") == benchmark.render_card(CHECKPOINT, folder), (
         "python -m benchmarks.checkpoint"
     )
-    for name in (benchmark.PLOT, "learning_curve.png"):
+    for name in ("validation.png", "learning_curve.png"):
         assert (path.parent / folder / name).is_file()
 
 
@@ -114,7 +114,7 @@ def test_figures_are_reproduced(evaluation, shared, tmp_path):
     data = shared / "data" / "dream2022"
     result = evaluate_files(
         data / "measured_library.parquet", tmp_path / "score.json",
-        model=CHECKPOINT, pairs=data / "pairs.parquet", split=benchmark.SPLIT,
+        model=CHECKPOINT, pairs=data / "pairs.parquet", split="validation",
     )  # fmt: skip
     assert set(result["all"]) == set(evaluation["all"])
     for category, figures in result["all"].items():

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
-from transformers.models.auto import auto_factory
 
-from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, modeling_macaron
-from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, loading
+from modeling_macaron.analysis.predict import predict
+from modeling_macaron.loading import load_checkpoint, load_model, load_settings
 from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
@@ -80,9 +81,8 @@ def test_pickled_weights_are_never_read(tiny_folder, tmp_path, loader):
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("shard", ["evil.bin", "../outside.safetensors", "sub/a.safetensors", "a.SAFETENSORS", 7])
-def test_an_index_names_safetensors_beside_it_only(tiny_folder, tmp_path, loader, shard):
+def test_an_index_names_safetensors_beside_it_only(tiny_folder, tmp_path, shard):
     folder = copy_of(tiny_folder, tmp_path / "sharded")
     weights = load_file(folder / "model.safetensors")
     write_index(folder, shard)
@@ -92,7 +92,7 @@ def test_an_index_names_safetensors_beside_it_only(tiny_folder, tmp_path, loader
     else:
         torch.save(weights, folder / str(shard))
     with pytest.raises(ValueError, match=f"{shard!r} .*: weights are read from safetensors files beside it only"):
-        loader(str(folder))
+        load_checkpoint(folder)
 
 
 def test_weights_in_shards_are_read(tiny_folder, tmp_path):
@@ -105,25 +105,30 @@ def test_weights_in_shards_are_read(tiny_folder, tmp_path):
     assert all(torch.equal(loaded[name], values) for name, values in model.state_dict().items())
 
 
-def test_an_index_of_the_hub_names_safetensors_only(tiny_folder, tmp_path):
+def test_an_index_of_the_hub_names_safetensors_only(tiny_folder, tmp_path, monkeypatch):
     repository = tmp_path / "models--somebody--promoters"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
     (repository / "snapshots").mkdir()
     folder = copy_of(tiny_folder, repository / "snapshots" / ("0" * 40))
-    ask = {"cache_dir": tmp_path, "local_files_only": True}
-    MacaronForExpressionPrediction.from_pretrained("somebody/promoters", **ask)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    load_checkpoint("somebody/promoters")
     torch.save(load_file(folder / "model.safetensors"), folder / "evil.bin")
     write_index(folder, "evil.bin")
     with pytest.raises(ValueError, match=r"'evil\.bin' .*: weights are read from safetensors files beside it only"):
-        MacaronForExpressionPrediction.from_pretrained("somebody/promoters", **ask)
+        load_checkpoint("somebody/promoters")
 
 
-def test_a_file_that_is_no_safetensors_is_not_read_as_weights(tiny_folder, tmp_path):
-    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder)
-    torch.save(model.state_dict(), tmp_path / "weights.bin")
-    with pytest.raises(ValueError, match="safetensors only"):
-        MacaronForExpressionPrediction.from_pretrained(tmp_path / "weights.bin", config=model.config)
+@pytest.mark.parametrize("name", ["weights.bin", "model.safetensors", "config.json"])
+def test_a_file_is_not_a_checkpoint(tiny_folder, tmp_path, monkeypatch, name):
+    folder = copy_of(tiny_folder, tmp_path / "files")
+    (folder / "weights.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "harm")))
+    monkeypatch.chdir(tmp_path)
+    for path in (folder / name, f"files/{name}"):
+        with pytest.raises(FileNotFoundError, match=f"there is no checkpoint folder .*{name}"):
+            load_checkpoint(path)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_a_distributed_checkpoint_is_refused(tiny_folder, tmp_path):
@@ -139,26 +144,11 @@ def test_an_adapter_is_not_read_with_the_weights(tiny_folder, tmp_path, monkeypa
     folder = copy_of(tiny_folder, tmp_path / "adapted")
     (folder / "adapter_config.json").write_text("{}")
     load_model(folder)
-    monkeypatch.setattr(modeling_macaron, "is_peft_available", lambda: True)
+    monkeypatch.setattr(loading, "is_peft_available", lambda: True)
     with pytest.raises(ValueError, match="adapter"):
         load_model(folder)
 
 
-@pytest.mark.parametrize("own_config", [False, True])
-def test_an_adapter_is_not_read_through_an_auto_class(tiny_folder, tmp_path, monkeypatch, own_config):
-    """An adapter names its model; where it stands for one, transformers loads that from its own place."""
-    adapter = tmp_path / "adapter"
-    if own_config:
-        copy_of(tiny_folder, adapter)
-    else:
-        adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_folder)}))
-    monkeypatch.setattr(auto_factory, "is_peft_available", lambda: True)
-    with pytest.raises(ValueError, match=f"{adapter} holds an adapter: load the model without it"):
-        load_remote_code(adapter)
-
-
-@pytest.mark.parametrize("loader", [*LOADERS[1:]])
 @pytest.mark.parametrize(
     "content",
     [
@@ -166,12 +156,12 @@ def test_an_adapter_is_not_read_through_an_auto_class(tiny_folder, tmp_path, mon
         '{"weight_map": {"a": "model.safetensors"}}', '{"metadata": [], "weight_map": {"a": "model.safetensors"}}',
     ],
 )  # fmt: skip
-def test_a_broken_index_is_told(tiny_folder, tmp_path, loader, content):
+def test_a_broken_index_is_reported(tiny_folder, tmp_path, content):
     folder = copy_of(tiny_folder, tmp_path / "sharded")
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     (folder / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(ValueError, match=r"index\.json is no index of weights"):
-        loader(folder)
+    with pytest.raises(ValueError, match=r"index\.json is not an index of weights"):
+        load_checkpoint(folder)
 
 
 def looked_at(folder):
@@ -279,8 +269,8 @@ def test_names_of_columns_are_no_code(tmp_path):
         ({"model_type": "bert"}, "is a model of type 'bert', not 'macaron'"),
         ({"hidden_size": 24}, "has weights of other shapes than its config: "),
         ({"num_hidden_layers": 3}, "lacks 2[0-9] of the model's weights, macaron.layers.2"),
-        ({"num_hidden_layers": 1}, "has weights that its config gives no place: 2[0-9], macaron.layers.1"),
-        ({"use_convolution": False}, "has weights that its config gives no place: [0-9]+, macaron.layers.0"),
+        ({"num_hidden_layers": 1}, "has weights that the model of its config lacks: 2[0-9], macaron.layers.1"),
+        ({"use_convolution": False}, "has weights that the model of its config lacks: [0-9]+, macaron.layers.0"),
     ],
 )
 def test_no_weight_is_made_up_or_left_out(tiny_folder, tmp_path, fields, message):
@@ -354,11 +344,12 @@ def test_numbers_that_overflow_are_refused(tiny_folder, tmp_path, name, value):
         ("per_layer_config", {"0": {"intermediate_size": 10**9}}),
     ],
 )
-@pytest.mark.parametrize("loader", LOADERS)
-def test_a_config_does_not_choose_how_it_is_run(tiny_folder, tmp_path, loader, name, value):
+def test_a_config_does_not_choose_how_it_is_run(tiny_folder, tmp_path, name, value):
     folder = with_config(tiny_folder, tmp_path / "changed", **{name: value})
     with pytest.raises(ValueError, match=f"`{name}` of a config.json must be"):
-        loader(str(folder))
+        load_checkpoint(folder)
+    with pytest.raises(ValueError, match=f"`{name}` of a config.json must be"):
+        load_settings(folder)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

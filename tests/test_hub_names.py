@@ -10,11 +10,11 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
 from modeling_macaron import MacaronConfig
-from modeling_macaron.analysis.predict import check_checkpoint_name, load_model
+from modeling_macaron.loading import check_checkpoint_name, load_model
 
 LOAD = """
 import sys
-from modeling_macaron.analysis.predict import load_model
+from modeling_macaron.loading import load_model
 try:
     print(load_model("google/x")[0].config.hidden_size)
 except OSError as error:

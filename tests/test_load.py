@@ -10,7 +10,8 @@ import pytest
 from transformers import pipeline
 
 from modeling_macaron.analysis.mutagenesis import saturation_mutagenesis
-from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron.analysis.predict import predict
+from modeling_macaron.loading import load_model
 
 THREADS, CALLS = 8, 1_000
 

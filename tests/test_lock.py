@@ -1,8 +1,6 @@
 """Pins of the test run: every one has its hashes, and both files name the same versions."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,12 +22,3 @@ def test_every_pin_has_a_hash():
     blocks = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
     assert len(blocks) > 100
     assert all("--hash=sha256:" in block for block in blocks)
-
-
-def test_new_lock_does_not_need_the_old_one(require_or_skip):
-    if shutil.which("make") is None:
-        require_or_skip("there is no make")
-    command = ["make", "--dry-run", "--always-make", "lock"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "uv pip compile constraints.txt" in told and "--output-file requirements-test.txt" in told
-    assert "--require-hashes" not in told and "pip check" not in told and "--editable" not in told

@@ -12,11 +12,15 @@ from .tokenization_kmer import (
     strip_marks,
 )
 
+# Arguments that determine how sequences are read.
+TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
+
 __all__ = [
     "FLANK3",
     "FLANK5",
     "MISSING_WORDS",
     "PROBLEMS",
+    "TOKENIZER_SETTINGS",
     "KmerTokenizer",
     "StrandBatch",
     "is_missing",

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
@@ -13,7 +14,8 @@ class PromoterExpressionPipeline(Pipeline):
     Takes a sequence, a dict with the key `sequence`, or a list, a generator or a data set of either. Gives for each a
     dict of `sequence` (str, as it came in), `expression` (float, assay units of the training data) and
     `standardized_expression` (float, in standard deviations from the training mean), and where the model has prediction
-    intervals, `expression_low` and `expression_high` (float, assay units).
+    intervals, `expression_low` and `expression_high` (float, assay units). Where the model knows the composition of its
+    training rows, `unlike_training` (bool) says that the sequence has another; see `MacaronConfig.unlike_training`.
 
     Parameters
     ----------
@@ -72,18 +74,23 @@ class PromoterExpressionPipeline(Pipeline):
     def _forward(self, model_inputs: dict) -> dict:
         outputs = self.model(model_inputs["input_ids"], output_nucleotide_logits=False)
         variance = {} if outputs.variance is None else {"variance": outputs.variance}
-        return {"logits": outputs.logits, **variance, "sequence": model_inputs["sequence"]}
+        forward = model_inputs["input_ids"][:, : self.model.config.strand_length].cpu().numpy()
+        is_unlike = self.model.config.unlike_training(forward)
+        unlike = {} if is_unlike is None else {"unlike_training": torch.from_numpy(is_unlike)}
+        return {"logits": outputs.logits, **variance, **unlike, "sequence": model_inputs["sequence"]}
 
     def postprocess(self, model_outputs: dict, coverage: int | None = None) -> dict:
         """Go back from standardized logits to assay units."""
         found = [model_outputs[name].double().item() for name in ("logits", "variance") if name in model_outputs]
         standardized, config = found[0], self.model.config
         interval = config.expression_interval(*found, coverage=coverage)
+        unlike = {name: bool(value) for name, value in model_outputs.items() if name == "unlike_training"}
         return {
             "sequence": model_outputs["sequence"],
             "expression": standardized * config.expression_std + config.expression_mean,
             "standardized_expression": standardized,
             **({} if interval is None else dict(zip(("expression_low", "expression_high"), interval, strict=True))),
+            **unlike,
         }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer, StrandBatch
@@ -23,7 +24,7 @@ from .attribution import (
     local_gradients,
     path_gradients,
 )
-from .predict import check_request, load_model
+from .predict import check_request
 from .row_figures import RowFigures
 from .row_lines import FileLines, LineWriter, write_lines
 

@@ -20,6 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import open_table
@@ -41,7 +42,7 @@ from .design_search import (
 from .encoding import encode_sequences, spell_letters, variable_parts
 from .mutants import NUM_BASES, pad_centered
 from .nearest import TrainingStrands
-from .predict import check_batch_size, load_model
+from .predict import check_batch_size
 
 logger = logging.getLogger(__name__)
 

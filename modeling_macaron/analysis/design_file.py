@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.table_writer import check_output, write_table
 from modeling_macaron.tables import PromoterTable, open_table, string_buffers
@@ -22,7 +23,7 @@ from tokenization import KmerTokenizer
 from .constraints import Constraints
 from .design import STARTS_AT_ONCE, Design, Designer, SearchOptions
 from .encoding import explain_rows, spell_letters, variable_parts
-from .predict import check_batch_size, load_model
+from .predict import check_batch_size
 from .row_lines import names_of
 
 _FIELDS = (

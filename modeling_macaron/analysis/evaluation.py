@@ -160,8 +160,10 @@ def predict_rows(
     numpy.ndarray
         (rows, 3) or (rows, 1) float64 in assay units, see `predict_bounds`.
     """
+    from modeling_macaron.loading import load_model
+
     from .encoding import explain_rows
-    from .predict import load_model, predict_all
+    from .predict import predict_all
 
     loaded, tokenizer = load_model(str(model))
     sequences = pa.array(measurements.rows["sequence"], pa.large_string())
@@ -204,10 +206,11 @@ def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int 
     ValueError
         If there are too few rows for any interval.
     """
+    from modeling_macaron.loading import load_model
     from modeling_macaron.training.metrics import conformal_quantiles, trimer_settings
 
     from .encoding import encode_sequences
-    from .predict import load_model, predict_intervals
+    from .predict import predict_intervals
 
     loaded, tokenizer = load_model(str(model))
     loaded.config.interval_quantiles = {"90": 1.0}  # so that the half widths are the scales
@@ -247,7 +250,7 @@ def plot_categories(
     list of Path
         The files, in the order of the categories.
     """
-    from .plots import save_figure, scatter_with_density
+    from modeling_macaron.plots import save_figure, scatter_with_density
 
     metric = load_metric()
     files = []

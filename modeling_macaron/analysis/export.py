@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from modeling_macaron.analysis.predict import TOKENIZER_SETTINGS, load_model, predict_strands
+from modeling_macaron.analysis.predict import predict_strands
 from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction, cost_of_merging
-from tokenization import KmerTokenizer, reverse_complement
+from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import LETTERS, N_ID
 
 if TYPE_CHECKING:

@@ -24,10 +24,11 @@ from modeling_macaron.analysis.genome import (
     read_promoters,
     reverse_complement_text,
 )
-from modeling_macaron.analysis.predict import FilePrediction, check_request, load_model, without_trimming
+from modeling_macaron.analysis.predict import FilePrediction, check_request, without_trimming
 from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.analysis.variants import apply_variant, check_allele, check_different
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer

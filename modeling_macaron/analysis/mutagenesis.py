@@ -15,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
 
 from .encoding import encode_sequences, spell_letters, variable_parts
 from .mutants import BASES, NUM_BASES, Edits, MutantStrands, Substitutions, WindowEdits
-from .predict import check_batch_size, load_model, predict_strands
+from .predict import check_batch_size, predict_strands
 
 
 class Mutagenesis(NamedTuple):

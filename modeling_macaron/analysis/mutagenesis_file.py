@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
@@ -18,7 +19,7 @@ from tokenization import KmerTokenizer
 from .encoding import variable_parts
 from .mutagenesis import Mutagenesis, WindowScan, base_importance, mutate
 from .mutants import BASES, Substitutions, WindowEdits
-from .predict import check_request, load_model
+from .predict import check_request
 from .row_figures import RowFigures
 from .row_lines import FileLines, LineWriter, write_lines
 

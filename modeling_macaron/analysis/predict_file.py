@@ -21,21 +21,20 @@ from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.encoding import explain_rows
 from modeling_macaron.analysis.predict import (
-    TOKENIZER_SETTINGS,
     FilePrediction,
     check_request,
-    load_model,
     predict_all,
     without_trimming,
 )
 from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.overlap import read_ahead, write_behind
 from modeling_macaron.parts import TableParts, check_parts, parts_folder
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.table_writer import check_columns, write_table
 from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
-from tokenization import PROBLEMS, KmerTokenizer, StrandBatch
+from tokenization import PROBLEMS, TOKENIZER_SETTINGS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
 BOUNDS = ("expression_low", "expression_high")

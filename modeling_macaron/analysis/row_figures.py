@@ -91,7 +91,7 @@ class RowFigures:
         figures_of : callable
             `figures_of(result, title)` gives the kind of each figure and the figure.
         """
-        from .plots import save_figure
+        from modeling_macaron.plots import save_figure
 
         drawn = set()
         for number, name, result in self._kept:

@@ -12,9 +12,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from modeling_macaron.plots import BLUE, COLUMN_WIDTH, GREEN, GREY, VERMILLION
+
 from .mutagenesis import Mutagenesis, WindowScan, base_importance
 from .mutants import BASES
-from .plots import BLUE, COLUMN_WIDTH, GREEN, GREY, VERMILLION
 
 POSITIONS_PER_LINE = 40  # letters of 5 points fit into a column
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 import torch
 
-from modeling_macaron.analysis.predict import FilePrediction, check_batch_size, check_request, load_model
+from modeling_macaron.analysis.predict import FilePrediction, check_batch_size, check_request
 from modeling_macaron.analysis.variant_pairs import (
     EFFECT_COLUMNS,
     PROBLEM,
@@ -27,6 +27,7 @@ from modeling_macaron.analysis.variant_pairs import (
 )
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.delimited import find_layout
+from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import (

@@ -1,1 +1,1 @@
-"""What training needs: data, collator, trainer, metrics, simulation."""
+"""Train a model."""

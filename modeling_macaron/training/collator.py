@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from modeling_macaron.data.rows import mix64
 from tokenization import reverse_complement
 from tokenization.tokenization_kmer import MASK_ID, N_ID
-
-from .hashing import mix64
 
 STRANDS = ("independent", "paired")
 _IGNORE = -100

@@ -10,9 +10,8 @@ import datasets
 import numpy as np
 import torch
 
+from modeling_macaron.data.clusters import DEFAULT_KMER, KeySet
 from tokenization import KmerTokenizer
-
-from .clusters import DEFAULT_KMER, KeySet
 
 _ROWS_AT_A_TIME = 10_000
 

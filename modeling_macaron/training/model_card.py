@@ -10,7 +10,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
-from modeling_macaron.analysis.plots import learning_curves, save_figure
+from modeling_macaron.plots import learning_curves, save_figure
 from modeling_macaron.reference import write_reference
 from modeling_macaron.tables import TABLE_SUFFIXES
 

@@ -20,11 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 
+from modeling_macaron.data.clusters import KeySet
+from modeling_macaron.data.rows import parse_values
 from modeling_macaron.tables import Columns, find_columns, parquet_texts, string_buffers
 from tokenization import KmerTokenizer
-
-from .clusters import KeySet
-from .rows import parse_values
 
 logger = logging.getLogger(__name__)
 

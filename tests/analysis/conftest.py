@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_macaron.analysis.constraints import Constraints, Rules
-from modeling_macaron.analysis.predict import load_model
+from modeling_macaron.loading import load_model
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from modeling_macaron.analysis.attribution import (
     gradient_x_input,
     integrated_gradients,
 )
-from modeling_macaron.analysis.predict import load_model, predict, predict_strands
+from modeling_macaron.analysis.predict import predict, predict_strands
+from modeling_macaron.loading import load_model
 from tests.batches import LENGTH, random_ids
 from tokenization import KmerTokenizer
 

@@ -12,7 +12,8 @@ import pytest
 
 from modeling_macaron.analysis.attribution import gradient_x_input, integrated_gradients
 from modeling_macaron.analysis.attribution_file import attribution_file
-from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron.analysis.predict import predict
+from modeling_macaron.loading import load_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "attribution.py"
 ROWS = ["ACGTACGTAC", "AC!T", "", "accaGNggt", "A" * 21, "TTTT"]

@@ -15,7 +15,8 @@ from test_design import START, STARTS
 from modeling_macaron.analysis.constraints import Constraints
 from modeling_macaron.analysis.design import SearchOptions, design
 from modeling_macaron.analysis.design_file import design_file
-from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron.analysis.predict import predict
+from modeling_macaron.loading import load_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "design.py"
 

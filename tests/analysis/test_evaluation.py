@@ -30,9 +30,9 @@ from modeling_macaron.analysis.evaluation import (
 )
 from modeling_macaron.analysis.intervals import cluster_codes
 from modeling_macaron.analysis.measurements import load_measurements, read_predictions
-from modeling_macaron.analysis.plots import learning_curves, point_density, save_figure, scatter_with_density
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.sources import open_source
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.sources import open_source
+from modeling_macaron.plots import learning_curves, point_density, save_figure, scatter_with_density
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 

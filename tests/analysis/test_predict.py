@@ -9,7 +9,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.analysis.predict import _has_no_flash_kernel, load_checkpoint, load_model, predict
+from modeling_macaron.analysis.predict import predict
+from modeling_macaron.loading import _has_no_flash_kernel, load_checkpoint, load_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG"]
@@ -55,14 +56,14 @@ def test_attention_of_merged_wide_heads_on_a_gpu(tiny_folder, make_model, monkey
     assert not _has_no_flash_kernel(MacaronConfig(hidden_size=256), torch.device("cuda"))
     assert _has_no_flash_kernel(MacaronConfig(hidden_size=512), torch.device("cuda"))
     assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "sdpa"
-    monkeypatch.setattr("modeling_macaron.analysis.predict._has_no_flash_kernel", lambda config, device: True)
+    monkeypatch.setattr("modeling_macaron.loading._has_no_flash_kernel", lambda config, device: True)
     assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "eager"
     assert load_model(make_model().to_merged())[0].config._attn_implementation == "eager"
     assert load_model(tiny_folder)[0].config._attn_implementation == "sdpa"
 
 
 def test_attention_that_the_caller_chose_is_kept(tiny_folder, monkeypatch):
-    monkeypatch.setattr("modeling_macaron.analysis.predict._has_no_flash_kernel", lambda config, device: True)
+    monkeypatch.setattr("modeling_macaron.loading._has_no_flash_kernel", lambda config, device: True)
     AttentionInterface.register("own", sdpa_attention_forward)
     model = MacaronForExpressionPrediction.from_pretrained(tiny_folder, attn_implementation="own")
     assert load_model(model, merged=True)[0].config._attn_implementation == "own"
@@ -101,7 +102,7 @@ def test_one_sequence_is_no_list(tiny_folder):
 
 @pytest.mark.parametrize("dtype", ["bf17", "int8", torch.int64, "nn"])
 def test_dtype_that_is_none(tiny_folder, dtype):
-    with pytest.raises(ValueError, match="is no floating-point type"):
+    with pytest.raises(ValueError, match="is not a floating-point type"):
         load_model(tiny_folder, dtype=dtype)
 
 

@@ -7,7 +7,6 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import PathPatch
 
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, WindowScan
-from modeling_macaron.analysis.plots import COLUMN_WIDTH, save_figure
 from modeling_macaron.analysis.sequence_plots import (
     BASE_COLORS,
     mutagenesis_heatmap,
@@ -15,6 +14,7 @@ from modeling_macaron.analysis.sequence_plots import (
     sequence_logo,
     window_profile,
 )
+from modeling_macaron.plots import COLUMN_WIDTH, save_figure
 
 
 def made(length=50, seed=0):

@@ -9,9 +9,9 @@ import yaml
 
 from benchmarks import sweep
 from modeling_macaron import MacaronConfig
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.sources import open_source
 from modeling_macaron.training.arguments import parse_recipe
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.sources import open_source
 from tokenization import KmerTokenizer
 
 YEAST = Path(sweep.__file__).parents[1] / "configs" / "yeast.yaml"

@@ -83,7 +83,7 @@ def test_model_is_asked_for_the_rows_of_the_table(script, files, monkeypatch):
         return np.array([sequence.count("A") for sequence in sequences], dtype=float)
 
     monkeypatch.setattr(predict, "predict", fake)
-    monkeypatch.setattr(predict, "load_model", lambda model: (model, KmerTokenizer()))
+    monkeypatch.setattr("modeling_macaron.loading.load_model", lambda model: (model, KmerTokenizer()))
     script.main(arguments(files, predictions=None, model="some/model", split="validation", batch_size=7))
     assert asked == {"model": "some/model", "number": 10, "batch_size": 7}
     assert json.loads((files / "s.json").read_text())["run"]["model"] == "some/model"

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from tests.training.test_data import random_dna
+from tests.data.test_prepare import random_dna
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "prepare_data.py"

@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 
 from modeling_macaron.analysis.mutagenesis import saturation_mutagenesis
-from modeling_macaron.analysis.predict import load_model, predict
+from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.variants import variant_effects
+from modeling_macaron.loading import load_model
 from modeling_macaron.reference import load_reference
 from space import figures
 from space.build import ROOT, build_space

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.sources import open_source
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.sources import open_source
 from tests.stress.programs import ROOT
 
 FINE = "name,sequence\na,ACGTACGT\nb,TTGACC\n"

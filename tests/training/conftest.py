@@ -2,8 +2,8 @@
 
 import pytest
 
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.sources import open_source
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.sources import open_source
 from tokenization import KmerTokenizer
 
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.analysis.predict import load_checkpoint
+from modeling_macaron.loading import load_checkpoint
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.run import build_model

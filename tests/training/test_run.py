@@ -329,7 +329,10 @@ def test_fine_tuning_in_merged_form_starts_from_the_same_function(finished, prep
     [
         (lambda weights: [weights.pop(name) for name in sorted(weights)[:5]], "lacks 5 of the model's weights"),
         (lambda weights: weights["expression_head.weight"].fill_(torch.nan), "not finite: expression_head.weight"),
-        (lambda weights: weights.update(other=torch.zeros(1)), "has weights that its config gives no place: 1, other"),
+        (
+            lambda weights: weights.update(other=torch.zeros(1)),
+            "has weights that the model of its config lacks: 1, other",
+        ),
         (None, "cannot be loaded .SafetensorError."),
     ],
 )

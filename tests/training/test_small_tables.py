@@ -8,11 +8,11 @@ import warnings
 
 import pytest
 
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.sources import open_source
 from modeling_macaron.training.arguments import parse_recipe
-from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.model_card import compare_with_ridge
 from modeling_macaron.training.run import train
-from modeling_macaron.training.sources import open_source
 from tests.training.test_run import RECIPE, ROOT, TINY
 from tokenization import KmerTokenizer
 

@@ -17,11 +17,11 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub.errors import HTTPError
 
+from modeling_macaron.data.clusters import KeySet
+from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.tables import open_table, string_buffers
 from modeling_macaron.training.arguments import parse_recipe
-from modeling_macaron.training.clusters import KeySet
 from modeling_macaron.training.collator import PromoterCollator
-from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.run import build_model, make_trainer, train
 from modeling_macaron.training.streaming import StreamedPromoters

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.tables import open_table
 from modeling_macaron.training.collator import PromoterCollator
-from modeling_macaron.training.data import prepare_dataset
 from modeling_macaron.training.dataset import PreparedData
 from scripts.prepare_data import main as prepare
 from tests.batches import random_batch
-from tests.training.test_data import random_dna, write_tsv
+from tests.data.test_prepare import random_dna, write_tsv
 from tests.training.test_run import SHORT, run
 from tests.training.test_trainer import gradients_of_first_step, make_trainer, tiny_model
 

@@ -5,10 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import HTTPError
 
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.report import format_report
-from modeling_macaron.training.rows import encode_rows
-from modeling_macaron.training.sources import (
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.report import format_report
+from modeling_macaron.data.rows import encode_rows
+from modeling_macaron.data.sources import (
     DEFAULT_CONFIG,
     DEFAULT_DATASET,
     DEFAULT_REVISION,
@@ -137,7 +137,7 @@ def test_hub_errors_are_one_line(monkeypatch, error, message):
         ("a/b/c", {}, ValueError, "neither a file"),
         ("./owner/name", {}, ValueError, "neither a file"),
         ("data/table.tsv.gz", {}, FileNotFoundError, "there is no file data/table.tsv.gz"),
-        ("simulate", {"sequence_column": "x"}, ValueError, "has columns of its own"),
+        ("simulate", {"sequence_column": "x"}, ValueError, "has its own columns"),
         ("simulate", {"config": "x"}, ValueError, "--config, --revision and --hub_split belong"),
         ("simulate", {"revision": "x"}, ValueError, "--config, --revision and --hub_split belong"),
         ("owner/name", {"num_sequences": 5}, ValueError, "--num_sequences belongs"),

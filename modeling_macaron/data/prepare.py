@@ -1,24 +1,26 @@
-"""Turn a promoter table into a memory-mapped Arrow data set with a report of what became of every row."""
+"""Turn a promoter table into a memory-mapped Arrow data set, with a report that accounts for every row."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 
+import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import DatasetInfo, Features, List, Value
+from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets.table import MemoryMappedTable
 
 from modeling_macaron.atomic import new_folder
+from modeling_macaron.data.clusters import DEFAULT_KMER, MAX_KMER
+from modeling_macaron.data.report import Tally, describe_rows, describe_stored
+from modeling_macaron.data.rows import EncodedRows, describe_refused, encode_rows
+from modeling_macaron.data.splits import SPLITS, Division, KeptRows
 from modeling_macaron.overlap import read_ahead
 from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import PromoterTable, TableBatch
-from modeling_macaron.training.clusters import DEFAULT_KMER, MAX_KMER
-from modeling_macaron.training.kept import SPLITS, Division, KeptRows
-from modeling_macaron.training.report import Tally, describe_rows, describe_stored
-from modeling_macaron.training.rows import EncodedRows, describe_refused, encode_rows
 from tokenization import KmerTokenizer
 
 _KEPT_FILE = "kept.arrow"
@@ -48,8 +50,8 @@ def prepare_dataset(
     padded forward strand), `labels` (float32, assay units), `row` (int64, line, record or row of the source), `cluster`
     (unless rows are split one by one), `count` (int64, only with `average_duplicates`), `weight` (float32, only with
     `weight_column`) and the extra columns.
-    `report.json` beside them says what became of every row. Nothing is written unless all goes well. Memory grows by
-    some 70 bytes for each row of 80 nt; the search for near-copies takes up to 0.7 GB more.
+    `report.json` beside them accounts for every row. Nothing is written unless all goes well. Memory grows by some 70
+    bytes for each row of 80 nt; the search for near-copies takes up to 0.7 GB more.
 
     Parameters
     ----------
@@ -125,11 +127,7 @@ def prepare_dataset(
         report = describe_rows(table, tally, tokenizer) | _settings(table, division) | (details or {})
         stored = kept.divide(tokenizer.strand_length, verbose)
         report |= describe_stored(stored, division, table)
-        with _DatasetWriter(folder) as writer:
-            for rows, splits in kept.read(stored, tokenizer.strand_length):
-                for index, split in enumerate(SPLITS):
-                    writer.write(split, rows, np.flatnonzero(splits == index))
-            writer.finish(report["splits"])
+        _write_splits(folder, kept.read(stored, tokenizer.strand_length), report["splits"], verbose)
         (folder / _KEPT_FILE).unlink()
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
@@ -151,7 +149,7 @@ def _check_division(table: PromoterTable, division: Division) -> None:
 
 
 def _settings(table: PromoterTable, division: Division) -> dict:
-    """Say in the report how rows were divided."""
+    """How rows were divided, for the report."""
     by_column = table.columns.split is not None
     return {
         "seed": division.seed,
@@ -172,7 +170,7 @@ def _with_progress(table: PromoterTable, verbose: bool) -> Iterator[TableBatch]:
 
 
 def _count(tally: Tally, table: PromoterTable, batch: TableBatch, rows: EncodedRows, tokenizer: KmerTokenizer) -> None:
-    """Count a batch, and remember the first rows that are refused."""
+    """Count a batch, and remember the first rows that are rejected."""
     tally.add_read(rows)
     for index in rows.refused[: tally.room_for_refused].tolist():
         reason, detail = describe_refused(batch.table, rows, index, table, tokenizer)
@@ -180,7 +178,7 @@ def _count(tally: Tally, table: PromoterTable, batch: TableBatch, rows: EncodedR
 
 
 def _refuse_first(table: PromoterTable, batch: TableBatch, rows: EncodedRows, tokenizer: KmerTokenizer) -> None:
-    """Raise for the first row of a batch that is refused, or a malformed line before it."""
+    """Raise for the first rejected row of a batch, or a malformed line before it."""
     refused = rows.refused
     number = int(batch.numbers[refused[0] if refused.size else -1])
     if table.malformed and table.malformed[0][0] < number:
@@ -194,50 +192,37 @@ def _strict_error(table: PromoterTable, number: int, reason: str) -> ValueError:
     return table.error_at(number, f"{reason}; nothing was written")
 
 
-class _DatasetWriter:
-    """Write splits batch by batch into the layout that `datasets.load_from_disk` reads."""
+def _write_splits(folder: Path, batches: Iterator[tuple[pa.Table, np.ndarray]], splits: dict, verbose: bool) -> None:
+    """Write rows with their splits as `datasets.load_from_disk` reads them."""
+    features, writers = None, {}
+    with ExitStack() as stack:
+        for rows, indices in batches:
+            if features is None:
+                length = rows.schema.field("input_ids").type.list_size
+                others = Features.from_arrow_schema(rows.drop_columns(["input_ids"]).schema)
+                features = Features({"input_ids": List(Value("uint8"), length=length), **others})
+            for index in np.unique(indices):
+                if index not in writers:
+                    stream = pa.ipc.new_stream(str(folder / f"{SPLITS[index]}.arrow"), features.arrow_schema)
+                    writers[index] = stack.enter_context(stream)
+                writers[index].write_table(rows.filter(pa.array(indices == index)).cast(features.arrow_schema))
+    files = {split: str(folder / f"{split}.arrow") for split in splits}
+    tables = {split: MemoryMappedTable.from_file(file) for split, file in files.items()}
+    data = {split: Dataset(tables[split], fingerprint=splits[split]["fingerprint"]) for split in splits}
+    with _datasets_progress(verbose):
+        DatasetDict(data).save_to_disk(folder)
+    for file in files.values():
+        Path(file).unlink()
 
-    _file_name = "data-00000-of-00001.arrow"
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.features: Features | None = None
-        self.writers: dict[str, pa.RecordBatchStreamWriter] = {}
-
-    def __enter__(self) -> _DatasetWriter:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        while self.writers:
-            self.writers.popitem()[1].close()
-
-    def write(self, split: str, rows: pa.Table, indices: np.ndarray) -> None:
-        """Append the rows with these indices to a split."""
-        if not len(indices):
-            return
-        if self.features is None:
-            length = rows.schema.field("input_ids").type.list_size
-            others = Features.from_arrow_schema(rows.drop_columns(["input_ids"]).schema)
-            self.features = Features({"input_ids": List(Value("uint8"), length=length), **others})
-        if split not in self.writers:
-            (self.folder / split).mkdir()
-            path = self.folder / split / self._file_name
-            self.writers[split] = pa.ipc.new_stream(str(path), self.features.arrow_schema)
-        self.writers[split].write_table(rows.take(pa.array(indices)).cast(self.features.arrow_schema))
-
-    def finish(self, splits: dict[str, dict]) -> None:
-        """Write what `datasets` wants to know beside the rows."""
-        for split in splits:
-            state = {
-                "_data_files": [{"filename": self._file_name}],
-                "_fingerprint": splits[split]["fingerprint"],
-                "_format_columns": None,
-                "_format_kwargs": {},
-                "_format_type": None,
-                "_output_all_columns": False,
-                "_split": split,
-            }
-            (self.folder / split / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-            DatasetInfo(features=self.features).write_to_directory(str(self.folder / split))
-        names = json.dumps({"splits": list(splits)})
-        (self.folder / "dataset_dict.json").write_text(names, encoding="utf-8")
+@contextmanager
+def _datasets_progress(verbose: bool) -> Iterator[None]:
+    """Hide the progress bars of `datasets` unless they are wanted."""
+    if verbose or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.report import format_report
+from modeling_macaron.data.rows import REASONS, hash_strands, parse_values
+from modeling_macaron.data.sources import GROUND_TRUTH, open_source
 from modeling_macaron.tables import Columns, PromoterTable, TableBatch, open_table
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.report import format_report
-from modeling_macaron.training.rows import REASONS, hash_strands, parse_values
-from modeling_macaron.training.sources import GROUND_TRUTH, open_source
 from tokenization import MISSING_WORDS, KmerTokenizer
 
 FLANKED = "TGCATTTTTTTCACATC{}GGTTACGGCTGTT"
@@ -396,8 +396,8 @@ def test_failed_overwrite_leaves_the_old_data_set(tmp_path):
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background may ignore it
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.sources import open_source
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.sources import open_source
 
 table = open_source("simulate", num_sequences=500)
 batches = list(table)
@@ -443,7 +443,7 @@ def test_report_is_told_in_full(tmp_path):
         "rows read   206",
         "kept        200 = train ",
         "dropped     1 longer than 100 nt",
-        "refused     5\n",
+        "rejected    5\n",
         "- line 201: letter that is not DNA: 'ACGTX', letter 'X' at position 5",
         "- line 202: missing value: 'nan'",
         "- line 203: wrong number of columns: 3 columns instead of 2: 'ACGT\\t1\\t2'",

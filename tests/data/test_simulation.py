@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modeling_macaron.training import simulation
-from modeling_macaron.training.simulation import MAX_SITES, MOTIFS, noise_free_expression, simulate
+from modeling_macaron.data import simulation
+from modeling_macaron.data.simulation import MAX_SITES, MOTIFS, noise_free_expression, simulate
 from tokenization import FLANK3, FLANK5
 
 LETTERS = {"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "N": "ACGT", "A": "A", "C": "C", "G": "G", "T": "T"}

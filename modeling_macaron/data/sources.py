@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 
+from modeling_macaron.data.simulation import simulate
 from modeling_macaron.hub import is_unreachable
 from modeling_macaron.tables import (
     TABLE_SUFFIXES,
@@ -24,7 +25,6 @@ from modeling_macaron.tables import (
     number_batches,
     open_table,
 )
-from modeling_macaron.training.simulation import simulate
 
 DEFAULT_DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 DEFAULT_CONFIG = "supervised"
@@ -56,8 +56,8 @@ def open_source(
         A file (see `modeling_macaron.tables.open_table`), `"simulate"`, a data set on the Hub (`owner/name`) or a
         folder laid out as one. Default: the measurements of the Random Promoter DREAM Challenge 2022 on the Hub.
     sequence_column, value_column, split_column : str, optional
-        Columns, where the usual names do not find them. Of several value columns, replicates say, the mean of those
-        that have a value is taken in each row.
+        Columns, if the usual names do not find them. Several value columns (such as replicates) are averaged row by
+        row, ignoring missing values.
     config : str, optional
         Configuration of a data set on the Hub.
     revision : str, optional
@@ -79,7 +79,7 @@ def open_source(
     FileNotFoundError
         If a file is not there.
     ValueError
-        If the source is nothing known, cannot be read or reached, or an option does not belong to it.
+        If the source is unknown, cannot be read or reached, or an option does not apply to it.
     """
     is_single = value_column is None or isinstance(value_column, str)
     values = (value_column,) if is_single else tuple(value_column) or (None,)
@@ -96,12 +96,12 @@ def open_source(
         raise ValueError(f"--revision belongs to a data set on the Hub, and {source} is a folder")
     if is_simulation:
         if any(given):
-            raise ValueError("--source simulate has columns of its own; none can be given")
+            raise ValueError("--source simulate has its own columns; none can be given")
         return _open_simulation(100_000 if num_sequences is None else num_sequences, seed)
     if source in (None, DEFAULT_DATASET):
         source, config, revision = DEFAULT_DATASET, config or DEFAULT_CONFIG, revision or DEFAULT_REVISION
     table = None
-    for value in values[::-1]:  # each must be there; the first one's table is used
+    for value in values[::-1]:  # checks each one; the first one's table is used
         columns = given._replace(value=value)
         table = _open_hub(source, config, revision, hub_split, columns) if is_hub else _open_file(source, columns)
     if len(values) > 1 and table.unit == "record":
@@ -115,7 +115,7 @@ def _open_file(source: str, given: Columns) -> PromoterTable:
 
 
 def _is_hub_dataset(source: str) -> bool:
-    """Tell a data set on the Hub (or a folder laid out as one) from a file that should be there."""
+    """Whether a source is a data set on the Hub, or a folder laid out as one, and not a file."""
     path = Path(source)
     if path.exists():
         return path.is_dir()
@@ -145,7 +145,8 @@ def _open_simulation(num_sequences: int, seed: int) -> PromoterTable:
 def _open_hub(
     name: str, config: str | None, revision: str | None, hub_split: str | None, given: Columns
 ) -> PromoterTable:
-    loaded = _load_streaming(name, config, revision)
+    with _explain_hub_errors(name):
+        loaded = datasets.load_dataset(name, config, revision=revision, streaming=True)
     splits = _choose_splits(name, list(loaded), hub_split, given.split)
     with _explain_hub_errors(name):
         first = next(iter(loaded[splits[0]].take(1)), None)
@@ -171,15 +172,9 @@ def _open_hub(
     return PromoterTable(name, columns, found_by, "row", read_batches, details=details)
 
 
-def _load_streaming(name: str, config: str | None, revision: str | None) -> datasets.IterableDatasetDict:
-    """Open a data set without downloading it."""
-    with _explain_hub_errors(name):
-        return datasets.load_dataset(name, config, revision=revision, streaming=True)
-
-
 @contextmanager
 def _explain_hub_errors(name: str) -> Iterator[None]:
-    """Raise a `ValueError` of one line where a data set cannot be read."""
+    """Raise a `ValueError` of one line if a data set cannot be read."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
@@ -192,7 +187,7 @@ def _explain_hub_errors(name: str) -> Iterator[None]:
 
 
 def _choose_splits(name: str, splits: list[str], hub_split: str | None, split_column: str | None) -> list[str]:
-    """Find the splits to read: the one asked for, the only one, or those that divide the rows for training."""
+    """Find the splits to read: the requested one, the only one, or those for training."""
     listed = f"data set {name} has the splits " + ", ".join(splits)
     if hub_split is not None:
         if hub_split not in splits:

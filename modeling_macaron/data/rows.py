@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modeling_macaron.tables import PromoterTable, string_buffers
-from modeling_macaron.training.hashing import mix64
 from tokenization import MISSING_WORDS, PROBLEMS, KmerTokenizer
 
 REASONS = (
@@ -26,21 +25,7 @@ _NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)$"
 
 
 class EncodedRows(NamedTuple):
-    """Rows of a batch, ready to be stored.
-
-    Attributes
-    ----------
-    ids : numpy.ndarray
-        (batch, strand_length) uint8 letter ids of the padded forward strand.
-    labels : numpy.ndarray
-        (batch,) float32 expression in assay units.
-    reasons : numpy.ndarray
-        (batch,) uint8: 0 where the row is kept, else an index into `REASONS`.
-    lengths : numpy.ndarray
-        (batch,) int64 length of the variable part in nucleotides.
-    trimmed : numpy.ndarray
-        (batch,) bool, whether flanks were cut.
-    """
+    """Rows of a batch: ids (batch, strand_length) uint8, labels in assay units, indices into `REASONS` (0: kept)."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -50,27 +35,12 @@ class EncodedRows(NamedTuple):
 
     @property
     def refused(self) -> np.ndarray:
-        """Indices of the rows that are refused for anything but their length."""
+        """Indices of the rows that are rejected for anything but their length."""
         return np.flatnonzero((self.reasons > 0) & (self.reasons != TOO_LONG))
 
 
 def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) -> EncodedRows:
-    """Encode sequences and values of some rows; a row that cannot be kept gets its reason.
-
-    Parameters
-    ----------
-    rows : pyarrow.Table
-        (batch) rows of the table.
-    table : PromoterTable
-        Where they come from.
-    tokenizer : KmerTokenizer
-        How sequences are trimmed and padded.
-
-    Returns
-    -------
-    EncodedRows
-        All (batch,) rows. What is wrong with letters or value comes before a length beyond `strand_length`.
-    """
+    """Encode sequences and values of a batch; errors in letters or value come before an excessive length."""
     strands = tokenizer.encode_strands(*string_buffers(rows[table.columns.sequence]))
     labels, value_reasons = _mean_values(rows, table)
     reasons = np.where((strands.problem == 0) | (strands.problem == TOO_LONG), value_reasons, strands.problem)
@@ -81,28 +51,7 @@ def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) 
 def describe_refused(
     rows: pa.Table, encoded: EncodedRows, index: int, table: PromoterTable, tokenizer: KmerTokenizer
 ) -> tuple[str, str]:
-    """Tell why a row is refused.
-
-    Parameters
-    ----------
-    rows : pyarrow.Table
-        (batch) rows of the table.
-    encoded : EncodedRows
-        What `encode_rows` made of them.
-    index : int
-        Which row of the batch.
-    table : PromoterTable
-        Where they come from.
-    tokenizer : KmerTokenizer
-        How sequences are trimmed and padded.
-
-    Returns
-    -------
-    reason : str
-        One of `REASONS`.
-    detail : str
-        What stands there.
-    """
+    """Give the reason (one of `REASONS`) and the offending text of a rejected row."""
     reason = int(encoded.reasons[index])
     if reason >= len(PROBLEMS):
         values = [rows[name][index].as_py() for name in _value_columns(table)]
@@ -123,7 +72,7 @@ def _value_columns(table: PromoterTable) -> tuple[str, ...]:
 
 
 def _mean_values(rows: pa.Table, table: PromoterTable) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the values of each row, of those replicates that have one, and reasons, both as of `parse_values`."""
+    """Mean over those replicates of each row that have a value, and reasons, both as of `parse_values`."""
     parsed = [
         parse_values(table.values_of(rows, name), f"{table.path}, column {name!r}") for name in _value_columns(table)
     ]
@@ -139,27 +88,7 @@ def _mean_values(rows: pa.Table, table: PromoterTable) -> tuple[np.ndarray, np.n
 
 
 def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read expression values, text or numbers.
-
-    Parameters
-    ----------
-    column : pyarrow.ChunkedArray or pyarrow.Array
-        (batch,) values.
-    where : str
-        The column, for messages.
-
-    Returns
-    -------
-    values : numpy.ndarray
-        (batch,) float32, 0 where there is none.
-    reasons : numpy.ndarray
-        (batch,) uint8: 0 where the value is fine, else an index into `REASONS`.
-
-    Raises
-    ------
-    ValueError
-        If the column holds neither text nor numbers.
-    """
+    """Read values (batch,), text or numbers, as float32 (0 if missing) and indices into `REASONS` (0: fine)."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -188,29 +117,23 @@ def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.nda
 
 
 def are_missing_words(texts: pa.Array) -> pa.Array:
-    """Find the usual words for a missing value in trimmed texts (batch,): booleans (batch,)."""
+    """Find the usual words for a missing value in trimmed texts (batch,)."""
     return pc.is_in(pc.utf8_upper(texts), pa.array(sorted(MISSING_WORDS), texts.type))
 
 
 def hash_strands(ids: np.ndarray, seed: int) -> np.ndarray:
-    """Hash rows of letter ids.
-
-    Parameters
-    ----------
-    ids : numpy.ndarray
-        (batch, length) uint8.
-    seed : int
-        0 or more; another seed gives other hashes.
-
-    Returns
-    -------
-    numpy.ndarray
-        (batch,) uint64, the same on every machine: equal rows have equal hashes, and different rows the same one with a
-        chance of about 2^-64.
-    """
+    """Hash rows of letter ids (batch, length) to (batch,) uint64, the same on every machine."""
     padded = np.pad(ids, ((0, 0), (0, -ids.shape[1] % 8)))
     words = np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
     state = mix64(np.full(len(ids), seed % 2**64, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
     for word in words:
         state = mix64(state ^ word)
     return state
+
+
+def mix64(state: np.ndarray) -> np.ndarray:
+    """Apply the finalizer of SplitMix64 (Steele et al., OOPSLA 2014) to uint64 of any shape: a bijection."""
+    with np.errstate(over="ignore"):
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

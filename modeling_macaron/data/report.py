@@ -10,13 +10,12 @@ from importlib.metadata import version
 
 import numpy as np
 
+from modeling_macaron.data.rows import REASONS, TOO_LONG, EncodedRows
+from modeling_macaron.data.splits import SPLITS, Division, StoredRows
 from modeling_macaron.tables import PromoterTable
-from modeling_macaron.training.kept import SPLITS, Division, StoredRows
-from modeling_macaron.training.rows import REASONS, TOO_LONG, EncodedRows
-from tokenization import KmerTokenizer
+from tokenization import TOKENIZER_SETTINGS, KmerTokenizer
 
 MALFORMED = "wrong number of columns"
-TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
 _MAX_REMEMBERED = 10
 _HISTOGRAM_BINS = 50
 _MUCH_SHORTER = 0.9  # of strand_length
@@ -25,25 +24,13 @@ _LIBRARIES = ("datasets", "numpy", "pyarrow", "transformers")
 
 
 class Tally:
-    """What became of the rows of a table so far.
-
-    Attributes
-    ----------
-    reasons : collections.Counter
-        Rows by index into `REASONS`; 0 counts the rows that are kept.
-    lengths : collections.Counter
-        Rows by length of the variable part, of the rows kept or dropped for their length.
-    trimmed : int
-        Rows of which the flanks were cut.
-    first_refused : list of (int, str, str)
-        Number, reason and detail of the first rows that were refused.
-    """
+    """Counts of the rows of a table, and the first rows that were rejected."""
 
     def __init__(self) -> None:
-        self.reasons: Counter[int] = Counter()
-        self.lengths: Counter[int] = Counter()
-        self.trimmed = 0
-        self.first_refused: list[tuple[int, str, str]] = []
+        self.reasons: Counter[int] = Counter()  # by index into `REASONS`; 0 counts the accepted rows
+        self.lengths: Counter[int] = Counter()  # of the variable parts of rows that are accepted or too long
+        self.trimmed = 0  # rows whose flanks were cut
+        self.first_refused: list[tuple[int, str, str]] = []  # number, reason and detail
 
     @property
     def room_for_refused(self) -> int:
@@ -62,27 +49,7 @@ class Tally:
 
 
 def describe_rows(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer) -> dict:
-    """Sum up a table that was read to its end.
-
-    Parameters
-    ----------
-    table : PromoterTable
-        The source.
-    tally : Tally
-        What became of its rows.
-    tokenizer : KmerTokenizer
-        How sequences were trimmed and padded.
-
-    Returns
-    -------
-    dict
-        Fit for JSON. `rows_read` is the sum of `rows_kept`, `rows_dropped_for_length` and `rows_refused`.
-
-    Raises
-    ------
-    ValueError
-        If no row is left.
-    """
+    """Describe a table that was read to its end, for JSON; raise if no row is left."""
     refused = Counter({REASONS[index]: count for index, count in tally.reasons.items() if index not in (0, TOO_LONG)})
     if table.num_malformed:
         refused[MALFORMED] = table.num_malformed
@@ -128,27 +95,7 @@ def _nothing_left(report: dict, table: PromoterTable) -> ValueError:
 
 
 def describe_stored(stored: StoredRows, division: Division, table: PromoterTable) -> dict:
-    """Describe splits, clusters, duplicates and values of the rows to be stored.
-
-    Parameters
-    ----------
-    stored : StoredRows
-        The rows.
-    division : Division
-        How they were divided.
-    table : PromoterTable
-        The source.
-
-    Returns
-    -------
-    dict
-        Fit for JSON.
-
-    Raises
-    ------
-    ValueError
-        If the split for training or validation is empty, or all training values are equal.
-    """
+    """Describe splits, clusters, duplicates and values of the rows to be stored, for JSON."""
     masks = {split: stored.splits == index for index, split in enumerate(SPLITS)}
     clusters = None if stored.clusters is None else _describe_clusters(stored)
     for split in SPLITS[:2]:
@@ -195,10 +142,7 @@ def _describe_clusters(stored: StoredRows) -> dict[str, int]:
 
 
 def _count_shared(names: np.ndarray, is_training: np.ndarray) -> int:
-    """Count held-out rows whose name is also that of a training row.
-
-    By sorting: at full scale `np.isin` takes several times as long.
-    """
+    """Count held-out rows whose name is also that of a training row; `np.isin` takes several times as long."""
     train, held_out = np.sort(names[is_training]), names[~is_training]
     if not len(train):
         return 0
@@ -228,7 +172,7 @@ def _about_large_clusters(cluster_kmer: int, cluster_column: str | None) -> str:
 
 
 def _fingerprint(mask: np.ndarray, *columns: np.ndarray | None) -> str:
-    """Name of the contents, by which `datasets` knows what it has computed before."""
+    """Hash of the contents, by which `datasets` recognizes what it has computed before."""
     digest = hashlib.blake2b(digest_size=8)
     for column in columns:
         if column is not None:
@@ -241,18 +185,7 @@ def _versions() -> dict[str, str]:
 
 
 def format_report(report: dict) -> str:
-    """Lay out the figures of a report for people.
-
-    Parameters
-    ----------
-    report : dict
-        What `prepare_dataset` gives.
-
-    Returns
-    -------
-    str
-        A few lines without a newline at the end.
-    """
+    """Format the report of `prepare_dataset` as a few lines of text."""
     source, tokenizer = report["source"], report["tokenizer"]
     splits = " + ".join(f"{split} {about['rows']:,}" for split, about in report["splits"].items())
     stored = sum(about["rows"] for about in report["splits"].values())
@@ -269,7 +202,7 @@ def format_report(report: dict) -> str:
         ("rows read", f"{report['rows_read']:,}"),
         ("kept", f"{report['rows_kept']:,}{averaged} = {splits}"),
         ("dropped", f"{report['rows_dropped_for_length']:,} longer than {tokenizer['strand_length']} nt"),
-        ("refused", f"{report['rows_refused']:,}"),
+        ("rejected", f"{report['rows_refused']:,}"),
         *(("", f"{count:,} {reason}") for reason, count in report["refused"].items()),
         *(("", _format_refused(entry)) for entry in report["first_refused"]),
         *_format_duplicates(report),

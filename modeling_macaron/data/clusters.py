@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import sparse
 
+from modeling_macaron.data.rows import hash_strands
 from modeling_macaron.progress import progress_bar
-from modeling_macaron.training.rows import hash_strands
 from tokenization import reverse_complement
 from tokenization.tokenization_kmer import N_ID
 
@@ -21,7 +21,7 @@ _BITS_PER_KEY = 32
 
 
 def pack_strands(ids: np.ndarray) -> np.ndarray:
-    """Pack letter ids (rows, length) into half a byte each, (rows, ceil(length / 2)) uint8."""
+    """Pack letter ids (rows, length) into half a byte each: (rows, ceil(length / 2)) uint8."""
     ids = np.pad(ids, ((0, 0), (0, ids.shape[1] % 2)), constant_values=N_ID)
     return ids[:, ::2] | ids[:, 1::2] << 4
 
@@ -32,31 +32,18 @@ def unpack_strands(packed: np.ndarray, length: int) -> np.ndarray:
 
 
 def first_rows(hashes: np.ndarray) -> np.ndarray:
-    """Row (rows,) where the hash (rows,) of each row occurs for the first time."""
+    """Row (rows,) in which the hash of each row first occurs."""
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     return first[inverse]
 
 
 def strand_keys(ids: np.ndarray, kmer_size: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Compute keys; strands that share a key belong to one cluster.
+    """Compute keys of strands (rows, length); strands that share a key belong to one cluster.
 
-    The keys are those of its k-mers, each with its reverse complement. A strand without a k-mer of A, C, G and T has
-    one key for the whole of it, the same in both orientations.
-
-    Parameters
-    ----------
-    ids : numpy.ndarray
-        (rows, length) uint8 letter ids.
-    kmer_size : int, optional
-        1 to 32. Default: only keys of whole strands.
-
-    Returns
-    -------
-    keys : numpy.ndarray
-        (windows, rows) uint64, spread evenly over the 64 bits. K-mers have equal keys only if they are equal; whole
-        strands that are not, with a chance of about 2^-64.
-    valid : numpy.ndarray
-        (windows, rows) bool, false where there is no key.
+    The keys are those of the k-mers, the same for reverse complements. A strand without a k-mer of A, C, G and T, and
+    any strand without `kmer_size`, has one key for the whole strand. Returns uint64 keys (windows, rows), spread evenly
+    over the 64 bits, and which of them are valid. Different k-mers have different keys; different whole strands share
+    one with a chance of about 2^-64.
     """
     windows = 1 if kmer_size is None else max(ids.shape[1] - kmer_size + 1, 1)
     keys, valid = np.empty((windows, len(ids)), np.uint64), np.zeros((windows, len(ids)), bool)
@@ -71,7 +58,7 @@ def strand_keys(ids: np.ndarray, kmer_size: int | None) -> tuple[np.ndarray, np.
 
 
 def _roll(ids: np.ndarray, kmer_size: int, keys: np.ndarray, valid: np.ndarray) -> None:
-    """Fill in the keys of all k-mers, two bits a nucleotide, position by position for all rows at once."""
+    """Fill in the keys of all k-mers, two bits per nucleotide, position by position for all rows at once."""
     columns = np.ascontiguousarray(ids.T)
     known = columns < N_ID
     two, top, all_bits = np.uint64(2), np.uint64(2 * (kmer_size - 1)), np.uint64(4**kmer_size - 1)
@@ -97,7 +84,7 @@ def _roll(ids: np.ndarray, kmer_size: int, keys: np.ndarray, valid: np.ndarray) 
 
 
 def _align(ids: np.ndarray) -> np.ndarray:
-    """Move each strand to the left end of its row, without the N at both of its ends."""
+    """Move each strand to the left end of its row, without the N at its ends."""
     known = ids != N_ID
     first = known.argmax(axis=1)[:, None]
     length = ids.shape[1] - first - known[:, ::-1].argmax(axis=1)[:, None]
@@ -109,27 +96,10 @@ def _align(ids: np.ndarray) -> np.ndarray:
 def find_clusters(
     packed: np.ndarray, length: int, kmer_size: int = DEFAULT_KMER, *, rows: np.ndarray, verbose: bool = False
 ) -> np.ndarray:
-    """Find clusters: two strands are in one if they have a key in common (see `strand_keys`), or share its neighbours.
+    """Find the clusters of some rows of `pack_strands`: (rows,) int32, from 0 in the order of their first rows.
 
+    Two strands are in one cluster if they have a key in common (see `strand_keys`), or are linked by others that do.
     Keys are sorted in ranges to bound memory.
-
-    Parameters
-    ----------
-    packed : numpy.ndarray
-        (all rows, ceil(length / 2)) uint8, see `pack_strands`.
-    length : int
-        Letters of a strand.
-    kmer_size : int
-        1 to 32.
-    rows : numpy.ndarray
-        (rows,) those to look at.
-    verbose : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    numpy.ndarray
-        (rows,) int32 number of each strand's cluster, from 0 in the order of their first rows.
     """
     labels = np.arange(len(rows), dtype=np.int32)
     parts = -(-len(rows) * max(length - kmer_size + 1, 1) // _KEYS_AT_A_TIME)
@@ -157,10 +127,10 @@ def _keys_between(
 
 
 def _links(keys: np.ndarray, owners: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give pairs of strands that have a key in common, which join all of those that have it.
+    """Return pairs of strands that have a key in common; together they link all strands with that key.
 
-    Sorting 64-bit numbers takes a tenth of the time of sorting positions by them: the upper bits of the keys are sorted
-    with the positions in place of the lower bits, and positions by keys only where upper bits are equal.
+    Sorting 64-bit numbers takes a tenth of the time of `argsort`. So the upper bits of the keys are sorted, with the
+    positions in place of the lower bits, and `argsort` is used only for keys with equal upper bits.
     """
     bits = max(len(keys) - 1, 1).bit_length()
     upper = keys << np.uint64(parts.bit_length() - 1)  # the keys of a part leave these bits free
@@ -178,7 +148,7 @@ def _links(keys: np.ndarray, owners: np.ndarray, parts: int) -> tuple[np.ndarray
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """Sort values (n,) and leave out repeats: `np.unique` hashes them first, which takes many times as long."""
+    """Sort values (n,) and remove repeats; `np.unique` hashes them first, which takes many times as long."""
     values.sort()
     return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
 
@@ -197,15 +167,7 @@ def _join(labels: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarra
 
 
 class KeySet:
-    """Keys of strands, to find other strands that have one of them.
-
-    Parameters
-    ----------
-    chunks : iterable of numpy.ndarray
-        Strands, (rows, length) uint8 letter ids each.
-    kmer_size : int, optional
-        See `strand_keys`.
-    """
+    """Keys of strands, each chunk (rows, length) letter ids, to find other strands that have one of them."""
 
     def __init__(self, chunks: Iterator[np.ndarray], kmer_size: int | None = DEFAULT_KMER):
         self._kmer_size = kmer_size
@@ -215,7 +177,7 @@ class KeySet:
         self._shift = np.uint64(64 - bits)
         slots = self._keys >> self._shift
         places, bit = (slots >> np.uint64(3)).astype(np.int64), np.uint8(1) << (slots.astype(np.uint8) & 7)
-        self._table = np.zeros(1 << (bits - 3), np.uint8)  # a bit a slot, so that hardly any other key is looked up
+        self._table = np.zeros(1 << (bits - 3), np.uint8)  # one bit per slot, so that few other keys are looked up
         if len(places):
             starts = np.flatnonzero(np.diff(places, prepend=-1))
             self._table[places[starts]] = np.bitwise_or.reduceat(bit, starts)
@@ -224,7 +186,7 @@ class KeySet:
         return len(self._keys)
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """Tell which strands (rows, length) have a key in common with these: (rows,) bool."""
+        """Which strands (rows, length) have a key in common with these: (rows,) bool."""
         found = np.zeros(len(ids), bool)
         if not len(self._keys):
             return found

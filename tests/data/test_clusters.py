@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_macaron.data import clusters as module
+from modeling_macaron.data.clusters import KeySet, find_clusters, pack_strands, strand_keys, unpack_strands
+from modeling_macaron.data.prepare import prepare_dataset
+from modeling_macaron.data.report import format_report
+from modeling_macaron.data.splits import split_clusters
 from modeling_macaron.tables import open_table
-from modeling_macaron.training import clusters as module
-from modeling_macaron.training.clusters import KeySet, find_clusters, pack_strands, strand_keys, unpack_strands
-from modeling_macaron.training.data import prepare_dataset
-from modeling_macaron.training.kept import split_clusters
-from modeling_macaron.training.report import format_report
-from tests.training.test_data import all_rows, random_dna, write_tsv
+from tests.data.test_prepare import all_rows, random_dna, write_tsv
 from tokenization import KmerTokenizer
 from tokenization.tokenization_kmer import is_missing
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modeling_macaron.data.clusters import find_clusters, first_rows, pack_strands, unpack_strands
+from modeling_macaron.data.rows import EncodedRows, are_missing_words, hash_strands, mix64, parse_values
 from modeling_macaron.tables import PromoterTable, TableBatch
-from modeling_macaron.training.clusters import find_clusters, first_rows, pack_strands, unpack_strands
-from modeling_macaron.training.hashing import mix64
-from modeling_macaron.training.rows import EncodedRows, are_missing_words, hash_strands, parse_values
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 
 
 class Division(NamedTuple):
-    """How rows are divided and stored, see `modeling_macaron.training.data.prepare_dataset`."""
+    """How rows are divided and stored, see `prepare_dataset`."""
 
     split_by: str
     cluster_kmer: int
@@ -33,52 +31,20 @@ class Division(NamedTuple):
 
 
 class StoredRows(NamedTuple):
-    """Rows to be stored, in the order of the table.
+    """Rows to be stored, in the order of the table; every array is (rows,)."""
 
-    Attributes
-    ----------
-    positions : numpy.ndarray
-        (rows,) int64 which of the rows that are kept they are: all, or the first of those with equal sequences.
-    hashes : numpy.ndarray
-        (rows,) uint64 of their strands.
-    labels : numpy.ndarray
-        (rows,) float32 values.
-    counts : numpy.ndarray or None
-        (rows,) int64 how many rows have been averaged.
-    weights : numpy.ndarray or None
-        (rows,) float32 weights; of rows that have been averaged, their sum.
-    clusters : numpy.ndarray or None
-        (rows,) numbers of their clusters, from 0.
-    splits : numpy.ndarray
-        (rows,) index into `SPLITS`.
-    num_repeated : int
-        How many of the rows that are kept repeat the sequence of an earlier one.
-    """
-
-    positions: np.ndarray
-    hashes: np.ndarray
-    labels: np.ndarray
-    counts: np.ndarray | None
-    weights: np.ndarray | None
-    clusters: np.ndarray | None
-    splits: np.ndarray
-    num_repeated: int
+    positions: np.ndarray  # among the accepted rows: all, or the first of those with equal sequences
+    hashes: np.ndarray  # uint64, of the strands
+    labels: np.ndarray  # float32
+    counts: np.ndarray | None  # how many rows were averaged
+    weights: np.ndarray | None  # float32; for averaged rows their sum
+    clusters: np.ndarray | None  # numbers from 0
+    splits: np.ndarray  # index into `SPLITS`
+    num_repeated: int  # accepted rows that repeat the sequence of an earlier one
 
 
 class KeptRows:
-    """Accepted rows: split data in memory, other columns on disk.
-
-    Parameters
-    ----------
-    path : Path
-        The file, which the caller removes.
-    table : PromoterTable
-        Where the rows come from.
-    division : Division
-        How they are to be divided.
-    extra_columns : sequence of str
-        Columns of the table to be stored.
-    """
+    """Accepted rows of a table: what splits need in memory, the other columns in a file, which the caller removes."""
 
     def __init__(self, path: Path, table: PromoterTable, division: Division, extra_columns: Sequence[str]):
         self._path, self._table, self._division, self._extra_columns = path, table, division, extra_columns
@@ -97,12 +63,12 @@ class KeptRows:
     def __enter__(self) -> KeptRows:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
 
     def add(self, batch: TableBatch, rows: EncodedRows) -> None:
-        """Take those rows of a batch that are kept."""
+        """Take the accepted rows of a batch."""
         kept = np.flatnonzero(rows.reasons == 0)
         ids = rows.ids[kept]
         found = {
@@ -156,7 +122,7 @@ class KeptRows:
         return StoredRows(positions, hashes, labels, counts, weights, clusters, splits.astype(np.int8), num_repeated)
 
     def read(self, stored: StoredRows, strand_length: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        """Give the rows to be stored, as a table, with their splits (rows,)."""
+        """Yield the rows to be stored, as tables, with their splits (rows,)."""
         last = 0
         with pa.OSFile(str(self._path)) as file:
             for batch in pa.ipc.open_stream(file):
@@ -176,7 +142,7 @@ class KeptRows:
                     columns["count"] = pa.array(stored.counts[mine])
                 if stored.weights is not None:
                     columns["weight"] = pa.array(stored.weights[mine])
-                columns |= {name: kept[name] for name in kept.column_names if name != "row"}  # a cluster of its own too
+                columns |= {name: kept[name] for name in kept.column_names if name != "row"}  # its clusters too
                 yield pa.table(columns), stored.splits[mine]
 
     def _find_clusters(self, first: np.ndarray, strand_length: int, verbose: bool) -> np.ndarray:
@@ -201,7 +167,7 @@ class KeptRows:
         return np.array(list(_SPLIT_NAMES.values()), np.int8)[found.to_numpy()]
 
     def _read_weights(self, batch: TableBatch, kept: np.ndarray) -> np.ndarray:
-        """Weights of those rows of a batch that are kept, float32."""
+        """Weights of the accepted rows of a batch, float32."""
         name = self._division.weight_column
         column = _column(batch, name, "weight")
         weights, reasons = parse_values(
@@ -213,7 +179,7 @@ class KeptRows:
         return weights[kept]
 
     def _number_clusters(self, column: pa.ChunkedArray, numbers: np.ndarray) -> np.ndarray:
-        """Give the numbers of the clusters that the table names, from 0 in the order of their first rows."""
+        """Give numbers to the clusters of the table, from 0 in the order of their first rows."""
         texts = pc.fill_null(pc.utf8_trim_whitespace(column.cast(pa.large_string())), "")
         texts = texts.combine_chunks()
         missing = np.flatnonzero(pc.or_(pc.equal(texts, ""), are_missing_words(texts)).to_numpy(zero_copy_only=False))
@@ -235,25 +201,9 @@ def _column(batch: TableBatch, name: str, kind: str) -> pa.ChunkedArray:
 
 
 def split_clusters(clusters: np.ndarray, hashes: np.ndarray, validation_fraction: float) -> np.ndarray:
-    """Choose whole clusters for validation, in an order that depends on their sequences and the seed alone.
-
-    Clusters are taken as long as they fit in. If that leaves validation without a row, or if it comes nearer to the
-    requested share (at least one row), the smallest one left is taken too, unless it is the last one for training.
-
-    Parameters
-    ----------
-    clusters : numpy.ndarray
-        (rows,) numbers of the clusters, from 0.
-    hashes : numpy.ndarray
-        (rows,) uint64 seeded hashes of the sequences.
-    validation_fraction : float
-        Share of the rows.
-
-    Returns
-    -------
-    numpy.ndarray
-        (rows,) bool.
-    """
+    """Choose whole clusters for validation, in an order that depends only on their sequences and the seed."""
+    # Clusters are taken as long as they fit. The smallest one left is added if that comes nearer to the requested share
+    # (at least one row), unless it is the last one for training.
     sizes = np.bincount(clusters)
     smallest = np.full(len(sizes), 2**64 - 1, np.uint64)
     np.minimum.at(smallest, clusters, hashes)

@@ -1,0 +1,1 @@
+"""Prepare tables of promoters for training."""
