@@ -1,8 +1,6 @@
 """Measure a checkpoint of this repository, and render its card from the figures.
 
     python -m benchmarks.checkpoint --table measured_library.parquet --pairs pairs.parquet
-    python -m benchmarks.checkpoint --checkpoint checkpoints/macaron-promoter-yeast --table measured_library.parquet \
-        --pairs pairs.parquet --train yeast_public.parquet
 
 Scores the folder, with intervals and ridge regression beside it, writes `evaluation.json` and a plot into it, and
 renders its `README.md`; of the library's checkpoint, also the repository's `model_card.md`. Without a table it renders
@@ -34,7 +32,7 @@ CHECKPOINT = ROOT / "checkpoints" / "macaron-promoter-library"
 MODEL_CARD, README = ROOT / "model_card.md", ROOT / "README.md"
 BLOCK = "checkpoint"
 EVALUATION = "evaluation.json"
-SPLITS = {"macaron-promoter-library": "validation", "macaron-promoter-yeast": None}  # None: the whole table
+SPLITS = {"macaron-promoter-library": "validation"}
 EXAMPLE = "GTCTGCACATGCTTGCATCCGGGTAAGCCGTACCAGTCTTGACCGATTGCAGCTTAGGCATGACTCACTGAACTCGTACG"
 _DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 
