@@ -73,7 +73,12 @@ _DEVICES: dict[str, dict] = {  # compiling takes longer than such a run on a GPU
 def options_of(setting: dict, args: argparse.Namespace) -> dict:
     """Options of a run: the recipe, changed by size and setting."""
     recipe = yaml.safe_load(args.recipe.read_text(encoding="utf-8"))
-    run = {"num_train_epochs": args.epochs, "dataset": str(args.dataset), "output_dir": str(args.output / "run")}
+    run = {
+        "num_train_epochs": args.epochs,
+        "max_steps": -1,
+        "dataset": str(args.dataset),
+        "output_dir": str(args.output / "run"),
+    }
     return recipe | SIZES[args.size] | setting | _DEVICES[args.device] | _ALWAYS | run
 
 

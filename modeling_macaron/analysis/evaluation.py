@@ -173,9 +173,14 @@ def predict_rows(
         return predict_all(loaded, strands.ids, batch_size, progress)
 
 
-def _add_coverage(result: dict, bounds: np.ndarray, measurements: Measurements) -> None:
+def _add_coverage(result: dict, predicted: np.ndarray, bounds: np.ndarray, measurements: Measurements) -> None:
     """Put the share of measurements within `bounds` (rows, 2) into the figures of each category of rows."""
     inputs = metric_inputs(measurements) | {"pairs": None}
+    measured = inputs["references"]
+    if abs(measured.mean() - predicted.mean()) > measured.std() + predicted.std():
+        note = "no coverage of intervals: the measurements are on another scale than the predictions."
+        result["note"] = " ".join([*([result["note"]] if "note" in result else []), note])
+        return
     low, high = (load_metric().split_categories(bound, **inputs) for bound in bounds.T)
     for name, (measured, lows, _) in low.items():
         is_covered = (lows <= measured) & (measured <= high[name].predicted)
@@ -456,7 +461,7 @@ def evaluate_files(
     dict
         What `output` holds: the result of `score`, `baseline` (see `score_baseline`), and `run`, the inputs. Where the
         model has prediction intervals, `coverage_90` of a category of the part `all` is the share of its measurements
-        within those of 90 %.
+        within those of 90 %, unless they are on another scale than the predictions.
 
     Raises
     ------
@@ -486,7 +491,7 @@ def evaluate_files(
         run |= {"predictions": predictions, "extra_predictions": num_extra}
     result = score(predicted, measurements)
     if len(bounds):
-        _add_coverage(result, np.stack(bounds, axis=1), measurements)
+        _add_coverage(result, predicted, np.stack(bounds, axis=1), measurements)
     if intervals is not None:
         _add_intervals(result, predicted, measurements, run)
     if baseline_train is not None:

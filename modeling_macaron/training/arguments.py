@@ -225,6 +225,11 @@ def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArgume
             "--per_device_train_batch_size would have no effect beside global_batch_size, which the recipe sets: pass "
             "--global_batch_size, the rows of a step over all processes"
         )
+    if training_arguments.max_steps > 0 and "--num_train_epochs" in " ".join(argv):
+        raise ValueError(
+            "--num_train_epochs would have no effect beside max_steps: pass --max_steps, or --max_steps -1 to train "
+            "for epochs"
+        )
     if "--output_dir" not in " ".join(argv) and not parser.get_default("output_dir"):
         raise ValueError("no place for the results: name a folder with --output_dir OUTPUT")
     if not training_arguments.dataset:

@@ -167,6 +167,10 @@ def test_evaluation_reports_coverage(folder, expected, tmp_path, capsys):
     pd.DataFrame({"row_id": range(4), "prediction": measured}).to_csv(tmp_path / "p.csv", index=False)
     evaluate_script.main(["--predictions", str(tmp_path / "p.csv"), *common, "--overwrite"])
     assert "within 90 %" not in capsys.readouterr().out
+    rows.assign(activity=rows["activity"] + 1000).to_parquet(tmp_path / "table.parquet")
+    evaluate_script.main(["--model", str(folder), *common, "--overwrite"])
+    assert "no coverage of intervals: the measurements are on another scale" in (shown := capsys.readouterr().out)
+    assert "within 90 %" not in shown
 
 
 def test_calibration_needs_a_folder_and_rows(tiny_folder, tmp_path):

@@ -64,6 +64,7 @@ def test_few_rows_train_as_the_message_says(few, tmp_path, caplog, options):
             "early_stopping_patience needs evaluations",
         ),
         (["--metric_for_best_model", "r2"], "metric_for_best_model must be one of pearson_r, .*, got 'r2'"),
+        (["--max_steps", "8", "--num_train_epochs", "2"], "--num_train_epochs would have no effect beside max_steps"),
         (["--per_device_train_batch_size", "8"], "--per_device_train_batch_size would have no effect"),
     ],
 )
