@@ -1,4 +1,4 @@
-"""Weights of the original TensorFlow implementation as a Hugging Face model."""
+"""Convert weights of the original TensorFlow implementation to a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from .modeling_macaron import MacaronForExpressionPrediction
 _TF_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TF_BOOKKEEPING = re.compile(r"\.OPTIMIZER_SLOT/|^optimizer/|^_CHECKPOINTABLE_OBJECT_GRAPH$|^save_counter|^metrics/")
 
-
 _CARD = """---
 license: apache-2.0
 library_name: transformers
@@ -39,7 +38,7 @@ Weights of the original TensorFlow implementation of team Unlock_DNA (Proformer)
 
 
 class _Rule(NamedTuple):
-    """Where a variable of the original goes, and how its layout changes."""
+    """Target of an original variable and the change of its layout."""
 
     target: str
     layout: Callable[[np.ndarray], np.ndarray]
@@ -116,7 +115,7 @@ def _block_rules(index: int) -> dict[str, _Rule]:
 
 
 def _rules(config: MacaronConfig) -> dict[str, _Rule]:
-    """Every variable that a model of this config has in the original."""
+    """Rules for all variables of the original model of this config."""
     rules = {
         "kmer_dense/kernel": _Rule("macaron.embeddings.kmer_projection.weight", _dense_kernel),
         "kmer_dense/bias": _Rule("macaron.embeddings.kmer_projection.bias", _same),
@@ -135,12 +134,12 @@ def _rules(config: MacaronConfig) -> dict[str, _Rule]:
 
 
 def read_original_weights(source: str | Path) -> dict[str, np.ndarray]:
-    """Read the original's variables by their names, without optimizer slots.
+    """Read the variables of the original by name, without optimizer state.
 
     Parameters
     ----------
     source : str or Path
-        A `.safetensors` file, or the prefix of a TensorFlow checkpoint: `PREFIX.index` exists.
+        A `.safetensors` file, or the prefix of a TensorFlow checkpoint (`PREFIX.index`).
 
     Returns
     -------
@@ -150,9 +149,9 @@ def read_original_weights(source: str | Path) -> dict[str, np.ndarray]:
     Raises
     ------
     FileNotFoundError
-        If there is neither.
+        If neither exists.
     ValueError
-        If the file cannot be read.
+        If the file is not readable.
     ImportError
         If a TensorFlow checkpoint is given and TensorFlow is not installed.
     """
@@ -188,15 +187,15 @@ def _read_tf_checkpoint(prefix: str) -> dict[str, np.ndarray]:
 
 
 def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> MacaronConfig:
-    """Read the architecture off the shapes of the original's variables.
+    """Infer the architecture from the shapes of the original's variables.
 
     Parameters
     ----------
     weights : Mapping[str, numpy.ndarray]
         The original's variables.
     **overrides
-        Fields that shapes do not tell (`num_expression_positions`, `gate_activation`, `hidden_dropout`,
-        `expression_mean`, `expression_std`); one that contradicts a shape is refused.
+        Config fields that do not follow from shapes (`num_expression_positions`, `gate_activation`,
+        `hidden_dropout`, `expression_mean`, `expression_std`).
 
     Returns
     -------
@@ -205,15 +204,15 @@ def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> Macaro
     Raises
     ------
     ValueError
-        If a variable that tells the shape is missing, or an override contradicts it.
+        If a variable is missing, or an override is unknown or contradicts a shape.
     """
     block = "blocks/layer_with_weights-0"
     try:
         hidden_size, heads, head_dim = weights[f"{block}/attn/_query_dense/kernel"].shape
-        letters = weights["nucleotide_dense/kernel"].shape[1]
+        vocab_size = weights["nucleotide_dense/kernel"].shape[1]
         fields = {
-            "vocab_size": letters,
-            "kmer_size": weights["kmer_dense/kernel"].shape[0] // letters,
+            "vocab_size": vocab_size,
+            "kmer_size": weights["kmer_dense/kernel"].shape[0] // vocab_size,
             "strand_length": weights["pos_embedding/embeddings"].shape[0] // 2,
             "hidden_size": hidden_size,
             "num_hidden_layers": len({name.split("/")[1] for name in weights if name.startswith("blocks/")}),
@@ -236,24 +235,24 @@ def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> Macaro
 
 
 def convert_weights(weights: Mapping[str, np.ndarray], config: MacaronConfig) -> dict[str, torch.Tensor]:
-    """Bring the original's variables, or their gradients, into the names and layouts of this library.
+    """Convert the original's variables, or their gradients, to the names and layouts of this library.
 
     Parameters
     ----------
     weights : Mapping[str, numpy.ndarray]
         The original's variables.
     config : MacaronConfig
-        Config of the model that takes them.
+        Config of the model.
 
     Returns
     -------
     dict[str, torch.Tensor]
-        State of `MacaronForExpressionPrediction`, in the dtype of the variables.
+        State dict of `MacaronForExpressionPrediction`, in the dtype of the variables.
 
     Raises
     ------
     ValueError
-        If variables are missing or unknown; the message names them.
+        If variables are missing or unexpected.
     """
     rules = _rules(config)
     missing, unknown = sorted(rules.keys() - weights.keys()), sorted(weights.keys() - rules.keys())
@@ -268,7 +267,7 @@ def convert_weights(weights: Mapping[str, np.ndarray], config: MacaronConfig) ->
 def convert_checkpoint(
     source: str | Path, output_dir: str | Path, *, overwrite: bool = False, **overrides
 ) -> MacaronForExpressionPrediction:
-    """Turn the original's weights into a Hub folder: weights, config, tokenizer and code.
+    """Convert the original's weights to a Hub folder with weights, config, tokenizer and code.
 
     Parameters
     ----------
@@ -277,20 +276,21 @@ def convert_checkpoint(
     output_dir : str or Path
         Folder to write.
     overwrite : bool
-        Replace a model's folder that exists.
+        Replace an existing model folder.
     **overrides
         See `config_from_shapes`.
 
     Returns
     -------
     MacaronForExpressionPrediction
-        The model as it was saved, float32.
+        The saved model, float32.
 
     Raises
     ------
-    ValueError, ImportError, FileNotFoundError, FileExistsError
-        On weights that cannot be read or do not fit, fields that are unknown or contradict them, and a folder that
-        exists and may not be replaced, or that holds the source.
+    ValueError, ImportError, FileNotFoundError
+        If the weights are not readable or do not fit, or an override is unknown or contradicts them.
+    FileExistsError
+        If the folder exists and may not be replaced.
     """
     inputs = (source, f"{source}.index")
     with new_folder(output_dir, overwrite=overwrite, marker="config.json", inputs=inputs) as folder:

@@ -204,7 +204,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             footer = self._footers[file] = parquet.metadata
         rows = np.array([footer.row_group(group).num_rows for group in range(footer.num_row_groups)], np.int64)
         starts, total = np.cumsum(rows) - rows, int(rows.sum())
-        numbers = (starts + rows / 2) * size // (most * max(total, 1))  # of the run that each group is in
+        numbers = (starts + rows / 2) * size // (most * max(total, 1))  # run of each group
         runs = []
         for number in np.unique(numbers[rows > 0]):
             groups = np.flatnonzero(numbers == number)
