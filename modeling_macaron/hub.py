@@ -196,7 +196,7 @@ def reading_from_hub() -> Iterator[None]:
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Whether an HTTP error has no answer of the Hub."""
+    """Whether an HTTP error came without an answer from the Hub."""
     return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
 
 
