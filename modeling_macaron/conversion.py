@@ -41,15 +41,7 @@ class _Rule(NamedTuple):
     """Target of an original variable and the change of its layout."""
 
     target: str
-    layout: Callable[[np.ndarray], np.ndarray]
-
-
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
-
-
-def _dense_kernel(array: np.ndarray) -> np.ndarray:
-    return array.T
+    layout: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
 def _heads_kernel(array: np.ndarray) -> np.ndarray:
@@ -73,21 +65,21 @@ def _pointwise_kernel(array: np.ndarray) -> np.ndarray:
 
 
 def _norm_rules(source: str, target: str) -> dict[str, _Rule]:
-    return {f"{source}/gamma": _Rule(f"{target}.weight", _same), f"{source}/beta": _Rule(f"{target}.bias", _same)}
+    return {f"{source}/gamma": _Rule(f"{target}.weight"), f"{source}/beta": _Rule(f"{target}.bias")}
 
 
 def _feed_forward_rules(source: str, target: str) -> dict[str, _Rule]:
     return {
         **_norm_rules(f"{source}/net/layer_with_weights-0", f"{target}.layer_norm"),
-        f"{source}/net/layer_with_weights-1/kernel": _Rule(f"{target}.up_proj.weight", _dense_kernel),
-        f"{source}/net/layer_with_weights-2/kernel": _Rule(f"{target}.down_proj.weight", _dense_kernel),
+        f"{source}/net/layer_with_weights-1/kernel": _Rule(f"{target}.up_proj.weight", np.transpose),
+        f"{source}/net/layer_with_weights-2/kernel": _Rule(f"{target}.down_proj.weight", np.transpose),
     }
 
 
 def _attention_rules(source: str, target: str) -> dict[str, _Rule]:
     rules = {
         f"{source}/_output_dense/kernel": _Rule(f"{target}.o_proj.weight", _output_kernel),
-        f"{source}/_output_dense/bias": _Rule(f"{target}.o_proj.bias", _same),
+        f"{source}/_output_dense/bias": _Rule(f"{target}.o_proj.bias"),
     }
     for name, projection in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
         rules[f"{source}/_{name}_dense/kernel"] = _Rule(f"{target}.{projection}.weight", _heads_kernel)
@@ -107,7 +99,7 @@ def _block_rules(index: int) -> dict[str, _Rule]:
         f"{source}/conv/layer_with_weights-1/pointwise_kernel": _Rule(
             f"{convolution}.pointwise_conv.weight", _pointwise_kernel
         ),
-        f"{source}/conv/layer_with_weights-1/bias": _Rule(f"{convolution}.pointwise_conv.bias", _same),
+        f"{source}/conv/layer_with_weights-1/bias": _Rule(f"{convolution}.pointwise_conv.bias"),
         **_norm_rules(f"{source}/layernorm", f"{target}.layer_norm"),
         **_attention_rules(f"{source}/attn", f"{target}.self_attn"),
         **_feed_forward_rules(f"{source}/ff2", f"{target}.feed_forward2"),
@@ -117,19 +109,19 @@ def _block_rules(index: int) -> dict[str, _Rule]:
 def _rules(config: MacaronConfig) -> dict[str, _Rule]:
     """Rules for all variables of the original model of this config."""
     rules = {
-        "kmer_dense/kernel": _Rule("macaron.embeddings.kmer_projection.weight", _dense_kernel),
-        "kmer_dense/bias": _Rule("macaron.embeddings.kmer_projection.bias", _same),
-        "pos_embedding/embeddings": _Rule("macaron.embeddings.position_embeddings.weight", _same),
-        "strand_embedding/embeddings": _Rule("macaron.embeddings.strand_embeddings.weight", _same),
+        "kmer_dense/kernel": _Rule("macaron.embeddings.kmer_projection.weight", np.transpose),
+        "kmer_dense/bias": _Rule("macaron.embeddings.kmer_projection.bias"),
+        "pos_embedding/embeddings": _Rule("macaron.embeddings.position_embeddings.weight"),
+        "strand_embedding/embeddings": _Rule("macaron.embeddings.strand_embeddings.weight"),
     }
     if config.num_pooled_positions:
-        rules["expression_embedding/kernel"] = _Rule("macaron.embeddings.expression_projection.weight", _dense_kernel)
-        rules["expression_embedding/bias"] = _Rule("macaron.embeddings.expression_projection.bias", _same)
+        rules["expression_embedding/kernel"] = _Rule("macaron.embeddings.expression_projection.weight", np.transpose)
+        rules["expression_embedding/bias"] = _Rule("macaron.embeddings.expression_projection.bias")
     for index in range(config.num_hidden_layers):
         rules.update(_block_rules(index))
     for source, target in (("expression_dense", "expression_head"), ("nucleotide_dense", "nucleotide_head")):
-        rules[f"{source}/kernel"] = _Rule(f"{target}.weight", _dense_kernel)
-        rules[f"{source}/bias"] = _Rule(f"{target}.bias", _same)
+        rules[f"{source}/kernel"] = _Rule(f"{target}.weight", np.transpose)
+        rules[f"{source}/bias"] = _Rule(f"{target}.bias")
     return rules
 
 

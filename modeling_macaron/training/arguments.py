@@ -37,15 +37,14 @@ _AT_LEAST_ONE = (
 MEASURES = ("pearson_r", "spearman_rho", "loss", "expression_loss", "reconstruction_loss")
 
 
-def _recipe_type(annotation):
-    """Type to parse a config field as: `int | float` becomes float."""
-    return float if annotation == int | float else annotation
-
-
 ModelArguments = dataclasses.make_dataclass(
     "ModelArguments",
     [
-        (name, _recipe_type(annotation) | None, field(default=None, metadata={"help": "see MacaronConfig"}))
+        (
+            name,
+            (float if annotation == int | float else annotation) | None,  # the parser takes one type of number
+            field(default=None, metadata={"help": "see MacaronConfig"}),
+        )
         for name, annotation in inspect.get_annotations(MacaronConfig, eval_str=True).items()
         if name not in _NOT_IN_RECIPES and get_origin(annotation) is not ClassVar
     ],

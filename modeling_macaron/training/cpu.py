@@ -76,7 +76,7 @@ def _positions_first(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-# `torch.compile` does not look into registered operators; the tag keeps it from merging two draws into one.
+# Operators, because `torch.compile` leaves them as they are. The tag keeps it from merging two draws of a mask.
 _library = torch.library.Library("macaron", "DEF")
 _library.define("draw_mask(Tensor like, float rate) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 _library.define("depthwise_conv(Tensor inputs, Tensor weight) -> Tensor")

@@ -120,8 +120,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             raise FileNotFoundError(f"there are no files {files}{hint}")
         self._paths, self._bytes = list(sizes), sum(sizes.values())
         self._files, self._tokenizer, self._seed, self._buffer_rows = files, tokenizer, seed, buffer_rows
-        letters = ("input_ids", np.uint8, (tokenizer.strand_length,))
-        self._row_type = np.dtype([letters, ("labels", np.float32), ("row", np.int64)])
+        ids = ("input_ids", np.uint8, (tokenizer.strand_length,))
+        self._row_type = np.dtype([ids, ("labels", np.float32), ("row", np.int64)])
         self._num_shards, self._mine, self._num_processes = num_shards, range(num_shards), 1
         self._columns, self._held_out = columns, held_out
         self._footers: dict[int, pyarrow.parquet.FileMetaData] = {}  # of divided files
