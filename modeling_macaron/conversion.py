@@ -1,4 +1,4 @@
-"""Weights of the original TensorFlow implementation as a Hugging Face model."""
+"""Convert weights of the original TensorFlow implementation to a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from .modeling_macaron import MacaronForExpressionPrediction
 _TF_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TF_BOOKKEEPING = re.compile(r"\.OPTIMIZER_SLOT/|^optimizer/|^_CHECKPOINTABLE_OBJECT_GRAPH$|^save_counter|^metrics/")
 
-
 _CARD = """---
 license: apache-2.0
 library_name: transformers
@@ -39,18 +38,10 @@ Weights of the original TensorFlow implementation of team Unlock_DNA (Proformer)
 
 
 class _Rule(NamedTuple):
-    """Where a variable of the original goes, and how its layout changes."""
+    """Target of an original variable and the change of its layout."""
 
     target: str
-    layout: Callable[[np.ndarray], np.ndarray]
-
-
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
-
-
-def _dense_kernel(array: np.ndarray) -> np.ndarray:
-    return array.T
+    layout: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
 def _heads_kernel(array: np.ndarray) -> np.ndarray:
@@ -74,21 +65,21 @@ def _pointwise_kernel(array: np.ndarray) -> np.ndarray:
 
 
 def _norm_rules(source: str, target: str) -> dict[str, _Rule]:
-    return {f"{source}/gamma": _Rule(f"{target}.weight", _same), f"{source}/beta": _Rule(f"{target}.bias", _same)}
+    return {f"{source}/gamma": _Rule(f"{target}.weight"), f"{source}/beta": _Rule(f"{target}.bias")}
 
 
 def _feed_forward_rules(source: str, target: str) -> dict[str, _Rule]:
     return {
         **_norm_rules(f"{source}/net/layer_with_weights-0", f"{target}.layer_norm"),
-        f"{source}/net/layer_with_weights-1/kernel": _Rule(f"{target}.up_proj.weight", _dense_kernel),
-        f"{source}/net/layer_with_weights-2/kernel": _Rule(f"{target}.down_proj.weight", _dense_kernel),
+        f"{source}/net/layer_with_weights-1/kernel": _Rule(f"{target}.up_proj.weight", np.transpose),
+        f"{source}/net/layer_with_weights-2/kernel": _Rule(f"{target}.down_proj.weight", np.transpose),
     }
 
 
 def _attention_rules(source: str, target: str) -> dict[str, _Rule]:
     rules = {
         f"{source}/_output_dense/kernel": _Rule(f"{target}.o_proj.weight", _output_kernel),
-        f"{source}/_output_dense/bias": _Rule(f"{target}.o_proj.bias", _same),
+        f"{source}/_output_dense/bias": _Rule(f"{target}.o_proj.bias"),
     }
     for name, projection in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
         rules[f"{source}/_{name}_dense/kernel"] = _Rule(f"{target}.{projection}.weight", _heads_kernel)
@@ -108,7 +99,7 @@ def _block_rules(index: int) -> dict[str, _Rule]:
         f"{source}/conv/layer_with_weights-1/pointwise_kernel": _Rule(
             f"{convolution}.pointwise_conv.weight", _pointwise_kernel
         ),
-        f"{source}/conv/layer_with_weights-1/bias": _Rule(f"{convolution}.pointwise_conv.bias", _same),
+        f"{source}/conv/layer_with_weights-1/bias": _Rule(f"{convolution}.pointwise_conv.bias"),
         **_norm_rules(f"{source}/layernorm", f"{target}.layer_norm"),
         **_attention_rules(f"{source}/attn", f"{target}.self_attn"),
         **_feed_forward_rules(f"{source}/ff2", f"{target}.feed_forward2"),
@@ -116,31 +107,31 @@ def _block_rules(index: int) -> dict[str, _Rule]:
 
 
 def _rules(config: MacaronConfig) -> dict[str, _Rule]:
-    """Every variable that a model of this config has in the original."""
+    """Rules for all variables of the original model of this config."""
     rules = {
-        "kmer_dense/kernel": _Rule("macaron.embeddings.kmer_projection.weight", _dense_kernel),
-        "kmer_dense/bias": _Rule("macaron.embeddings.kmer_projection.bias", _same),
-        "pos_embedding/embeddings": _Rule("macaron.embeddings.position_embeddings.weight", _same),
-        "strand_embedding/embeddings": _Rule("macaron.embeddings.strand_embeddings.weight", _same),
+        "kmer_dense/kernel": _Rule("macaron.embeddings.kmer_projection.weight", np.transpose),
+        "kmer_dense/bias": _Rule("macaron.embeddings.kmer_projection.bias"),
+        "pos_embedding/embeddings": _Rule("macaron.embeddings.position_embeddings.weight"),
+        "strand_embedding/embeddings": _Rule("macaron.embeddings.strand_embeddings.weight"),
     }
     if config.num_pooled_positions:
-        rules["expression_embedding/kernel"] = _Rule("macaron.embeddings.expression_projection.weight", _dense_kernel)
-        rules["expression_embedding/bias"] = _Rule("macaron.embeddings.expression_projection.bias", _same)
+        rules["expression_embedding/kernel"] = _Rule("macaron.embeddings.expression_projection.weight", np.transpose)
+        rules["expression_embedding/bias"] = _Rule("macaron.embeddings.expression_projection.bias")
     for index in range(config.num_hidden_layers):
         rules.update(_block_rules(index))
     for source, target in (("expression_dense", "expression_head"), ("nucleotide_dense", "nucleotide_head")):
-        rules[f"{source}/kernel"] = _Rule(f"{target}.weight", _dense_kernel)
-        rules[f"{source}/bias"] = _Rule(f"{target}.bias", _same)
+        rules[f"{source}/kernel"] = _Rule(f"{target}.weight", np.transpose)
+        rules[f"{source}/bias"] = _Rule(f"{target}.bias")
     return rules
 
 
 def read_original_weights(source: str | Path) -> dict[str, np.ndarray]:
-    """Read the original's variables by their names, without optimizer slots.
+    """Read the variables of the original by name, without optimizer state.
 
     Parameters
     ----------
     source : str or Path
-        A `.safetensors` file, or the prefix of a TensorFlow checkpoint: `PREFIX.index` exists.
+        A `.safetensors` file, or the prefix of a TensorFlow checkpoint (`PREFIX.index`).
 
     Returns
     -------
@@ -150,9 +141,9 @@ def read_original_weights(source: str | Path) -> dict[str, np.ndarray]:
     Raises
     ------
     FileNotFoundError
-        If there is neither.
+        If neither exists.
     ValueError
-        If the file cannot be read.
+        If the file is not readable.
     ImportError
         If a TensorFlow checkpoint is given and TensorFlow is not installed.
     """
@@ -188,15 +179,15 @@ def _read_tf_checkpoint(prefix: str) -> dict[str, np.ndarray]:
 
 
 def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> MacaronConfig:
-    """Read the architecture off the shapes of the original's variables.
+    """Infer the architecture from the shapes of the original's variables.
 
     Parameters
     ----------
     weights : Mapping[str, numpy.ndarray]
         The original's variables.
     **overrides
-        Fields that shapes do not tell (`num_expression_positions`, `gate_activation`, `hidden_dropout`,
-        `expression_mean`, `expression_std`); one that contradicts a shape is refused.
+        Config fields that do not follow from shapes (`num_expression_positions`, `gate_activation`,
+        `hidden_dropout`, `expression_mean`, `expression_std`).
 
     Returns
     -------
@@ -205,15 +196,15 @@ def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> Macaro
     Raises
     ------
     ValueError
-        If a variable that tells the shape is missing, or an override contradicts it.
+        If a variable is missing, or an override is unknown or contradicts a shape.
     """
     block = "blocks/layer_with_weights-0"
     try:
         hidden_size, heads, head_dim = weights[f"{block}/attn/_query_dense/kernel"].shape
-        letters = weights["nucleotide_dense/kernel"].shape[1]
+        vocab_size = weights["nucleotide_dense/kernel"].shape[1]
         fields = {
-            "vocab_size": letters,
-            "kmer_size": weights["kmer_dense/kernel"].shape[0] // letters,
+            "vocab_size": vocab_size,
+            "kmer_size": weights["kmer_dense/kernel"].shape[0] // vocab_size,
             "strand_length": weights["pos_embedding/embeddings"].shape[0] // 2,
             "hidden_size": hidden_size,
             "num_hidden_layers": len({name.split("/")[1] for name in weights if name.startswith("blocks/")}),
@@ -236,24 +227,24 @@ def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> Macaro
 
 
 def convert_weights(weights: Mapping[str, np.ndarray], config: MacaronConfig) -> dict[str, torch.Tensor]:
-    """Bring the original's variables, or their gradients, into the names and layouts of this library.
+    """Convert the original's variables, or their gradients, to the names and layouts of this library.
 
     Parameters
     ----------
     weights : Mapping[str, numpy.ndarray]
         The original's variables.
     config : MacaronConfig
-        Config of the model that takes them.
+        Config of the model.
 
     Returns
     -------
     dict[str, torch.Tensor]
-        State of `MacaronForExpressionPrediction`, in the dtype of the variables.
+        State dict of `MacaronForExpressionPrediction`, in the dtype of the variables.
 
     Raises
     ------
     ValueError
-        If variables are missing or unknown; the message names them.
+        If variables are missing or unexpected.
     """
     rules = _rules(config)
     missing, unknown = sorted(rules.keys() - weights.keys()), sorted(weights.keys() - rules.keys())
@@ -268,7 +259,7 @@ def convert_weights(weights: Mapping[str, np.ndarray], config: MacaronConfig) ->
 def convert_checkpoint(
     source: str | Path, output_dir: str | Path, *, overwrite: bool = False, **overrides
 ) -> MacaronForExpressionPrediction:
-    """Turn the original's weights into a Hub folder: weights, config, tokenizer and code.
+    """Convert the original's weights to a Hub folder with weights, config, tokenizer and code.
 
     Parameters
     ----------
@@ -277,20 +268,21 @@ def convert_checkpoint(
     output_dir : str or Path
         Folder to write.
     overwrite : bool
-        Replace a model's folder that exists.
+        Replace an existing model folder.
     **overrides
         See `config_from_shapes`.
 
     Returns
     -------
     MacaronForExpressionPrediction
-        The model as it was saved, float32.
+        The saved model, float32.
 
     Raises
     ------
-    ValueError, ImportError, FileNotFoundError, FileExistsError
-        On weights that cannot be read or do not fit, fields that are unknown or contradict them, and a folder that
-        exists and may not be replaced, or that holds the source.
+    ValueError, ImportError, FileNotFoundError
+        If the weights are not readable or do not fit, or an override is unknown or contradicts them.
+    FileExistsError
+        If the folder exists and may not be replaced.
     """
     inputs = (source, f"{source}.index")
     with new_folder(output_dir, overwrite=overwrite, marker="config.json", inputs=inputs) as folder:

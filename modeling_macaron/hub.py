@@ -1,4 +1,4 @@
-"""Push a model folder to the Hugging Face Hub, complete or not at all."""
+"""Push a complete model folder to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -34,24 +34,7 @@ NOT_UPLOADED = (
 
 
 def check_hub_folder(folder: str | Path) -> None:
-    """Check that a folder holds all that a stranger needs to load the model with the Auto classes.
-
-    That is the config and the tokenizer's config, each with an `auto_map`, the travelling `.py` files that these, the
-    custom pipelines and the files themselves name, readable safetensors weights (one file, or an index and all its
-    shards), and the model card.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Folder as `save_pretrained` of the model and of the tokenizer writes it, plus README.md.
-
-    Raises
-    ------
-    NotADirectoryError
-        If `folder` is no folder.
-    ValueError
-        If something is missing or broken; the message names all of it.
-    """
+    """Raise a ValueError that names all that a folder lacks for the Auto classes to load it without this package."""
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"there is no folder {folder}")
@@ -77,20 +60,20 @@ def push_folder(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a complete model folder to the Hub; the repository is created when it is not there.
+    """Upload a complete model folder to the Hub, and create the repository if needed.
 
-    Checkpoints, optimizer states and logs (`NOT_UPLOADED`) stay behind.
+    Checkpoints, optimizer states and logs (`NOT_UPLOADED`) are not uploaded.
 
     Parameters
     ----------
     folder : str or Path
-        Model folder, checked by `check_hub_folder`.
+        Folder of the saved model and tokenizer, with README.md; checked before the upload.
     repo_id : str
         `NAME` (of the token's owner) or `OWNER/NAME`.
     private : bool
-        Make a new repository private; an existing one stays what it is.
+        Make a new repository private; an existing one does not change.
     revision : str, optional
-        Branch to push to, created when it is not there. Default: `main`.
+        Branch to push to, created if needed. Default: `main`.
     commit_message : str, optional
         Default: that of huggingface_hub.
     token : str, optional
@@ -99,16 +82,18 @@ def push_folder(
     Returns
     -------
     str
-        Address of the repository (of its branch if `revision` is given).
+        URL of the repository, or of its branch if `revision` is given.
 
     Raises
     ------
+    NotADirectoryError
+        If the folder does not exist.
     ValueError
-        If the folder is not complete, the name is not possible, or the Hub refuses the model card.
+        If the folder is incomplete, the name is invalid, or the Hub rejects the model card.
     PermissionError
-        If there is no token, or the token may not do this.
+        If the token is missing or lacks permission.
     ConnectionError
-        If the Hub cannot be reached, or answers with another error.
+        If the Hub cannot be reached or answers with another error.
     """
     check_hub_folder(folder)
     url = ensure_repository(repo_id, private=private, token=token)
@@ -127,23 +112,7 @@ def push_folder(
 
 
 def ensure_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> RepoUrl:
-    """Create a model repository when it is not there; a training that is to be pushed asks for it before it starts.
-
-    Parameters
-    ----------
-    repo_id, private, token
-        See `push_folder`.
-
-    Returns
-    -------
-    RepoUrl
-        Its address, a str, with the full name as `repo_id`.
-
-    Raises
-    ------
-    ValueError, PermissionError, ConnectionError
-        See `push_folder`.
-    """
+    """Create a model repository if needed; see `push_folder` for arguments and errors."""
     try:
         validate_repo_id(repo_id)
     except ValueError as error:
@@ -157,7 +126,7 @@ def ensure_repository(repo_id: str, *, private: bool = False, token: str | None 
 
 
 def _read_json(path: Path) -> dict:
-    """Read a JSON object; one that is not there is empty."""
+    """Read a JSON object; a missing file is empty."""
     if not path.is_file():
         return {}
     try:
@@ -170,7 +139,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _code_references(settings: dict) -> list[str]:
-    """`module.Class` of all classes that the settings name, without those of another repository (`owner/name--`)."""
+    """`module.Class` references of the settings, except to another repository (`owner/name--`)."""
     references = [pipeline.get("impl") for pipeline in (settings.get("custom_pipelines") or {}).values()]
     for value in (settings.get("auto_map") or {}).values():
         references += value if isinstance(value, list) else [value]
@@ -178,7 +147,7 @@ def _code_references(settings: dict) -> list[str]:
 
 
 def _missing_modules(folder: Path, references: list[str]) -> list[str]:
-    """Python files that are named, or imported by those that are, and not there."""
+    """Missing Python files among those that are referenced or imported."""
     pending = [reference.split(".")[0] for reference in references]
     seen, missing = set(), []
     while pending:
@@ -195,7 +164,7 @@ def _missing_modules(folder: Path, references: list[str]) -> list[str]:
 
 
 def _weight_faults(folder: Path) -> list[str]:
-    """Weight files that are missing or broken."""
+    """Missing or broken weight files."""
     index = folder / "model.safetensors.index.json"
     names = sorted(set(_read_json(index).get("weight_map", {}).values())) or ["model.safetensors"]
     faults = []
@@ -212,15 +181,7 @@ def _weight_faults(folder: Path) -> list[str]:
 
 @contextmanager
 def reading_from_hub() -> Iterator[None]:
-    """Report Hub read errors in one line; local errors pass through.
-
-    Raises
-    ------
-    ConnectionError
-        If the Hub cannot be reached, or closes the connection.
-    OSError
-        If it answers with an error.
-    """
+    """Turn Hub read errors into a ConnectionError or an OSError of one line; local errors pass through."""
     try:
         yield
     except (OSError, HTTPError) as error:
@@ -235,7 +196,7 @@ def reading_from_hub() -> Iterator[None]:
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Return whether the Hub could not be reached or broke off: a client's error without an answer of the Hub."""
+    """Whether an HTTP error came without an answer from the Hub."""
     return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
 
 
@@ -246,7 +207,7 @@ def _unreachable(endpoint: str, error: BaseException) -> ConnectionError:
 
 @contextmanager
 def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
-    """Turn what goes wrong at the Hub into one line that says what to do."""
+    """Turn Hub errors into one line that says what to do."""
     try:
         yield
     except HfHubHTTPError as error:

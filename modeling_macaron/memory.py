@@ -1,4 +1,4 @@
-"""Memory of a process that computes on a CPU."""
+"""Memory settings for computing on a CPU."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory: otherwise each large tensor is given back and its pages are made anew.
+    """Let glibc keep freed memory, so that large tensors reuse pages instead of allocating new ones.
 
-    For the start of a program, since all of its memory is concerned. Settings by `MALLOC_*` environment variables stay.
+    This affects the whole process; call it at the start of a program.
 
     Returns
     -------
     bool
-        Whether it was done: False without glibc, or where such a variable is set.
+        False without glibc or if a `MALLOC_*` environment variable is set, which takes precedence.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return False

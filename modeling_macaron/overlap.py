@@ -1,4 +1,4 @@
-"""Let reading, computing and writing go on at the same time."""
+"""Read, compute and write at the same time."""
 
 from __future__ import annotations
 
@@ -15,20 +15,7 @@ _END = object()
 
 
 def read_ahead(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
-    """Iterate in a thread, some items before they are wanted.
-
-    Parameters
-    ----------
-    items : iterable
-        Where the items come from; an error there is raised in its place among them.
-    ahead : int
-        Most items that wait.
-
-    Yields
-    ------
-    object
-        The items in their order. Whoever stops early need not wait for a slow source.
-    """
+    """Iterate in a thread, up to `ahead` items in advance; stopping early does not wait for the source."""
     waiting: Queue[tuple[Item, BaseException | None]] = Queue(ahead)
     stopped = Event()
 
@@ -39,7 +26,7 @@ def read_ahead(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
                 if stopped.is_set():
                     return
             waiting.put((_END, None))
-        except BaseException as error:  # noqa: BLE001  raised again where the item is wanted
+        except BaseException as error:  # noqa: BLE001  raised again by the consumer
             waiting.put((_END, error))
 
     Thread(target=read, daemon=True).start()
@@ -59,20 +46,7 @@ def read_ahead(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
 
 @contextmanager
 def write_behind(write: Callable[[Item], object], behind: int = 2) -> Iterator[Callable[[Item], None]]:
-    """Write in a thread while the caller goes on.
-
-    Parameters
-    ----------
-    write : callable
-        Called with one item after another. An error there is raised by a later call or at the end of the block.
-    behind : int
-        Most items that wait.
-
-    Yields
-    ------
-    callable
-        Takes an item and returns at once, unless too many wait.
-    """
+    """Write in a thread, up to `behind` items late; an error is raised by a later call or at the end of the block."""
     thread = ThreadPoolExecutor(1)
     waiting: deque[Future] = deque()
 

@@ -15,9 +15,9 @@ from scipy.ndimage import gaussian_filter
 
 from modeling_macaron.atomic import new_file
 
-COLUMN_WIDTH = 3.35  # inches: one column of a journal page
+COLUMN_WIDTH = 3.35  # inches, of a journal
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colour-blind safe palette.
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6E6E6E"
 
 _GRID_CELLS = 96
@@ -28,7 +28,7 @@ def _new_figure(height: float, **layout) -> Figure:
 
 
 def _style(axes: Axes) -> None:
-    """Small type, and no frame where nothing is read off."""
+    """Use small type and hide the unused spines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_linewidth(0.7)
     axes.tick_params(labelsize=7, width=0.7, length=3)
@@ -37,25 +37,14 @@ def _style(axes: Axes) -> None:
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
-    """Range of values with a margin, also where they are all the same."""
+    """Range of the values with a margin, also if they are constant."""
     low, high = float(values.min()), float(values.max())
     margin = 0.04 * (high - low) or 0.5
     return low - margin, high + margin
 
 
 def point_density(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Estimate how densely points lie around each point.
-
-    Parameters
-    ----------
-    x, y : numpy.ndarray
-        (points,) coordinates.
-
-    Returns
-    -------
-    numpy.ndarray
-        (points,) smoothed number of points per cell of a 96 x 96 grid over their range.
-    """
+    """Density (points,) around each point: smoothed counts per cell of a grid over their range."""
     edges = [np.linspace(*_limits(values), _GRID_CELLS + 1) for values in (x, y)]
     counts, *_ = np.histogram2d(x, y, bins=edges)
     width = np.clip(8.0 * len(x) ** (-1 / 6), 1.2, 6.0)  # Scott's exponent for two dimensions, in cells
@@ -66,7 +55,7 @@ def point_density(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _number(value: float) -> str:
-    """Three decimals of a correlation, with a true minus sign."""
+    """Format a correlation with three decimals and a typographic minus sign."""
     return "undefined" if np.isnan(value) else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -81,29 +70,7 @@ def scatter_with_density(
     ylabel: str = "Predicted expression",
     zero_lines: bool = False,
 ) -> Figure:
-    """Plot predicted against measured values, each point coloured by the density of points around it.
-
-    Parameters
-    ----------
-    measured, predicted : numpy.ndarray
-        (points,) finite values.
-    pearson_r, spearman_rho : float
-        Correlations, written into the figure; NaN where undefined.
-    title, xlabel, ylabel : str
-        Texts.
-    zero_lines : bool
-        Draw thin lines at zero, for differences.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        One journal column wide; the points become pixels in vector formats.
-
-    Raises
-    ------
-    ValueError
-        If there is no point, or the two differ in length.
-    """
+    """Plot predicted against measured values (points,), coloured by density; correlations may be NaN."""
     measured, predicted = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
     if measured.size == 0 or measured.shape != predicted.shape:
         raise ValueError(f"a scatter plot needs as many measured as predicted values, got {measured.size} and "
@@ -140,14 +107,14 @@ def scatter_with_density(
 
 
 def _series(log_history: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and values (points,) of what was logged under a key."""
+    """Epochs and values (points,) logged under a key."""
     entries = [(entry["epoch"], entry[key]) for entry in log_history if key in entry and "epoch" in entry]
     epochs, values = np.array(entries, dtype=np.float64).reshape(-1, 2).T
     return epochs, values
 
 
 def _draw_curves(axes: Axes, log_history: Sequence[Mapping], curves: Sequence[tuple[str, str, str]]) -> None:
-    """Draw (key, label, colour) curves; points are marked where there are few of them."""
+    """Draw (key, label, colour) curves, with markers if there are few points."""
     for key, label, color in curves:
         epochs, values = _series(log_history, key)
         if epochs.size:
@@ -156,26 +123,7 @@ def _draw_curves(axes: Axes, log_history: Sequence[Mapping], curves: Sequence[tu
 
 
 def learning_curves(log_history: Sequence[Mapping], *, title: str = "") -> Figure:
-    """Plot the losses and the validation correlations of a training run.
-
-    Parameters
-    ----------
-    log_history : sequence of mapping
-        `state.log_history` of a `transformers.Trainer`: `loss` and `eval_loss`, `eval_pearson_r` and
-        `eval_spearman_rho`, each with its `epoch`. What was not logged is not drawn.
-    title : str
-        Title above the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Losses above; correlations below, with the best Pearson r marked, where there are any.
-
-    Raises
-    ------
-    ValueError
-        If no loss was logged.
-    """
+    """Plot the losses and, if logged, the validation correlations of `trainer.state.log_history`."""
     losses = [("loss", "Training", BLUE), ("eval_loss", "Validation", VERMILLION)]
     correlations = [("eval_pearson_r", "Pearson $r$", VERMILLION), ("eval_spearman_rho", r"Spearman $\rho$", GREEN)]
     if not any(_series(log_history, key)[0].size for key, *_ in losses):
@@ -203,15 +151,7 @@ def learning_curves(log_history: Sequence[Mapping], *, title: str = "") -> Figur
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Save a figure as PNG (200 dpi), PDF or SVG, by the suffix of `path`; folders are made, nothing half is left.
-
-    Raises
-    ------
-    ValueError
-        On another suffix.
-    OSError
-        Where the file cannot be written.
-    """
+    """Save a figure as PNG (200 dpi), PDF or SVG, by the suffix of `path`; parent folders are created."""
     path = Path(path)
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise ValueError(f"{path}: a figure is saved as .png, .pdf or .svg")

@@ -1,4 +1,4 @@
-"""How the processes of a command end."""
+"""End the processes of a command."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's main function; one of several processes then exits without running destructors.
+    """Run a command's main function; with several processes, exit without running destructors.
 
-    The threads of a process group outlive its last collective for a moment. A destructor that joins them while it holds
-    the interpreter's lock can wait forever, and an interpreter that ends beneath them can crash (pytorch#190489).
+    The threads of a process group briefly outlive its last collective. A destructor that joins them while holding the
+    interpreter lock can deadlock, and shutting down the interpreter before they end can crash (pytorch#190489).
 
     Parameters
     ----------
     main : callable
-        Takes no arguments, and may raise `SystemExit`.
+        Takes no arguments and may raise `SystemExit`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         main()
@@ -31,7 +31,7 @@ def run_command(main: Callable[[], None]) -> None:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-    except BaseException:  # noqa: BLE001  the process ends here, as the interpreter would end it
+    except BaseException:  # noqa: BLE001  the process ends here
         traceback.print_exc()
     try:
         atexit._run_exitfuncs()

@@ -1,4 +1,4 @@
-"""Summary of the measured values behind a model: training saves it with the model, the demo shows it."""
+"""Summary of the measured values of the training data, saved with a model and shown by the demo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_BYTES = 200_000
 
 
 class Example(NamedTuple):
-    """A promoter to try: its name, its sequence without flanks, and its value in assay units (None: not measured)."""
+    """Example promoter: sequence without flanks, and measured value in assay units or None."""
 
     description: str
     sequence: str
@@ -31,28 +31,14 @@ class Example(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Measured values to compare predictions with.
+    """Measured values of a split, to compare predictions with."""
 
-    Attributes
-    ----------
-    data : str
-        Name of the table.
-    split : str
-        `"training"`, or `"validation"` where the training rows came from a stream.
-    edges, counts : numpy.ndarray
-        (bins + 1,) edges in assay units and (bins,) promoters of the split.
-    percentiles : numpy.ndarray
-        (101,) percentiles 0 to 100 of the split, in assay units.
-    examples : tuple of Example
-        Promoters of the validation split; empty unless training ran with `--save_examples true`.
-    """
-
-    data: str
-    split: str
-    edges: np.ndarray
-    counts: np.ndarray
-    percentiles: np.ndarray
-    examples: tuple[Example, ...]
+    data: str  # name of the table
+    split: str  # "training", or "validation" if the training rows were streamed
+    edges: np.ndarray  # (bins + 1,) in assay units
+    counts: np.ndarray  # (bins,)
+    percentiles: np.ndarray  # (101,) percentiles 0 to 100, in assay units
+    examples: tuple[Example, ...]  # of the validation split, with `--save_examples true`
 
     @property
     def num_promoters(self) -> int:
@@ -60,32 +46,18 @@ class Reference(NamedTuple):
         return int(self.counts.sum())
 
     def percentile_of(self, expression: float) -> float:
-        """Percentage of the split's promoters, 0 to 100, whose expression is lower."""
+        """Percentage of the split's promoters, 0 to 100, with lower expression."""
         return float(np.interp(expression, self.percentiles, np.arange(101)))
 
     def measured(self, sequence: str) -> float | None:
-        """Measured value of an example, else None."""
+        """Measured value of an example; None for other sequences."""
         return next((one.measured for one in self.examples if one.sequence == sequence), None)
 
 
 def write_reference(
     folder: Path, name: str, data: PreparedData, split: str = "training", save_examples: bool = False
 ) -> None:
-    """Write `reference.json`.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the model.
-    name : str
-        Display name of the table.
-    data : PreparedData
-        The training and validation rows.
-    split : str
-        Which rows to count: `"training"` or `"validation"`.
-    save_examples : bool
-        Also write three validation promoters with their measured values.
-    """
+    """Write `reference.json` for the table `name`, with three validation promoters if `save_examples`."""
     validation = data.validation.labels
     values = validation if split == "validation" else data.train.labels
     counts, edges = np.histogram(values, bins=_NUM_BINS)
@@ -104,25 +76,14 @@ def write_reference(
 
 
 def _choose(description: str, rows: PromoterDataset, values: np.ndarray, percentile: float) -> Example:
-    """Take the promoter whose value is nearest to a percentile."""
+    """Choose the promoter whose value is nearest to a percentile."""
     index = int(np.abs(values - np.percentile(values, percentile)).argmin())
     sequence = "".join("ACGTN"[base] for base in rows[index]["input_ids"][0]).strip("N")
     return Example(description, sequence, float(f"{values[index]:.6g}"))
 
 
 def load_reference(checkpoint: str | Path) -> Reference | None:
-    """Read `reference.json` of a checkpoint; a damaged one is reported and ignored.
-
-    Parameters
-    ----------
-    checkpoint : str or Path
-        Folder, or name on the Hub.
-
-    Returns
-    -------
-    Reference or None
-        None where there is none that can be used.
-    """
+    """Read `reference.json` of a checkpoint folder or Hub model; None if it is missing or, with a warning, damaged."""
     path = Path(checkpoint, REFERENCE)
     try:
         if not Path(checkpoint).is_dir():
@@ -141,7 +102,7 @@ def load_reference(checkpoint: str | Path) -> Reference | None:
 
 
 def _parse(content: dict) -> Reference:
-    """Validate and convert the file's content."""
+    """Validate and convert the content of the file."""
     edges, percentiles = (np.array(content[key], np.float64) for key in ("edges", "percentiles"))
     counts = np.array(content["counts"], np.int64)
     examples = tuple(

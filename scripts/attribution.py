@@ -5,9 +5,9 @@
     python scripts/attribution.py MODEL INPUT OUTPUT --method gradient_x_input --plots figures
 
 MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
-.zst); OUTPUT is a .tsv, .csv or .parquet file with a line for each base: row of INPUT (from 1), its name where it has
-one, position in the variable part (from 1), base, attribution, predicted_expression, predicted_baseline (in assay
-units) and `problem`.
+.zst); OUTPUT is a .tsv, .csv or .parquet file with one line per base: row of INPUT (from 1), its name if it has one,
+position in the variable part (from 1), base, attribution, predicted_expression, predicted_baseline (in assay units)
+and `problem`.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from modeling_macaron.analysis.attribution_file import BASELINES, METHODS, attri
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command_line.add_files(parser)
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=64, help="points of a path of integrated gradients (%(default)s)")
-    parser.add_argument("--baseline", choices=BASELINES, default="n", help="where the paths begin (%(default)s)")
+    parser.add_argument("--steps", type=int, default=64, help="steps of the integrated gradients (%(default)s)")
+    parser.add_argument("--baseline", choices=BASELINES, default="n", help="start of the paths (%(default)s)")
     command_line.add_figures(parser, same_scale=True)
     command_line.add_rows(parser)
     command_line.add_names(parser)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Turn weights of the original TensorFlow implementation into a folder for the Hub.
+"""Convert weights of the original TensorFlow implementation to a folder for the Hub.
 
     python scripts/convert_tf_checkpoint.py SOURCE OUTPUT_DIR [--config JSON] [--overwrite]
 
 SOURCE is the prefix of a TensorFlow checkpoint (needs the extra `tensorflow`) or a .safetensors file with the
-original's variable names. Shapes give the architecture; JSON (a file, or the text itself) gives what they do not tell:
+original's variable names. Shapes give the architecture; JSON (a file or text) gives the other config fields:
 '{"num_expression_positions": 32, "expression_mean": 11.15, "expression_std": 2.35}'.
 """
 
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="prefix of a TensorFlow checkpoint, or a .safetensors file")
     parser.add_argument("output_dir", type=Path, help="folder to write")
-    parser.add_argument("--config", help="JSON (file or text) with config fields that shapes do not tell")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT_DIR where it holds a model")
+    parser.add_argument("--config", help="JSON (file or text) with config fields that do not follow from shapes")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT_DIR if it holds a model")
     args = parser.parse_args(argv)
     try:
         model = convert_checkpoint(
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(f"{model.num_parameters():,} parameters written to {args.output_dir}")
     for name in ("num_expression_positions", "gate_activation", "expression_mean", "expression_std"):
-        print(f"  {name} = {getattr(model.config, name)} (not told by the weights; set it with --config)")
+        print(f"  {name} = {getattr(model.config, name)} (not stored in the weights; set it with --config)")
 
 
 if __name__ == "__main__":

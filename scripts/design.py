@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""Design promoters in silico: from given or random starts to more, less or a wanted expression.
+"""Design promoters in silico: edit given or random starts towards higher, lower or a target expression.
 
     python scripts/design.py MODEL OUTPUT --starts FILE --target higher --max_edits 5
     python scripts/design.py MODEL OUTPUT --random 10 --target 12.5 --gc_range 0.3 0.6 --forbid GAATTC GGTCTC
 
 MODEL is a checkpoint folder or a name on the Hub; FILE is a TSV, CSV, XLSX, FASTA or Parquet file of starts; OUTPUT is
-a .tsv, .csv or .parquet file with a line for each design: row of FILE (from 1), its name where it has one,
-rank, start, sequence, their predictions (in assay units), expression_low and expression_high where the model has
-prediction intervals, num_edits, edits (such as A12G, positions from 1 in the variable part), nearest_training_distance
-(positions that differ from the nearest sequence of --training; empty without it), out_of_range (predicted beyond 3
-standard deviations of the training data) and `problem`.
+a .tsv, .csv or .parquet file with one line per design: row of FILE (from 1), its name if it has one, rank, start,
+sequence, their predictions (in assay units), expression_low and expression_high if the model has prediction intervals,
+num_edits, edits (such as A12G, positions from 1 in the variable part), nearest_training_distance (positions that differ
+from the nearest sequence of --training; empty without it), out_of_range (predicted beyond 3 standard deviations of the
+training data) and `problem`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from modeling_macaron.analysis.design_search import METHODS
 
 
 def parse_target(text: str) -> str | float:
-    """Read `higher`, `lower` or a number."""
+    """Parse `higher`, `lower` or a number."""
     if text in ("higher", "lower"):
         return text
     try:
@@ -35,7 +35,7 @@ def parse_target(text: str) -> str | float:
 
 
 def parse_positions(text: str) -> range:
-    """Read a position counted from 1, `12`, or a range with both ends, `1-5`, as indices from 0."""
+    """Parse a position from 1 such as `12`, or an inclusive range such as `1-5`, as indices from 0."""
     first, _, last = text.partition("-")
     try:
         positions = range(int(first) - 1, int(last or first))
@@ -47,26 +47,26 @@ def parse_positions(text: str) -> range:
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
-    """Describe the options of the search."""
+    """Add the options of the search."""
     parser.add_argument(
         "--rank_by",
         choices=RANKS,
         default="expression",
-        help="bound: search by the lower end of the interval of 90 %%, or the upper end for --target lower",
+        help="bound: search by the lower end of the 90 %% interval, or the upper end for --target lower",
     )
-    parser.add_argument("--max_edits", type=int, default=10, help="most substitutions from a start (%(default)s)")
-    parser.add_argument("--method", choices=METHODS, default="greedy", help="how to search (%(default)s)")
-    parser.add_argument("--num_designs", type=int, default=1, metavar="N", help="designs for each start (%(default)s)")
-    parser.add_argument("--min_distance", type=int, default=2, help="positions any two must differ at (%(default)s)")
-    parser.add_argument("--beam_width", type=int, default=10, help="sequences of a beam (%(default)s)")
-    parser.add_argument("--population", type=int, default=64, help="sequences of an evolution (%(default)s)")
-    parser.add_argument("--generations", type=int, default=30, help="generations of an evolution (%(default)s)")
-    parser.add_argument("--num_candidates", type=int, default=16, help="substitutions by gradient (%(default)s)")
+    parser.add_argument("--max_edits", type=int, default=10, help="maximum substitutions per start (%(default)s)")
+    parser.add_argument("--method", choices=METHODS, default="greedy", help="search method (%(default)s)")
+    parser.add_argument("--num_designs", type=int, default=1, metavar="N", help="designs per start (%(default)s)")
+    parser.add_argument("--min_distance", type=int, default=2, help="minimum differences of two designs (%(default)s)")
+    parser.add_argument("--beam_width", type=int, default=10, help="sequences in the beam (%(default)s)")
+    parser.add_argument("--population", type=int, default=64, help="sequences in the evolution (%(default)s)")
+    parser.add_argument("--generations", type=int, default=30, help="generations of the evolution (%(default)s)")
+    parser.add_argument("--num_candidates", type=int, default=16, help="substitutions chosen by gradient (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of random starts and evolution (%(default)s)")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="checkpoint folder or name on the Hub")
     parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     origin.add_argument("--random", type=int, dest="num_starts", metavar="N", help="start from N random promoters")
     parser.add_argument("--length", type=int, metavar="NT", help="length of random promoters (80, or a strand)")
     parser.add_argument("--gc", type=float, help="GC fraction of random promoters (0.5, or the middle of --gc_range)")
-    command_line.add_rows(parser, strict="stop at a start that nothing can be designed from")
+    command_line.add_rows(parser, strict="stop at the first start that cannot be used")
     command_line.add_names(parser)
     parser.add_argument(
         "--target",
@@ -85,13 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_search_options(parser)
     parser.add_argument("--gc_range", type=float, nargs=2, metavar=("MIN", "MAX"), help="GC fractions of a design")
-    parser.add_argument("--forbid", nargs="+", default=[], metavar="SITE", help="sites on neither strand, IUPAC")
-    parser.add_argument("--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="as 12 or 1-5: stay")
+    parser.add_argument("--forbid", nargs="+", default=[], metavar="SITE", help="IUPAC sites to avoid on both strands")
+    parser.add_argument("--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="kept, as 12 or 1-5")
     parser.add_argument("--training", type=Path, metavar="FILE", help="training table, for nearest_training_distance")
-    parser.add_argument("--fasta", type=Path, metavar="FILE", help="write the designs as FASTA too")
+    parser.add_argument("--fasta", type=Path, metavar="FILE", help="also write the designs as FASTA")
     command_line.add_overwrite(parser)
     command_line.add_batches(parser)
-    parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
+    parser.add_argument("--merged", action="store_true", help="merge the attention projections: same numbers, faster")
     return parser
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Score a model folder, or a file of predictions, on measured promoters.
 
-Prints the categories of the Random Promoter DREAM Challenge 2022 with Pearson and Spearman correlations as a Markdown
-table, with the official scores where all nine categories are there, and writes the figures as JSON.
+Prints the Pearson and Spearman correlations of the categories of the Random Promoter DREAM Challenge 2022 as a Markdown
+table, with the official scores if all nine categories are present, and writes them as JSON.
 
     python scripts/evaluate.py --model runs/mine/final --table data/promoters --split validation --output score.json
 """
@@ -18,42 +18,40 @@ from modeling_macaron.analysis.evaluation import evaluate_files, format_table
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="model folder (or name on the Hub)")
     source.add_argument("--predictions", type=Path, help="table with row_id and prediction (.parquet, .csv, .tsv)")
     parser.add_argument(
         "--table", type=Path, required=True,
-        help="measured table: sequence, activity (or expression ...), row_id; optional flags high, low, yeast, random, "
-        "challenging, leaderboard_public, and split; or a data set folder of prepare_data.py",
+        help="measured table: sequence, activity (or expression ...), row_id and, optionally, split and the flags "
+        "high, low, yeast, random, challenging, leaderboard_public; or a data set folder of prepare_data.py",
     )  # fmt: skip
-    parser.add_argument("--pairs", type=Path, help="pairs of its rows: kind, alt_row_id, ref_row_id, optionally public")
-    parser.add_argument("--sequence_column", help="column of the sequence, where its name is not one of the usual")
-    parser.add_argument("--value_column", help="column of the measured value, where its name is not one of the usual")
-    parser.add_argument("--split", help="score only this split of the table; then no official score is claimed")
+    parser.add_argument("--pairs", type=Path, help="row pairs: kind, alt_row_id, ref_row_id and, optionally, public")
+    parser.add_argument("--sequence_column", help="sequence column, if its name is not a usual one")
+    parser.add_argument("--value_column", help="value column, if its name is not a usual one")
+    parser.add_argument("--split", help="score only this split of the table, without official scores")
     parser.add_argument(
         "--baseline_train", type=Path,
-        help="training rows of the ridge baseline: a promoter table (its rows train where it has a column split) or "
-        "a data set folder of prepare_data.py; without it there is no baseline",
+        help="also score a ridge baseline trained on this promoter table (only on train rows if it has a split column) "
+        "or data set folder of prepare_data.py",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--plots", type=Path, help="folder for a scatter plot of each category")
     command_line.add_overwrite(parser)
     parser.add_argument(
         "--intervals", type=int, metavar="N",
-        help="number of bootstrap resamples for 95 %% confidence intervals of the correlations (1000 will do); rows of "
-        "one cluster are drawn together",
+        help="bootstrap resamples of clusters for 95 %% confidence intervals of the correlations, for example 1000",
     )  # fmt: skip
     parser.add_argument(
         "--cluster_column", default="cluster",
-        help="column that names the cluster of each row, for --intervals (default: cluster); row_id where every row "
-        "stands alone",
+        help="column with the cluster of each row, for --intervals (default: cluster); row_id resamples single rows",
     )  # fmt: skip
     parser.add_argument(
         "--calibrate", dest="calibrate_model", action="store_true",
-        help="write prediction intervals into the model folder's config.json, from the errors on these rows, which the "
-        "model must not be trained on",
+        help="write prediction intervals to the model folder's config.json, from the errors on these rows; the model "
+        "must not be trained on them",
     )  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per forward pass (default: 256)")
     return parser
@@ -74,6 +72,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # This file has the name of the library `evaluate`, which the metric imports: its folder must not come first.
+    # This file must not shadow the library `evaluate`, which the metric imports.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
     main()

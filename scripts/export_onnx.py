@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Export the expression of a model to ONNX, for programs without PyTorch.
+"""Export a model's expression prediction to ONNX, for programs without PyTorch.
 
     python scripts/export_onnx.py MODEL OUTPUT
 
 MODEL is a checkpoint folder or a name on the Hub; OUTPUT is a .onnx file: `input_ids` (batch, 2 * strand_length) in,
-`expression` (batch,) in assay units out. It is compared with PyTorch before it appears.
+`expression` (batch,) in assay units out. The export is compared with PyTorch before OUTPUT is written.
 """
 
 import argparse
@@ -25,11 +25,11 @@ def main(argv: list[str] | None = None) -> None:
         "--merged",
         action="store_true",
         default=None,
-        help="merge the attention's projections (default: where that costs nothing)",
+        help="merge the attention projections (default: if that costs nothing)",
     )
     projections.add_argument("--separate", dest="merged", action="store_false", help="keep them as they are")
-    parser.add_argument("--opset", type=int, help="version of the ONNX operators; default: torch's choice")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT where it exists")
+    parser.add_argument("--opset", type=int, help="version of the ONNX operators (default: chosen by torch)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--no_check", dest="check", action="store_false", help="do not compare with PyTorch")
     args = parser.parse_args(argv)
     command_line.prepare_process()

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Predict every single substitution of every promoter in a file, or knock out windows of it.
+"""Predict every single substitution of every promoter in a file, or knock out windows.
 
     python scripts/mutagenesis.py MODEL INPUT OUTPUT
     python scripts/mutagenesis.py MODEL INPUT OUTPUT --window 10 --method shuffle
 
 MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
-.zst); OUTPUT is a .tsv, .csv or .parquet file with a line for each mutant: row of INPUT (from 1), its name
-where it has one, position in the variable part (from 1), ref, alt, predicted_reference, delta (mutant minus original,
-in assay units) and `problem`.
+.zst); OUTPUT is a .tsv, .csv or .parquet file with one line per mutant: row of INPUT (from 1), its name if it has one,
+position in the variable part (from 1), ref, alt, predicted_reference, delta (mutant minus original, in assay units) and
+`problem`.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from modeling_macaron.analysis.mutants import WINDOW_METHODS
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command_line.add_files(parser)
     parser.add_argument("--window", type=int, metavar="NT", help="knock out windows of this length instead")
-    parser.add_argument("--step", type=int, default=1, help="distance between the starts of two windows (%(default)s)")
-    parser.add_argument("--method", choices=WINDOW_METHODS, default="shuffle", help="how a window goes (%(default)s)")
-    parser.add_argument("--num_shuffles", type=int, default=10, help="shuffles of each window (%(default)s)")
+    parser.add_argument("--step", type=int, default=1, help="distance between window starts (%(default)s)")
+    parser.add_argument("--method", choices=WINDOW_METHODS, default="shuffle", help="window replacement (%(default)s)")
+    parser.add_argument("--num_shuffles", type=int, default=10, help="shuffles per window (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffles (%(default)s)")
     command_line.add_figures(parser, same_scale=True)
     command_line.add_rows(parser)

@@ -7,9 +7,9 @@
 
 MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
 .zst), or a BED of six columns whose intervals are read from the genome's FASTA, on their strand; OUTPUT is a .tsv,
-.csv or .parquet file with the columns of INPUT, `predicted_expression` and `problem`, and between them `expression_low`
-and `expression_high` where the model has prediction intervals, and `unlike_training` where it knows its training rows.
-It appears when it is complete. Finished rows are kept in OUTPUT.parts; --resume continues from there.
+.csv or .parquet file with the columns of INPUT, `predicted_expression`, `problem` and, depending on the model,
+`expression_low`, `expression_high` (prediction interval) and `unlike_training`. OUTPUT appears when it is complete;
+until then finished rows are in OUTPUT.parts, and --resume continues from there.
 """
 
 import argparse
@@ -25,16 +25,16 @@ from tokenization.tokenization_kmer import PROBLEMS, TOO_LONG
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command_line.add_files(parser)
     parser.add_argument("--genome", type=Path, help="FASTA of the genome, plain or bgzipped, for a BED of intervals")
-    parser.add_argument("--resume", action="store_true", help="go on with what an interrupted run has left")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     command_line.add_rows(parser)
     command_line.add_batches(parser)
     command_line.add_speed(parser)
-    parser.add_argument("--coverage", type=int, help="percent of the measurements that an interval holds (90)")
-    parser.add_argument("--deduplicate", action="store_true", help="compute sequences that are equal once")
+    parser.add_argument("--coverage", type=int, help="coverage of the prediction intervals, in percent (90)")
+    parser.add_argument("--deduplicate", action="store_true", help="compute equal sequences only once")
     return parser
 
 
@@ -42,9 +42,9 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     args = build_parser().parse_args(argv)
     command_line.prepare_process()
-    is_main = int(os.environ.get("RANK", "0")) == 0  # the first process speaks for all
+    is_main = int(os.environ.get("RANK", "0")) == 0
     if args.resume and is_main and not (parts_folder(args.output).is_dir() or os.path.exists(args.output)):
-        print(f"nothing of an interrupted run is beside {args.output}: beginning anew")
+        print(f"no interrupted run of {args.output} was found: starting from the beginning")
     try:
         result = predict_file(**vars(args), verbose=True)
     except (ValueError, OSError, MemoryError) as error:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Turn a table of promoters and their expression into a memory-mapped data set for training, with a report."""
+"""Prepare a table of promoters and their expression as a memory-mapped data set for training, with a report."""
 
 import argparse
 import sys
@@ -18,24 +18,24 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument(
         "--source",
         help="a .tsv, .csv, .xlsx, .parquet or .fasta file (text also .gz or .zst), 'simulate', or a data set on the "
-        f"Hub as owner/name; if left out, {DEFAULT_DATASET}",
+        f"Hub as owner/name; without it {DEFAULT_DATASET}",
     )
-    source.add_argument("--sequence_column", help="name; without header 0, 1, 2, ...; else found by usual names")
+    source.add_argument("--sequence_column", help="name, or 0, 1, 2, ... without a header; else the usual names")
     source.add_argument(
         "--value_column", nargs="+",
-        help="the same for the expression; in FASTA the key before '='; several columns are averaged, ignoring missing "
-        "values",
+        help="the same for the expression; several columns are averaged without missing values; in FASTA the key "
+        "before '='",
     )  # fmt: skip
-    source.add_argument("--split_column", help="column that says train, validation or test")
+    source.add_argument("--split_column", help="column with train, validation or test")
     source.add_argument("--config", help="configuration of a data set on the Hub")
     source.add_argument(
         "--revision", help="commit, tag or branch of a data set on the Hub; the default data set is pinned"
     )
-    source.add_argument("--hub_split", help="use only this split of a data set on the Hub, and split it anew")
-    source.add_argument("--num_sequences", type=int, help="promoters to simulate (100,000 if left out)")
-    source.add_argument("--extra_columns", nargs="*", help="further columns to keep")
+    source.add_argument("--hub_split", help="use and divide only this split of a data set on the Hub")
+    source.add_argument("--num_sequences", type=int, help="promoters to simulate (100,000 without it)")
+    source.add_argument("--extra_columns", nargs="*", help="other columns to keep")
     output = parser.add_argument_group("output")
-    output.add_argument("--output", required=True, help="folder to be written")
+    output.add_argument("--output", required=True, help="folder to write")
     output.add_argument("--overwrite", action="store_true", help="replace an existing data set")
     output.add_argument(
         "--split_by", choices=("cluster", "row"), default="cluster",
@@ -44,21 +44,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     output.add_argument(
         "--cluster_kmer", type=int, default=DEFAULT_KMER, help="nt, up to 32, that near-copies have in common"
     )
-    output.add_argument("--cluster_column", help="column with cluster names to use instead")
-    output.add_argument(
-        "--weight_column", help="column with the weight of each row in the training loss, a positive number"
-    )
+    output.add_argument("--cluster_column", help="column with cluster names, instead of near-copies")
+    output.add_argument("--weight_column", help="column with the weight (positive) of each row in the training loss")
     output.add_argument(
         "--average_duplicates", action="store_true", help="store equal sequences once, with the mean of their values"
     )
     output.add_argument("--validation_fraction", type=float, default=0.05, help="share of rows for validation")
     output.add_argument("--seed", type=int, default=0, help="seed of the split and of the simulation")
-    output.add_argument("--strict", action="store_true", help="stop at the first row that is rejected")
+    output.add_argument("--strict", action="store_true", help="stop at the first rejected row")
     sequence = parser.add_argument_group("sequence")
     sequence.add_argument(
         "--init_from", help="checkpoint folder or Hub model to fine-tune: its tokenizer settings become the defaults"
     )
-    unless_given = {"default": argparse.SUPPRESS}  # where left out, the tokenizer's or the checkpoint's own
+    unless_given = {"default": argparse.SUPPRESS}  # then the tokenizer's or the checkpoint's own
     sequence.add_argument("--flank5", help=f"constant 5' end, '' for none (default: {FLANK5})", **unless_given)
     sequence.add_argument("--flank3", help=f"constant 3' end, '' for none (default: {FLANK3})", **unless_given)
     sequence.add_argument(
@@ -72,13 +70,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def make_tokenizer(args: argparse.Namespace) -> KmerTokenizer:
-    """Make the tokenizer: the usual one or a checkpoint's, with the options given in place of its settings.
-
-    Raises
-    ------
-    ValueError, OSError
-        If there is no such checkpoint, it is damaged, or a length given is not that of the checkpoint.
-    """
+    """Make the default or the checkpoint's tokenizer, with the given options; lengths must match the checkpoint."""
     given = {name: getattr(args, name) for name in TOKENIZER_SETTINGS if hasattr(args, name)}
     if args.init_from is None:
         return KmerTokenizer(**given)

@@ -3,8 +3,8 @@
 
     python scripts/push_to_hub.py FOLDER REPO_ID [--private] [--revision BRANCH]
 
-FOLDER is what training leaves in OUTPUT/final: weights, config, tokenizer, the code that travels with them, model card.
-Nothing is uploaded unless it is complete. The token comes from `hf auth login`, HF_TOKEN or --token.
+FOLDER is OUTPUT/final of a training: weights, config, tokenizer, their code and the model card. An incomplete folder is
+not uploaded. The token comes from `hf auth login`, HF_TOKEN or --token.
 """
 
 import argparse
@@ -18,10 +18,10 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and push."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="model folder")
-    parser.add_argument("repo_id", help="NAME or OWNER/NAME; created when it is not there")
+    parser.add_argument("repo_id", help="NAME or OWNER/NAME; created if needed")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", help="branch to push to, created when it is not there (default: main)")
-    parser.add_argument("--commit_message", help="message of the commit")
+    parser.add_argument("--revision", help="branch to push to, created if needed (default: main)")
+    parser.add_argument("--commit_message", help="commit message")
     parser.add_argument("--token", help="access token with write permission")
     args = vars(parser.parse_args(argv))
     try:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Write a table of simulated promoters with planted yeast motifs, to try things out where the truth is known.
+"""Simulate a table of promoters with planted yeast motifs, for experiments with known truth.
 
     python scripts/simulate.py OUTPUT --num_sequences 1000 --seed 0
 
 OUTPUT is a .parquet, .csv or .tsv file with `sequence`, `expression` and `expression_noise_free`; Parquet also holds
-which motif was planted where.
+the planted motifs.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_sequences", type=int, default=1000, help="promoters (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
     parser.add_argument("--noise", type=float, default=1.0, help="standard deviation of the measurement (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     args = parser.parse_args(argv)
     columns = ["sequence", "expression", "expression_noise_free"]
     if args.output.suffix == ".parquet":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Train the model: a YAML recipe, and options that override it.
+"""Train the model from a YAML recipe and options that override it.
 
     python scripts/train.py configs/one_gpu.yaml --dataset DIR --output_dir OUTPUT [--any_option value]
 
-OUTPUT/final is then a folder for the Hub. `--help` lists every option.
+OUTPUT/final is a complete folder for the Hub. `--help` lists every option.
 """
 
 import json

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Predict variant effects: expression with the alternative allele minus expression with the reference allele.
+"""Predict variant effects: expression of the alternative allele minus that of the reference allele.
 
     python scripts/variants.py MODEL TABLE OUTPUT
     python scripts/variants.py MODEL VARIANTS.vcf OUTPUT --genome GENOME.fa --promoters PROMOTERS.bed
 
-MODEL is a checkpoint folder or a name on the Hub. TABLE (TSV, CSV, XLSX or Parquet) has either pairs of sequences
-(columns reference_sequence, alternative_sequence) or a sequence with a variant in it (sequence, position, ref, alt).
-A VCF (or BCF) needs the genome's FASTA and a BED of the promoters with their strand; it gives one line per variant,
-alternative allele and promoter. OUTPUT is a .tsv, .csv or .parquet file with `reference_expression`,
-`alternative_expression`, `delta` (alternative minus reference) and `problem`, which says why a line has none.
+MODEL is a checkpoint folder or a name on the Hub. TABLE (TSV, CSV, XLSX or Parquet) has pairs of sequences (columns
+reference_sequence, alternative_sequence) or variants within a sequence (sequence, position, ref, alt). A VCF (or BCF)
+needs the genome's FASTA and a BED of the promoters with their strand; it gives one line per variant, alternative allele
+and promoter. OUTPUT is a .tsv, .csv or .parquet file with `reference_expression`, `alternative_expression`, `delta`
+(alternative minus reference) and `problem`, the reason for a missing delta.
 """
 
 import argparse
@@ -35,21 +35,20 @@ COLUMNS = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command_line.add_files(parser, source="table, VCF or BCF")
     parser.add_argument("--genome", type=Path, help="FASTA of the genome, plain or bgzipped, for a VCF")
     parser.add_argument("--promoters", type=Path, help="BED of the promoters, six columns, for a VCF")
-    parser.add_argument("--reference_column", help="column of the reference sequence, or of its allele")
-    parser.add_argument("--alternative_column", help="column of the alternative sequence, or of its allele")
-    parser.add_argument("--sequence_column", help="column of the sequence that the position is counted in")
-    parser.add_argument("--name_column", help="column with names of the promoters, for the figures")
-    parser.add_argument("--position_column", help="column of the position of the first letter of ref")
-    parser.add_argument("--position_base", type=int, choices=(0, 1), help="position of the first letter (1, as in VCF)")
+    parser.add_argument("--reference_column", help="column of the reference sequence or allele")
+    parser.add_argument("--alternative_column", help="column of the alternative sequence or allele")
+    parser.add_argument("--sequence_column", help="column of the sequence that contains the variant")
+    parser.add_argument("--name_column", help="column of the promoter names, for the figures")
+    parser.add_argument("--position_column", help="column of the position of the first base of ref")
+    parser.add_argument("--position_base", type=int, choices=(0, 1), help="position of the first base (1, as in VCF)")
     parser.add_argument(
         "--overflow", choices=("refuse", "trim"), default="refuse",
-        help="variable part longer than the model reads, as by an insertion: a problem, or trimmed at its 5' end "
-        "(%(default)s)",
+        help="report a variable part longer than the model reads as a problem, or trim its 5' end (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--both_orientations", action="store_true", help="average over both orientations")
     command_line.add_figures(parser, of="promoters")
@@ -74,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _predict(args: argparse.Namespace) -> FilePrediction:
-    """Call the library for the kind of input."""
+    """Predict a table or a VCF."""
     is_vcf = args.source.name.lower().endswith(VCF_SUFFIXES)
     columns = {name: getattr(args, name) for name in COLUMNS if getattr(args, name) is not None}
     options = {name: getattr(args, name) for name in OPTIONS} | {"verbose": True}

@@ -12,7 +12,6 @@ from .tokenization_kmer import (
     strip_marks,
 )
 
-# Arguments that determine how sequences are read.
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Options of a training run: a YAML recipe and whatever the command line says otherwise."""
+"""Options of a training run: a YAML recipe, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_macaron.configuration_macaron import MacaronConfig
 
-# Fields of the config that come from the data or never change.
+# Config fields that come from the data or never change.
 _NOT_IN_RECIPES = {
     "vocab_size",
     "strand_length",
     "expression_mean",
     "expression_std",
-    "expression_bins",  # the option of this name is their number
+    "expression_bins",  # the option of this name is the number of bins
     "interval_quantiles",
     "trimer_shares",
     "trimer_limit",
@@ -37,15 +37,14 @@ _AT_LEAST_ONE = (
 MEASURES = ("pearson_r", "spearman_rho", "loss", "expression_loss", "reconstruction_loss")
 
 
-def _recipe_type(annotation):
-    """Type to parse a field of the config as: a number that may be an int or a float is a float."""
-    return float if annotation == int | float else annotation
-
-
 ModelArguments = dataclasses.make_dataclass(
     "ModelArguments",
     [
-        (name, _recipe_type(annotation) | None, field(default=None, metadata={"help": "see MacaronConfig"}))
+        (
+            name,
+            (float if annotation == int | float else annotation) | None,  # the parser takes one type of number
+            field(default=None, metadata={"help": "see MacaronConfig"}),
+        )
         for name, annotation in inspect.get_annotations(MacaronConfig, eval_str=True).items()
         if name not in _NOT_IN_RECIPES and get_origin(annotation) is not ClassVar
     ],
@@ -58,75 +57,73 @@ ModelArguments = dataclasses.make_dataclass(
 
 @dataclass
 class MacaronTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with what this model's training adds."""
+    """`transformers.TrainingArguments` with the options of this model; their help describes them."""
 
     dataset: str | None = field(default=None, metadata={"help": "folder that scripts/prepare_data.py wrote"})
     stream: str | None = field(
         default=None,
         metadata={
-            "help": "Parquet files to train on while they are read, instead of the data set's training rows (it gives "
-            "validation rows, mean and standard deviation): a path, a glob or hf://datasets/OWNER/NAME/PATTERN"
+            "help": "Parquet files to stream training rows from: a path, a glob or hf://datasets/OWNER/NAME/PATTERN. "
+            "The data set still gives the validation rows, the mean and the standard deviation"
         },
     )
-    stream_buffer: int = field(default=100_000, metadata={"help": "rows of a stream that are shuffled in memory"})
+    stream_buffer: int = field(default=100_000, metadata={"help": "rows of a stream held in memory for shuffling"})
     stream_shards: int = field(
-        default=8, metadata={"help": "shards of a stream that are read at once: a multiple of the number of processes"}
+        default=8, metadata={"help": "shards of a stream read at once: a multiple of the number of processes"}
     )
     sequence_column: str | None = field(
-        default=None, metadata={"help": "column of the stream's sequences, where it has no usual name"}
+        default=None, metadata={"help": "the stream's sequence column, if its name is not a usual one"}
     )
     value_column: str | None = field(
-        default=None, metadata={"help": "column of the stream's values, where it has no usual name"}
+        default=None, metadata={"help": "the stream's value column, if its name is not a usual one"}
     )
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "checkpoint folder, or auto: the latest complete one of output_dir"}
+        default=None, metadata={"help": "checkpoint folder, or auto for the latest complete checkpoint in output_dir"}
     )
-    init_from: str | None = field(
-        default=None, metadata={"help": "checkpoint folder or Hub model to fine-tune, instead of new weights"}
-    )
+    init_from: str | None = field(default=None, metadata={"help": "checkpoint folder or Hub model to fine-tune"})
     global_batch_size: int | None = field(
         default=None,
-        metadata={"help": "rows of an optimizer step over all processes; sets the batch size of each process"},
+        metadata={"help": "rows per optimizer step over all processes; sets the batch size of each process"},
     )
-    mask_probability: float = field(default=0.05, metadata={"help": "share of letters that are masked"})
+    mask_probability: float = field(default=0.05, metadata={"help": "share of nucleotides to mask"})
     strands: Literal["independent", "paired"] = field(
-        default="independent", metadata={"help": "mask each strand on its own, or a nucleotide on both at once"}
+        default="independent", metadata={"help": "mask each strand on its own, or a nucleotide on both strands"}
     )
     reverse_probability: float = field(
-        default=0.0, metadata={"help": "share of training rows whose reverse complement stands first"}
+        default=0.0, metadata={"help": "share of training rows read as their reverse complement"}
     )
     max_shift: int = field(
-        default=0, metadata={"help": "largest number of nt by which a training row's padding moves from side to side"}
+        default=0, metadata={"help": "largest random shift of a training row within its padding, in nt"}
     )
     expression_bins: int = field(
         default=0,
         metadata={
-            "help": "soft bins of the expression, 4 to 1,000, for example 18: the loss is a Kullback-Leibler "
-            "divergence. They are equally spaced from one bin below the 0.1 to one bin above the 99.9 percentile of "
-            "the data set's training values; a checkpoint to fine-tune keeps its own. 0: the loss is the squared error"
+            "help": "number of soft bins of the expression, 4 to 1,000, for example 18; the loss is then a "
+            "Kullback-Leibler divergence. Bins are equally spaced, from one bin below the 0.1 percentile to one bin "
+            "above the 99.9 percentile of the training values; fine-tuning keeps the checkpoint's. 0: squared error"
         },
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "stop after this many evaluations without a better validation Pearson r"}
     )
     clip_grad_value: float | None = field(
-        default=None, metadata={"help": "clip each value of a gradient, as the original does at 0.5"}
+        default=None, metadata={"help": "clip each element of a gradient (original: 0.5)"}
     )
     clip_tensor_norm: float | None = field(
-        default=None, metadata={"help": "clip the norm of each tensor's gradient, as the original does at 1.0"}
+        default=None, metadata={"help": "clip the norm of each tensor's gradient (original: 1.0)"}
     )
     attn_implementation: Literal["sdpa", "eager"] | None = field(
-        default=None, metadata={"help": "attention in training: eager is faster on many CPUs, and takes more memory"}
+        default=None, metadata={"help": "attention in training; eager is faster on many CPUs but takes more memory"}
     )
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "average the weights over the steps, keeping this share of the average at each, as 0.999"},
+        metadata={"help": "decay of an exponential moving average of the weights, for example 0.999"},
     )
     save_examples: bool = field(
         default=False, metadata={"help": "save three measured validation promoters with the model, for the demo"}
     )
 
-    compile_blocks: ClassVar[bool] = False  # set where `torch_compile` is asked for on a CPU
+    compile_blocks: ClassVar[bool] = False  # set by `torch_compile` on a CPU
 
     def __post_init__(self):
         for name in _AT_LEAST_ONE:
@@ -153,13 +150,13 @@ class MacaronTrainingArguments(TrainingArguments):
         if self.early_stopping_patience is not None:
             self.restore_callback_states_from_checkpoint = True
         if self.use_cpu or not torch.accelerator.is_available():
-            # Each block on its own, see `train_on_cpu`; the Trainer would compile the whole model.
+            # `train_on_cpu` compiles each block; the Trainer would compile the whole model.
             self.compile_blocks, self.torch_compile = self.torch_compile, False
         self.remove_unused_columns = False
         self.label_names = ["labels"]
         super().__post_init__()
         if self.device.type == "cpu":
-            self.dataloader_pin_memory = False  # there is nothing to copy to, and torch would warn
+            self.dataloader_pin_memory = False  # torch would warn
         if self.n_gpu > 1:
             raise ValueError(
                 f"{self.n_gpu} GPUs but one process: start with `accelerate launch --num_processes {self.n_gpu}`, "
@@ -168,23 +165,7 @@ class MacaronTrainingArguments(TrainingArguments):
 
 
 def share_of_batch(global_batch_size: int, processes: int, accumulation_steps: int) -> int:
-    """Divide a global batch among processes and accumulation steps.
-
-    Parameters
-    ----------
-    global_batch_size, processes, accumulation_steps : int
-        Rows of an optimizer step, and what they are shared among.
-
-    Returns
-    -------
-    int
-        Rows that a process takes at once.
-
-    Raises
-    ------
-    ValueError
-        If they cannot be shared equally.
-    """
+    """Rows per process and accumulation step; raises if they do not divide the global batch."""
     parts = processes * accumulation_steps
     if global_batch_size < parts or global_batch_size % parts:
         raise ValueError(
@@ -195,7 +176,7 @@ def share_of_batch(global_batch_size: int, processes: int, accumulation_steps: i
 
 
 def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArguments]:
-    """Read a recipe and the options after it: `RECIPE.yaml [--option value ...]`.
+    """Parse `RECIPE.yaml [--option value ...]`.
 
     Parameters
     ----------
@@ -209,9 +190,9 @@ def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArgume
     Raises
     ------
     ValueError
-        If the recipe cannot be read or names an unknown option, or an option has an impossible value.
+        If the recipe is not readable, or an option is unknown or has an invalid value.
     FileNotFoundError
-        If there is no such recipe.
+        If the recipe does not exist.
     """
     parser = HfArgumentParser((ModelArguments, MacaronTrainingArguments))
     parser.add_argument("config", help="YAML recipe, for example configs/cpu_tiny.yaml")
@@ -238,7 +219,7 @@ def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArgume
 
 
 def _read_recipe(path: str, known: set[str]) -> dict:
-    """Options of a YAML recipe."""
+    """Read and check the options of a YAML recipe."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such recipe")
     try:

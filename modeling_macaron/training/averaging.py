@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: train the raw ones, evaluate and keep their average."""
+"""Exponential moving average of the weights, for evaluation and for the saved model."""
 
 from __future__ import annotations
 
@@ -16,53 +16,35 @@ RAW_WEIGHTS = "raw_weights.safetensors"
 
 
 class WeightAverage(TrainerCallback):
-    """Average the parameters over the optimizer steps of a training.
+    """Average the parameters over optimizer steps; the model holds the raw weights until training ends.
 
-    After step t (from 0) the average moves to `d * average + (1 - d) * weights` with
-    `d = min(decay, (1 + t) / (10 + t))`: the early steps, and the random start, are forgotten. During training the
-    model holds the raw weights, see `in_use`; when training ends it is given the average (or, by the Trainer, the best
-    checkpoint, which holds one).
-
-    Parameters
-    ----------
-    decay : float
-        Share of the old average that is kept at a step, between 0 and 1.
-
-    Attributes
-    ----------
-    weights : list of torch.Tensor or None
-        Averages in the order of `model.parameters()`; None outside training.
+    Step t (from 0) updates the average to `d * average + (1 - d) * weights` with `d = min(decay, (1 + t) / (10 + t))`,
+    so that the random start is forgotten.
     """
 
     def __init__(self, decay: float):
         self.decay = decay
-        self.weights = None
+        self.weights = None  # averages in the order of `model.parameters()`, during training
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
-        """Start from the model's weights; of a resumed training, `restore` has set the average."""
+        """Start from the model's weights; a resumed run keeps the average that `restore` has set."""
         if state.global_step == 0:
             self.weights = _copies(model)
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs) -> None:
-        """Move the average towards the weights after a step, all tensors at once."""
+        """Update the average."""
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         get_ema_multi_avg_fn(decay)(self.weights, _parameters(model), None)
 
     def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
-        """Give the model the last average, where the Trainer has not loaded the best checkpoint."""
+        """Load the average into the model, unless the Trainer has loaded the best checkpoint."""
         if not (args.load_best_model_at_end and state.best_model_checkpoint is not None):
             torch._foreach_copy_(_parameters(model), self.weights)
         self.weights = None
 
     @contextmanager
     def in_use(self, model: torch.nn.Module) -> Iterator[None]:
-        """Let the model hold the average for a while, then the raw weights again; outside training do nothing.
-
-        Parameters
-        ----------
-        model : torch.nn.Module
-            The model that is trained, wrapped or not. Its tensors stay the same and take other values.
-        """
+        """Load the average into the model, in place, for the length of the block; outside training do nothing."""
         if self.weights is None:
             yield
             return
@@ -74,47 +56,18 @@ class WeightAverage(TrainerCallback):
             torch._foreach_copy_(parameters, raw)
 
     def save_raw(self, model: torch.nn.Module, folder: str | Path) -> None:
-        """Write the raw weights beside the averaged ones of a checkpoint.
-
-        Parameters
-        ----------
-        model : torch.nn.Module
-            The unwrapped model.
-        folder : str or Path
-            Checkpoint; made where it is not there.
-        """
+        """Write the raw weights of the unwrapped model to a checkpoint folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_model(model, str(Path(folder) / RAW_WEIGHTS), metadata={"format": "pt", "ema_decay": repr(self.decay)})
 
     def restore(self, model: torch.nn.Module, folder: str | Path) -> None:
-        """Take the average from a model that holds a checkpoint's weights, and give it the checkpoint's raw weights.
-
-        Parameters
-        ----------
-        model : torch.nn.Module
-            The unwrapped model, with the weights of `model.safetensors`.
-        folder : str or Path
-            Checkpoint that `save_raw` wrote to.
-        """
+        """Take the average from the unwrapped model, then load the checkpoint's raw weights into it."""
         self.weights = _copies(model)
         load_model(model, Path(folder) / RAW_WEIGHTS)
 
 
 def check_same_decay(checkpoint: str | Path, decay: float | None) -> None:
-    """Check that a checkpoint was trained with the decay with which training is to go on.
-
-    Parameters
-    ----------
-    checkpoint : str or Path
-        Folder `checkpoint-STEP`.
-    decay : float, optional
-        Without it, weights are not averaged.
-
-    Raises
-    ------
-    ValueError
-        If only one of both averages, the decays differ, or the raw weights cannot be read.
-    """
+    """Raise a ValueError unless a checkpoint was trained with this decay (None: no averaging)."""
     path = Path(checkpoint) / RAW_WEIGHTS
     saved = None
     if path.exists():
@@ -129,10 +82,8 @@ def check_same_decay(checkpoint: str | Path, decay: float | None) -> None:
 
 
 def _parameters(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Give the parameters' own tensors, without gradients."""
     return [parameter.detach() for parameter in model.parameters()]
 
 
 def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Copy the parameters."""
     return [parameter.detach().clone() for parameter in model.parameters()]

@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: which of them were written to their end."""
+"""Find complete checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -20,33 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 class NumProcesses(TrainerCallback, ExportableState):
-    """Let `trainer_state.json` tell how many processes wrote a checkpoint."""
+    """Record the number of processes that wrote a checkpoint in `trainer_state.json`."""
 
     def state(self) -> dict:
-        """Give what is written: always the processes of this run, not those of one that is resumed."""
+        """State to write: the number of processes of this run, not of the resumed one."""
         return {"args": {}, "attributes": {"num_processes": PartialState().num_processes}}
 
 
 def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
-    """Choose the checkpoint to resume from, as `--resume_from_checkpoint auto` or a path says.
-
-    Parameters
-    ----------
-    args : MacaronTrainingArguments
-        `resume_from_checkpoint` is None, a folder, or `auto` (`true` too) for the latest complete one of `output_dir`.
-
-    Returns
-    -------
-    str or None
-        Folder, or None to start from the beginning. A warning names the later ones that `auto` passes over.
-
-    Raises
-    ------
-    FileExistsError
-        If `output_dir` holds checkpoints and nothing was said of resuming.
-    ValueError
-        If the folder that was named is no complete checkpoint, or weights are to be averaged and no checkpoint did so.
-    """
+    """Find the checkpoint that `resume_from_checkpoint` names (`auto`: the latest complete one), or None."""
     asked = args.resume_from_checkpoint
     folders = [path for path in Path(args.output_dir).glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])]
     folders.sort(key=lambda path: int(path.name[11:]), reverse=True)
@@ -72,7 +54,7 @@ def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
 
 
 def _warn_of_passed_over(output_dir: str, candidates: list[Path], found: Path | None) -> None:
-    """Name the checkpoints that are later than the one that was found."""
+    """Warn of incomplete checkpoints that are later than the one found."""
     passed = [path.name for path in (candidates if found is None else candidates[: candidates.index(found)])]
     if passed:
         way = "no other is there, so training STARTS ANEW" if found is None else f"training goes on from {found.name}"
@@ -80,28 +62,14 @@ def _warn_of_passed_over(output_dir: str, candidates: list[Path], found: Path | 
 
 
 def is_complete(checkpoint: Path, averaging: bool = False) -> bool:
-    """Tell whether a checkpoint was written to its end: the main process writes the Trainer's state last.
-
-    Parameters
-    ----------
-    checkpoint : Path
-        Folder `checkpoint-STEP`.
-    averaging : bool
-        The run averages weights, so the raw ones must be there too.
-
-    Returns
-    -------
-    bool
-        Whether its weights can be read, and the states of the optimizer, the schedule and the random numbers of every
-        process that wrote it are there and not cut off. How many processes resume from it does not matter.
-    """
+    """Whether all weights and states of a checkpoint are readable, raw weights included if the run averages them."""
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         for name in ("model.safetensors", *([RAW_WEIGHTS] if averaging else [])):
             with safe_open(checkpoint / name, "np"):
                 pass
         names = {path.name for path in checkpoint.iterdir()}
-        sharded = {"optimizer.bin", "pytorch_model_fsdp.bin"}  # FSDP's, from which it resumes
+        sharded = {"optimizer.bin", "pytorch_model_fsdp.bin"}  # of FSDP
         needed = {"scheduler.pt", *(sharded if sharded <= names else ["optimizer.pt"]), *_random_states(state, names)}
         return "config.json" in names and all(zipfile.is_zipfile(checkpoint / name) for name in needed)
     except (OSError, ValueError, SafetensorError, RecursionError):
@@ -109,17 +77,11 @@ def is_complete(checkpoint: Path, averaging: bool = False) -> bool:
 
 
 def _random_states(state: dict, names: set[str]) -> set[str]:
-    """Files of the random states that a checkpoint must have: what it tells, or, of an old one, what it has.
-
-    Raises
-    ------
-    ValueError
-        If it has others, or the state is not what the Trainer writes.
-    """
+    """Random-state files of all processes that wrote a checkpoint; raises a ValueError if some are missing."""
     there = {name for name in names if name.startswith("rng_state")}
     try:
-        told = state.get("stateful_callbacks", {}).get(NumProcesses.__name__)
-        processes = len(there) if told is None else told["attributes"]["num_processes"]
+        saved = state.get("stateful_callbacks", {}).get(NumProcesses.__name__)  # not in old checkpoints
+        processes = len(there) if saved is None else saved["attributes"]["num_processes"]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("trainer_state.json does not hold the Trainer's state") from error
     needed = {"rng_state.pth"} if len(there) == 1 else {f"rng_state_{rank}.pth" for rank in range(len(there))}

@@ -12,19 +12,7 @@ from transformers import TrainerCallback
 def clip_gradients(
     parameters: Iterable[torch.nn.Parameter], value: float | None = None, tensor_norm: float | None = None
 ) -> None:
-    """Clip the gradients of parameters in place, all tensors at once, without waiting for a GPU.
-
-    Of parameters in shards (FSDP), the norm is that of the whole tensor.
-
-    Parameters
-    ----------
-    parameters : iterable of torch.nn.Parameter
-        Those without a gradient are left out.
-    value : float, optional
-        Largest absolute value of a gradient's element; the original's 0.5.
-    tensor_norm : float, optional
-        Largest Euclidean norm of one tensor's gradient; the original's 1.0.
-    """
+    """Clip each gradient in place, without waiting for a GPU; the norm of an FSDP shard is that of the whole tensor."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
@@ -42,18 +30,12 @@ def clip_gradients(
 
 
 class ClipEachGradient(TrainerCallback):
-    """Clip gradients before each optimizer step, see `clip_gradients`.
-
-    Parameters
-    ----------
-    value, tensor_norm : float or None
-        See `clip_gradients`.
-    """
+    """Clip gradients before each optimizer step, see `clip_gradients`."""
 
     def __init__(self, value: float | None, tensor_norm: float | None):
         self.value = value
         self.tensor_norm = tensor_norm
 
     def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
-        """Clip the gradients of the model in place."""
+        """Clip the gradients of the model."""
         clip_gradients(model.parameters(), self.value, self.tensor_norm)

@@ -16,14 +16,13 @@ from tokenization.tokenization_kmer import MASK_ID, N_ID
 STRANDS = ("independent", "paired")
 _IGNORE = -100
 _EVALUATION_EPOCH = -1
-_AUGMENTATION = 0x5C1F7  # its draws are others than those of the masks
+_AUGMENTATION = 0x5C1F7  # keeps its random numbers apart from those of the masks
 
 
 def _uniform(seed: int, epoch: int | np.ndarray, rows: np.ndarray, positions: int) -> np.ndarray:
-    """Uniform numbers (batch, positions) in [0, 1) that depend on nothing but seed, epoch, row and position.
+    """Uniform numbers (batch, positions) in [0, 1), hashed from seed, epoch, row and position.
 
-    Each is the hash of its coordinates, so a row is masked alike whatever
-    batch, process or worker it falls to, and after training was interrupted.
+    The masks of a row therefore do not depend on its batch, process or worker, nor on an interruption of the training.
     """
     state = mix64(np.uint64(seed) ^ mix64(np.asarray(epoch, np.int64).astype(np.uint64)))
     state = mix64(state ^ mix64(rows.astype(np.uint64)))
@@ -32,22 +31,7 @@ def _uniform(seed: int, epoch: int | np.ndarray, rows: np.ndarray, positions: in
 
 
 def shift_padding(forward: np.ndarray, draws: np.ndarray, max_shift: int) -> np.ndarray:
-    """Move padding from one side of a strand to the other; no nucleotide is lost.
-
-    Parameters
-    ----------
-    forward : numpy.ndarray
-        (batch, length) uint8 letter ids with N on either side.
-    draws : numpy.ndarray
-        (batch,) uniform numbers in [0, 1): each shift that a row's padding allows is as likely as any other.
-    max_shift : int
-        Largest shift, in nucleotides.
-
-    Returns
-    -------
-    numpy.ndarray
-        (batch, length) uint8.
-    """
+    """Shift strands (batch, length) within their N padding by up to `max_shift` nt, uniformly by draws (batch,)."""
     length = forward.shape[1]
     is_base = forward != N_ID
     left, right = is_base.argmax(axis=1), is_base[:, ::-1].argmax(axis=1)
@@ -58,28 +42,27 @@ def shift_padding(forward: np.ndarray, draws: np.ndarray, max_shift: int) -> np.
 
 @dataclass(frozen=True)
 class PromoterCollator:
-    """Make model inputs of forward strands.
+    """Collate forward strands into model inputs.
 
     Parameters
     ----------
     expression_mean, expression_std : float
         Mean and standard deviation of the training labels, in assay units; labels are standardized with them.
     mask_probability : float
-        Share of the letters other than N that are replaced by the mask token; the paper's 5 %.
+        Share of the nucleotides other than N that are masked; 5 % in the paper.
     strands : str
-        `"independent"` draws each of the two strands' positions on its own, as the original does, so the other strand
-        nearly always shows the hidden letter; `"paired"` hides a nucleotide on both strands at once.
+        `"independent"` masks each strand on its own, as the original does, so that the other strand nearly always
+        shows the masked nucleotide. `"paired"` masks a nucleotide on both strands.
     reverse_probability : float
-        Share of the training rows that are read the other way round: the reverse complement stands first.
+        Share of the training rows read as their reverse complement.
     max_shift : int
-        Largest number of nucleotides by which the padding of a training row may be moved from one side to the other.
+        Largest random shift of a training row within its padding, in nucleotides.
     seed : int
-        Seed of what is drawn. It depends on seed, epoch, row and position only.
+        Seed of masks and augmentation, which depend only on seed, epoch, row and position.
     evaluation : bool
-        Give the unmasked `input_ids`, with the masked ones beside them as `masked_input_ids`, and the same masks in
-        every epoch.
+        Return unmasked `input_ids` and, beside them, `masked_input_ids` with the same masks in every epoch.
     with_rows : bool
-        Give the number of each row in the source too.
+        Also return the number of each row in the source.
     """
 
     expression_mean: float
@@ -112,16 +95,16 @@ class PromoterCollator:
         Parameters
         ----------
         batch : Mapping or sequence of Mapping
-            What `PromoterDataset` reads, or rows with `input_ids`, `labels`, `row` and, optionally, `weight`, as a
-            `datasets.Dataset` gives them, and `epoch` where it is not 0.
+            A batch of `PromoterDataset`, or rows of a `datasets.Dataset` with `input_ids`, `labels`, `row` and,
+            optionally, `weight` and `epoch` (default: 0).
 
         Returns
         -------
         dict[str, torch.Tensor]
-            `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32 standardized;
-            `masked_nucleotides` (batch, 2 * strand_length) int64, -100 where nothing was masked; for training also
-            `most_masked`, an int, no row has more masked letters, and `row_weights` (batch,) float32 where the rows
-            have a `weight`; for evaluation also `masked_input_ids`; with `with_rows` also `row` (batch,) int64.
+            `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32, standardized;
+            `masked_nucleotides` (batch, 2 * strand_length) int64, -100 at unmasked positions. For training also
+            `most_masked`, an int bound on the masked nucleotides of a row, and `row_weights` (batch,) float32 if the
+            rows have a `weight`. For evaluation also `masked_input_ids`. With `with_rows` also `row` (batch,) int64.
 
         Raises
         ------
@@ -163,20 +146,20 @@ class PromoterCollator:
             collated["row"] = torch.from_numpy(np.array(batch["row"], dtype=np.int64))
         return collated
 
-    def _usual_most_masked(self, letters: int) -> int:
-        """Bound on the masked letters of a row: six standard deviations above their mean, the same in all batches."""
-        mean = self.mask_probability * letters
+    def _usual_most_masked(self, length: int) -> int:
+        """Bound on the masked nucleotides of a row, six standard deviations above the mean: the same in all batches."""
+        mean = self.mask_probability * length
         variance = mean * (1 - self.mask_probability) * (2 if self.strands == "paired" else 1)
         return math.ceil(mean + 6 * math.sqrt(variance))
 
     def _augment(self, forward: np.ndarray, rows: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
-        """Turn round and shift forward strands (batch, strand_length)."""
+        """Reverse-complement and shift forward strands (batch, strand_length) at random."""
         turn, shift = _uniform(self.seed ^ _AUGMENTATION, epoch, rows, 2).T
         forward = np.where(turn[:, None] < self.reverse_probability, reverse_complement(forward), forward)
         return shift_padding(forward, shift, self.max_shift) if self.max_shift else forward
 
     def _draw_mask(self, rows: np.ndarray, epoch: int | np.ndarray, strand_length: int) -> np.ndarray:
-        """Positions (batch, 2 * strand_length) to hide."""
+        """Draw the positions (batch, 2 * strand_length) to mask."""
         if self.strands == "independent":
             return _uniform(self.seed, epoch, rows, 2 * strand_length) < self.mask_probability
         forward = _uniform(self.seed, epoch, rows, strand_length) < self.mask_probability

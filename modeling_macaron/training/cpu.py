@@ -18,18 +18,9 @@ _COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 def train_on_cpu(model: nn.Module, *, compile_blocks: bool = False) -> None:
-    """Make a model train faster on a CPU. Its function, weights and saved files stay the same.
+    """Make a Macaron model train faster on a CPU, in place; its function, weights and saved files stay the same.
 
-    Dropout draws its masks from bytes of random words. The depthwise convolution runs in the channels-last layout of
-    oneDNN, in float32 under autocast too: in bfloat16, oneDNN 3 never returns for 16 or 32 channels.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A Macaron model, changed in place.
-    compile_blocks : bool
-        Compile the blocks, with `torch.compile`, at the first training step (half a minute; seconds where PyTorch's
-        cache holds the result). Skipped with a warning where there is no C++ compiler. Evaluation is not compiled.
+    `compile_blocks` compiles the blocks at the first training step, if there is a C++ compiler.
     """
     if compile_blocks and not any(map(shutil.which, (os.environ.get("CXX", "c++"), *_COMPILERS))):
         logger.warning("torch_compile: no C++ compiler was found, so nothing is compiled and training is slower")
@@ -46,7 +37,7 @@ def train_on_cpu(model: nn.Module, *, compile_blocks: bool = False) -> None:
 
 
 def draw_mask(like: torch.Tensor, rate: float) -> torch.Tensor:
-    """Draw a dropout mask of int8 zeros and ones; a random word of 64 bits serves eight elements, or four."""
+    """Draw a dropout mask of int8 zeros and ones; a random word of 64 bits serves four or eight elements."""
     bits, dropped = _threshold(rate)
     words = torch.empty(-(-like.numel() * bits // 64), dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int8 if bits == 8 else torch.int16)[: like.numel()].view(like.shape)
@@ -54,14 +45,17 @@ def draw_mask(like: torch.Tensor, rate: float) -> torch.Tensor:
 
 
 def _threshold(rate: float) -> tuple[int, int]:
-    """Bits of a draw, and how many of its values drop: 16 where 8 would miss the rate by 0.001 or by 1 %."""
+    """Bits of a draw (16 if 8 would miss the rate by 0.001 or 1 %) and how many of its values drop."""
     is_coarse = abs(round(256 * rate) / 256 - rate) < min(0.1, rate, 1 - rate) / 100
     bits = 8 if is_coarse else 16
     return bits, min(round(2**bits * rate), 2**bits - 1)
 
 
 def _convolve(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Depthwise convolution (batch, hidden, positions) as that of an image of one row."""
+    """Depthwise convolution (batch, hidden, positions) in oneDNN's channels-last layout.
+
+    It runs in float32 under autocast too: in bfloat16, oneDNN 3 never returns for 16 or 32 channels.
+    """
     image = _positions_first(inputs).unsqueeze(2)
     padding = (0, weight.shape[2] // 2)
     with torch.autocast("cpu", enabled=False):
@@ -69,7 +63,7 @@ def _convolve(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _convolve_backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of inputs and weight; `torch.compile` makes one loop of the sums."""
+    """Gradients of inputs and weight; `torch.compile` fuses the sums into one loop."""
     inputs, weight = ctx.saved_tensors
     positions, width = inputs.shape[2], weight.shape[2]
     padded = F.pad(inputs, (width // 2, width // 2))
@@ -82,7 +76,7 @@ def _positions_first(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-# Operators, so that `torch.compile` leaves them as they are. The tag keeps it from drawing two masks as one.
+# Operators, because `torch.compile` leaves them as they are. The tag keeps it from merging two draws of a mask.
 _library = torch.library.Library("macaron", "DEF")
 _library.define("draw_mask(Tensor like, float rate) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 _library.define("depthwise_conv(Tensor inputs, Tensor weight) -> Tensor")
@@ -120,7 +114,7 @@ class _ReLU(nn.ReLU):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
             return super().forward(inputs)
-        # Compiled comparisons are slow on a CPU; this is 0 or 1 for all but subnormal numbers.
+        # Compiled comparisons are slow on a CPU; this is 0 or 1 except for subnormal numbers.
         is_positive = (inputs.detach() * torch.finfo(inputs.dtype).max).clamp(0, 1)
         return inputs * is_positive
 

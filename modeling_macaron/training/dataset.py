@@ -1,4 +1,4 @@
-"""Prepared promoters, read from memory-mapped Arrow a batch at a time."""
+"""Prepared promoters, read from memory-mapped Arrow in batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,7 @@ _ROWS_AT_A_TIME = 10_000
 
 
 class PromoterDataset(torch.utils.data.Dataset):
-    """Rows of one split; a batch is read with one look-up and stays numpy arrays.
-
-    Parameters
-    ----------
-    split : datasets.Dataset
-        With `input_ids` (strand_length uint8), `labels` (float32, assay units), `row` (int64) and, optionally,
-        `weight` (float32).
-    strand_length : int
-        Letters of a row.
-    """
+    """Rows of one split: `input_ids` (strand_length,), `labels` in assay units, `row` and, optionally, `weight`."""
 
     def __init__(self, split: datasets.Dataset, strand_length: int):
         self.has_weights = "weight" in split.column_names
@@ -40,36 +31,24 @@ class PromoterDataset(torch.utils.data.Dataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """Values of all rows, (rows,) float64 in assay units."""
+        """Measured values (rows,) float64 in assay units."""
         return self._split.select_columns(["labels"])[:].column("labels").to_numpy().astype(np.float64)
 
     def some_strands(self, most: int) -> np.ndarray:
-        """Forward strands (rows, strand_length) of `most` rows at even distances, or of all if they are fewer."""
+        """Forward strands (rows, strand_length) of up to `most` evenly spaced rows."""
         rows = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int))
         return self.__getitems__(rows.tolist())["input_ids"]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Tell which pass over the data begins; the masks are drawn anew in each."""
+        """Set the epoch, on which the masks depend."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict:
-        """One row, as a batch of one."""
+        """Read one row as a batch."""
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> dict:
-        """Read rows.
-
-        Parameters
-        ----------
-        indices : sequence of int
-            Rows of the split.
-
-        Returns
-        -------
-        dict
-            `input_ids` (batch, strand_length) uint8, `labels` (batch,) float32 in assay units, `row` (batch,) int64,
-            `weight` (batch,) float32 where the rows have one, `epoch` int.
-        """
+        """Read `input_ids` (batch, strand_length), `labels`, `row` and `weight` (batch,), and the epoch."""
         table = self._split[list(indices)]
         input_ids = table.column("input_ids").combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return {
@@ -80,20 +59,7 @@ class PromoterDataset(torch.utils.data.Dataset):
 
 
 class PreparedData:
-    """A folder that `scripts/prepare_data.py` wrote: its splits and its report.
-
-    Parameters
-    ----------
-    folder : str or Path
-        The folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or its report is not there.
-    ValueError
-        If it cannot be read, or has no training or validation rows.
-    """
+    """Splits and report of a folder that `scripts/prepare_data.py` wrote."""
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
@@ -116,11 +82,7 @@ class PreparedData:
             raise ValueError(f"{folder}: {len(self.train)} training and {len(self.validation)} validation rows")
 
     def held_out(self) -> KeySet:
-        """Collect the keys of validation and test strands, which must not be trained on, nor must their near-copies.
-
-        Near-copies have as long a stretch in common as those by which the rows were divided. Where rows were divided
-        one by one, only equal strands and reverse complements have a key in common.
-        """
+        """Keys of the validation and test strands, to keep these and their near-copies out of training."""
         return KeySet(self._held_out_strands(), self.report.get("cluster_kmer", DEFAULT_KMER))
 
     def _held_out_strands(self) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Training rows that are read while they are needed: Parquet files larger than the disk, or on the Hub."""
+"""Training rows streamed from Parquet files that are larger than the disk or on the Hub."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from tokenization import KmerTokenizer
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 8_000
-_ROWS_OF_A_FILE = 2**40  # a row's number is its file's times this, and its place in the file
-_UNITS_OF_A_SHARD = 4  # about so many, where row groups are small enough
+_ROWS_OF_A_FILE = 2**40  # row number: file * this + place in the file
+_UNITS_OF_A_SHARD = 4  # about, if row groups are small enough
 _LEFT_OUT = {
-    "refused": "are no promoters with a value",
+    "rejected": "are no promoters with a value",
     "held_out": "are held out for validation or test, or near-copies of such rows",
 }
-_UNEVEN = 1.3  # the fullest shard may have this many times the mean, where row groups can be divided
+_UNEVEN = 1.3  # most of a shard's size over the mean, if row groups can be divided
 _ANY_COLUMNS = Columns(None, None, None)
 
 
 def _is_read_error(error: Exception) -> bool:
-    """Whether an error comes from a file or its file system, whose client may define its own, and not from a bug."""
+    """Whether an error comes from a file or its file system, whose client may define its own errors."""
     is_from_library = type(error).__module__ != "builtins"
     is_known = isinstance(error, (OSError, ValueError, RuntimeError))
     return (is_from_library or is_known) and not isinstance(error, MemoryError)
 
 
 class _Unit(NamedTuple):
-    """What a shard reads at a time: a file, neighbouring row groups of one, or each `parts`-th row of those."""
+    """Part of a shard: a file, neighbouring row groups of a file, or every `parts`-th row of those."""
 
     file: int
     size: float  # bytes, about
@@ -57,39 +57,38 @@ class _Unit(NamedTuple):
 
 
 class StreamedPromoters(torch.utils.data.IterableDataset):
-    """Rows of Parquet files, again and again, in an order that depends on the seed, not on the processes.
+    """Endless stream of the rows of Parquet files, in an order that depends on the seed only.
 
-    In each pass the files (runs of row groups, of large ones) are dealt anew to shards, by size; rows come from one
-    shard after the other. Each process reads shards of its own, and the rows of a global batch do not depend on the
-    number of processes. A shard that is through begins its next pass at once: passes of shards overlap where they are
-    not of one length. Row groups that are too few or too large for that are read by several shards, each of which takes
-    some of the rows. A run that is resumed reads again what it had read, and goes on with the next row.
+    Each pass assigns files, or row groups of large files, to shards of about equal size and takes one row from each
+    shard in turn. Each process reads its own shards, and the rows of a global batch do not depend on the number of
+    processes. A finished shard starts its next pass at once, so passes of different shards may overlap. If row groups
+    are too few or too large, several shards read the same one and share its rows. A resumed run skips the rows that
+    were already used by reading them again.
 
     Parameters
     ----------
     files : str
         A path, a glob, or `hf://datasets/OWNER/NAME/PATTERN`.
     tokenizer : KmerTokenizer
-        It trims and pads, and tells what is no promoter: such rows are left out and counted.
+        Trims and pads the sequences. Rows that it rejects are skipped and counted.
     seed : int
-        Of the order: what is dealt is shuffled, and rows within a buffer.
+        Seed of the order of files and rows.
     buffer_rows : int
-        Rows that are held in memory to be shuffled, all shards together, but one for each shard at least.
+        Rows held in memory for shuffling, over all shards; at least one per shard.
     num_shards : int
-        The number of processes must divide it. Each shard has a file open and a row group's two columns in memory.
+        A multiple of the number of processes. Each shard keeps a file open and two columns of a row group in memory.
     columns : Columns
-        Names of the columns with the sequences and the values, where they are not the usual ones.
+        Names of the sequence and value columns, if they are not the usual ones.
     held_out : KeySet, optional
-        Rows that are equal to these strands or near-copies of them are left out and counted: those of the validation
-        split, say.
+        Strands, such as those of the validation split, that are skipped and counted, near-copies included.
 
     Raises
     ------
     FileNotFoundError
-        If there are no such files.
+        If no file matches.
     ValueError
-        If they are no Parquet, or have no column of sequences or of values, or no row that is a promoter with a value,
-        or without a buffer or shards.
+        If a file is not Parquet or lacks a sequence or value column, if no row is a promoter with a value, or if
+        `buffer_rows` or `num_shards` is below 1.
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             found = []
         except MemoryError:
             raise
-        except Exception as error:  # each file system has errors of its own
+        except Exception as error:  # each file system has its own errors
             raise ValueError(f"{files} cannot be opened: {' '.join(str(error).split())}") from error
         sizes = {path: about.get("size") or 1 for path, about in found if self._is_file(path, about["type"])}
         if not sizes:
@@ -121,17 +120,17 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             raise FileNotFoundError(f"there are no files {files}{hint}")
         self._paths, self._bytes = list(sizes), sum(sizes.values())
         self._files, self._tokenizer, self._seed, self._buffer_rows = files, tokenizer, seed, buffer_rows
-        letters = ("input_ids", np.uint8, (tokenizer.strand_length,))
-        self._row_type = np.dtype([letters, ("labels", np.float32), ("row", np.int64)])
+        ids = ("input_ids", np.uint8, (tokenizer.strand_length,))
+        self._row_type = np.dtype([ids, ("labels", np.float32), ("row", np.int64)])
         self._num_shards, self._mine, self._num_processes = num_shards, range(num_shards), 1
         self._columns, self._held_out = columns, held_out
-        self._footers: dict[int, pyarrow.parquet.FileMetaData] = {}  # of the files that are cut
+        self._footers: dict[int, pyarrow.parquet.FileMetaData] = {}  # of divided files
         self._units = self._cut(list(sizes.values()))
         self._check_there_is_a_row()
 
     @property
     def settings(self) -> dict[str, str | int]:
-        """What the order of the rows depends on: a run can be resumed with the same only."""
+        """Settings that determine the order of the rows; a resumed run needs the same ones."""
         columns = {f"{role}_column": name for role, name in self._columns._asdict().items() if name is not None}
         return {
             "stream": self._files,
@@ -144,26 +143,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         }
 
     def share(self, process: int, num_processes: int) -> StreamedPromoters:
-        """Give what one of several processes reads.
-
-        Parameters
-        ----------
-        process : int
-            From 0 on.
-        num_processes : int
-            All of them; it divides the number of shards.
-
-        Returns
-        -------
-        StreamedPromoters
-            Every `num_processes`-th of the shards. The first n rows of each share are together the first
-            n x `num_processes` rows of the stream, in another order.
-
-        Raises
-        ------
-        ValueError
-            If the number of processes does not divide the number of shards.
-        """
+        """Return the stream of one process (from 0); the first n rows of all are the stream's first."""
         if self._num_shards % num_processes:
             raise ValueError(
                 f"the number of shards must be a multiple of the number of processes, {num_processes}, "
@@ -174,32 +154,14 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         return share
 
     def begin_epoch(self, epoch: int) -> None:
-        """Do nothing: the passes of a stream follow each other by themselves."""
+        """Do nothing: each row carries its epoch."""
 
     def name_row(self, row: int) -> str:
-        """Tell where a row stands.
-
-        Parameters
-        ----------
-        row : int
-            As iteration gives it.
-
-        Returns
-        -------
-        str
-            Its number in its file, from 1 on, and the file.
-        """
+        """Describe a row by its number in its file, from 1, and the file."""
         return f"row {row % _ROWS_OF_A_FILE} of {self._name_file(row // _ROWS_OF_A_FILE)}"
 
     def __iter__(self) -> Iterator[dict]:
-        """Give rows without end.
-
-        Yields
-        ------
-        dict
-            `input_ids` (strand_length,) uint8, `labels` float32 in assay units, `row` int (see `name_row`), and `epoch`
-            int, the pass, in each of which masks are drawn anew.
-        """
+        """Yield rows without end: `input_ids` (strand_length,), `labels` in assay units, `row` and `epoch`."""
         tally = Counter()
         shards = [self._read_shard(shard, tally) for shard in self._mine]
         while True:
@@ -207,11 +169,11 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 yield next(shard)
 
     def _is_file(self, path: str, kind: str) -> bool:
-        """Tell whether what a glob has found is a file, or a link to one (`other` where the files are local)."""
+        """Whether a glob result is a file or a link to one, which local file systems call `other`."""
         return kind == "file" or (kind == "other" and self._filesystem.isfile(path))
 
     def _cut(self, sizes: list[int]) -> list[_Unit]:
-        """Cut the files of these bytes into units, so that shards can have about as much each."""
+        """Divide files of these sizes (bytes) into units that make up shards of about equal size."""
         if self._num_shards == 1:
             return [_Unit(file, size) for file, size in enumerate(sizes)]
         fair = sum(sizes) / self._num_shards
@@ -223,7 +185,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 for parts in [ceil(run.size / most) or 1]
                 for part in range(parts)
             ]
-            fullest = max(sum(unit.size for unit in hand) for hand in self._deal(units, 0))
+            fullest = max(sum(unit.size for unit in shard) for shard in self._assign(units, 0))
             if len(units) >= self._num_shards and fullest <= _UNEVEN * fair:
                 break
         parts = max((unit.parts for unit in units), default=1)
@@ -235,14 +197,14 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         return units
 
     def _cut_file(self, file: int, size: int, most: float) -> list[_Unit]:
-        """Cut a file of `size` bytes into runs of row groups of about `most` bytes, if it is larger."""
+        """Divide a file of `size` bytes into runs of row groups of about `most` bytes."""
         if size <= most:
             return [_Unit(file, size)]
         with self._open(file) as parquet:
             footer = self._footers[file] = parquet.metadata
         rows = np.array([footer.row_group(group).num_rows for group in range(footer.num_row_groups)], np.int64)
         starts, total = np.cumsum(rows) - rows, int(rows.sum())
-        numbers = (starts + rows / 2) * size // (most * max(total, 1))  # of the run that each group is in
+        numbers = (starts + rows / 2) * size // (most * max(total, 1))  # run of each group
         runs = []
         for number in np.unique(numbers[rows > 0]):
             groups = np.flatnonzero(numbers == number)
@@ -250,44 +212,44 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             runs.append(_Unit(file, part, range(int(groups[0]), int(groups[-1]) + 1), int(starts[groups[0]])))
         return runs
 
-    def _deal(self, units: list[_Unit], turn: int) -> list[list[_Unit]]:
-        """Deal units for a pass, the largest first and to the shard that has least, and mix the hand of each shard."""
+    def _assign(self, units: list[_Unit], turn: int) -> list[list[_Unit]]:
+        """Assign the units of a pass, each to the smallest shard so far and the largest first, in random order."""
         rng = np.random.default_rng([self._seed, turn])
         order = rng.permutation(len(units)).tolist()
-        hands = [(0.0, tie, shard, []) for shard, tie in enumerate(rng.permutation(self._num_shards).tolist())]
-        heapify(hands)
+        heap = [(0.0, tie, shard, []) for shard, tie in enumerate(rng.permutation(self._num_shards).tolist())]
+        heapify(heap)
         for place in sorted(range(len(order)), key=lambda place: -units[order[place]].size):
-            size, tie, shard, hand = hands[0]
-            hand.append(place)
-            heapreplace(hands, (size + units[order[place]].size, tie, shard, hand))
-        by_shard = {shard: hand for _, _, shard, hand in hands}
+            size, tie, shard, places = heap[0]
+            places.append(place)
+            heapreplace(heap, (size + units[order[place]].size, tie, shard, places))
+        by_shard = {shard: places for _, _, shard, places in heap}
         return [[units[order[place]] for place in sorted(by_shard[shard])] for shard in range(self._num_shards)]
 
     def _read_shard(self, shard: int, tally: Counter) -> Iterator[dict]:
-        """Give the rows of a shard without end."""
+        """Yield the rows of a shard without end."""
         held, note = max(self._buffer_rows // self._num_shards, 1), partial(self._count, tally)
         for turn in count():
-            rng, hand = np.random.default_rng([self._seed, turn, shard]), self._deal(self._units, turn)[shard]
-            batches = (batch for unit in hand for batch in self._read(unit, note))
+            rng = np.random.default_rng([self._seed, turn, shard])
+            batches = (batch for unit in self._assign(self._units, turn)[shard] for batch in self._read(unit, note))
             for ids, label, row in self._shuffle(batches, rng, held):
                 yield {"input_ids": ids, "labels": label, "row": int(row), "epoch": turn}
 
     def _check_there_is_a_row(self) -> None:
-        """Read up to the first: where there is none, shards would look for ever."""
+        """Raise if no row is usable, as a shard would search forever."""
         tally = Counter()
         if not any(len(batch) for unit in self._units for batch in self._read(unit, tally.update)):
             held_out = f", and {tally['held_out']:,} held out for validation or test" if tally["held_out"] else ""
             raise ValueError(
-                f"{self._files}: no row is a promoter with a value ({tally['refused']:,} were left out{held_out})"
+                f"{self._files}: no row is a promoter with a value ({tally['rejected']:,} were left out{held_out})"
             )
 
     def _name_file(self, file: int) -> str:
-        """Give a file's path, or its address where it is none of this machine."""
+        """Path of a local file, or address of a remote one."""
         return self._filesystem.unstrip_protocol(self._paths[file]).removeprefix("file://")
 
     @contextmanager
     def _open(self, file: int) -> Iterator[pyarrow.parquet.ParquetFile]:
-        """Open a file."""
+        """Open a file as Parquet."""
         with ExitStack() as stack:
             with self._naming_file(file):
                 opened = stack.enter_context(self._filesystem.open(self._paths[file]))
@@ -308,7 +270,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
 
     @contextmanager
     def _naming_file(self, file: int) -> Iterator[None]:
-        """Raise a `ValueError` with the file's name if it cannot be read."""
+        """Turn read errors into a `ValueError` that names the file."""
         try:
             yield
         except Exception as error:
@@ -318,7 +280,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             raise ValueError(f"{self._name_file(file)} cannot be read as Parquet: {message}") from error
 
     def _read(self, unit: _Unit, note: Callable[[Counter], None]) -> Iterator[np.ndarray]:
-        """Give the rows of a unit batch by batch, (batch,) of `_row_type`; note what is kept, refused and held out."""
+        """Yield the rows of a unit in batches (batch,) of `_row_type`; count those kept, rejected and held out."""
         name = self._name_file(unit.file)
         with self._open(unit.file) as parquet:
             texts_of = partial(parquet_texts, parquet)
@@ -330,16 +292,12 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 rows, fine = self._encode(batch, mine, columns, name)
                 rows["row"] = place + fine
                 place += batch.num_rows
-                kept = self._without_held_out(rows)
-                note(Counter(kept=len(kept), held_out=len(rows) - len(kept), refused=int(mine.sum()) - len(rows)))
+                kept = rows if self._held_out is None else rows[~self._held_out.find(rows["input_ids"])]
+                note(Counter(kept=len(kept), held_out=len(rows) - len(kept), rejected=int(mine.sum()) - len(rows)))
                 yield kept
 
-    def _without_held_out(self, rows: np.ndarray) -> np.ndarray:
-        """Leave out the rows that are held out."""
-        return rows if self._held_out is None else rows[~self._held_out.find(rows["input_ids"])]
-
     def _count(self, tally: Counter, some: Counter) -> None:
-        """Count rows, and tell of those that are left out when they are the first, and tens, hundreds, ... of them."""
+        """Count rows; warn of skipped ones at the first, at 10, 100, ... of them."""
         before = tally.copy()
         tally.update(some)
         for kind, why in _LEFT_OUT.items():
@@ -351,7 +309,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
     def _encode(
         self, batch: pa.RecordBatch, mine: np.ndarray, columns: Columns, name: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Make (kept,) of `_row_type`, without numbers, of my promoters with a value, and tell which they are."""
+        """Encode this unit's usable rows as (kept,) of `_row_type` without `row`, and return their indices too."""
         strands = self._tokenizer.encode_strands(*string_buffers(batch.column(columns.sequence)))
         values, reasons = parse_values(batch.column(columns.value), f"{name}, column {columns.value!r}")
         fine = np.flatnonzero(mine & (strands.problem == 0) & (reasons == 0))
@@ -360,7 +318,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         return rows, fine
 
     def _shuffle(self, batches: Iterable[np.ndarray], rng: np.random.Generator, size: int) -> Iterator[np.void]:
-        """Give rows in another order: each takes the place of a random one of those that are held, which then comes."""
+        """Shuffle rows with a buffer: each new row replaces a random one, which is yielded."""
         held, filled = np.empty(size, self._row_type), 0
         for batch in batches:
             fitting = batch[: len(held) - filled]

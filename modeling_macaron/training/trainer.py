@@ -1,4 +1,4 @@
-"""Trainer of the Macaron model: regression and masked nucleotides, exact whatever the number of processes."""
+"""Trainer of the Macaron model: expression and masked nucleotides, exact for any number of processes."""
 
 from __future__ import annotations
 
@@ -33,57 +33,48 @@ logger = logging.getLogger(__name__)
 
 
 class BeginEpoch(TrainerCallback):
-    """Tell the training data which epoch begins, on every process and after a resume, so that masks are drawn anew.
-
-    Parameters
-    ----------
-    dataset : PromoterDataset or StreamedPromoters
-        The training rows.
-    """
+    """Set the epoch of the training data, on every process and after a resume; masks depend on it."""
 
     def __init__(self, dataset: PromoterDataset | StreamedPromoters):
         self.dataset = dataset
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        """Set the epoch; where a run is resumed, `state.epoch` lies inside it."""
-        self.dataset.begin_epoch(int(state.epoch + 1e-6))
+        """Set the epoch."""
+        self.dataset.begin_epoch(int(state.epoch + 1e-6))  # a resumed run starts inside an epoch
 
 
 class MacaronTrainer(Trainer):
-    """Trainer with the model's own loss.
+    """Trainer with the loss of the Macaron model.
 
-    The loss of an optimizer step is that of its whole global batch: gradient accumulation and several processes give
-    the loss and the gradients of one process that sees all rows at once. (The reconstruction loss is a sum over a
-    count, so the mean over parts would not do.) Both terms are logged on their own, `expression_loss` (see
-    `MacaronOutput.row_losses`) and `reconstruction_loss`.
+    Gradient accumulation and several processes give the loss and the gradients of the whole global batch on one
+    process. Both terms of the loss are logged, `expression_loss` (see `MacaronOutput.row_losses`) and
+    `reconstruction_loss`.
 
-    In evaluation the expression is predicted from unmasked sequences, as in use, and the reconstruction from masked
-    ones; every measure is one over the whole split. Weights of rows count in training only.
+    Evaluation predicts the expression from unmasked sequences and reconstructs masked ones; each metric is computed
+    over the whole split. Row weights count in training only.
 
-    With `ema_decay`, an average of the weights is evaluated and is what checkpoints and the trained model hold; the raw
-    weights, from which training goes on, stand beside it in a checkpoint (`raw_weights.safetensors`).
+    With `ema_decay`, evaluation, checkpoints and the trained model use averaged weights. A checkpoint also holds the
+    raw weights, from which training resumes (`raw_weights.safetensors`).
 
-    A loss that is not finite ends the run with a `FloatingPointError` that names the rows, when the loss is logged
-    next, before anything is saved.
+    A loss that is not finite raises a `FloatingPointError` that names the rows, at the next log step and before any
+    save.
 
     Parameters
     ----------
     *args, **kwargs
-        As for `transformers.Trainer`. `data_collator` must be a `PromoterCollator`, `train_dataset` a
-        `PromoterDataset` or `StreamedPromoters`, of which each process then reads its share.
+        As for `transformers.Trainer`. `data_collator` must be a `PromoterCollator` and `train_dataset` a
+        `PromoterDataset` or a `StreamedPromoters`; each process reads its share of a stream.
 
     Raises
     ------
     ValueError
-        If weights are to be averaged that FSDP or DeepSpeed shards, or the training rows do not fill one batch and
-        batches that are not full are dropped.
+        If `ema_decay` is used with FSDP or DeepSpeed, or if `dataloader_drop_last` would drop all training rows.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._check_rows_fill_a_batch()
-        # compute_loss scales the loss by the counts that get_batch_samples gives, as models that take
-        # `num_items_in_batch` do; then the Trainer does not divide by the accumulation steps again.
+        # compute_loss scales by the counts of get_batch_samples; the Trainer must not divide by the steps again.
         self.model_accepts_loss_kwargs = True
         if self.compute_metrics is None:
             self.compute_metrics = partial(
@@ -107,7 +98,7 @@ class MacaronTrainer(Trainer):
         return self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
 
     def _check_rows_fill_a_batch(self) -> None:
-        """Raise before a training that would not take one step."""
+        """Raise if the training rows do not fill one step."""
         rows = len(self.train_dataset) if isinstance(self.train_dataset, PromoterDataset) else None
         if rows is not None and self.args.dataloader_drop_last and rows < self._rows_per_step:
             raise ValueError(
@@ -116,29 +107,29 @@ class MacaronTrainer(Trainer):
             )
 
     def train(self, *args, **kwargs):
-        """Train; see `transformers.Trainer.train`, and the class on losses that are not finite."""
+        """Train; see `transformers.Trainer.train`."""
         result = super().train(*args, **kwargs)
         self._finite_loss.check()
         return result
 
     def _run_epoch(self, *args, **kwargs):
-        """Train for an epoch, but not from a checkpoint of the last step: transformers would take one more."""
+        """Train for an epoch, except after the last step, where transformers would take one more."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
 
     def get_train_dataloader(self):
-        """Return the loader of the training rows, with their numbers in the source."""
+        """Return the loader of the training rows."""
         with self._collate_with(replace(self.data_collator, with_rows=True)):
             if isinstance(self.train_dataset, StreamedPromoters):
                 return self._make_stream_loader()
             return super().get_train_dataloader()
 
     def _make_stream_loader(self) -> DataLoader:
-        """Return the loader of this process's share of a stream; accelerate would have one process read for all.
+        """Return the loader of this process's share of a stream; accelerate would let one process read for all.
 
-        It has no worker processes: each would read all that this one does.
+        It has no workers, as each of them would read the whole share.
         """
         loader = DataLoader(
             self.train_dataset.share(self.accelerator.process_index, self.accelerator.num_processes),
@@ -151,10 +142,7 @@ class MacaronTrainer(Trainer):
         )  # fmt: skip
 
     def _get_train_sampler(self, train_dataset=None):
-        """Draw whole global batches only, where the last ones may be dropped: an epoch's steps are all alike.
-
-        With accumulation the Trainer would end an epoch with a step of fewer rows than the others.
-        """
+        """Draw whole global batches with `dataloader_drop_last`; the Trainer's last accumulated step could be short."""
         sampler = super()._get_train_sampler(train_dataset)
         if not (self.args.dataloader_drop_last and isinstance(sampler, RandomSampler)):
             return sampler
@@ -162,18 +150,18 @@ class MacaronTrainer(Trainer):
         return RandomSampler(sampler.data_source, num_samples=steps * self._rows_per_step)
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """Return the loader of a split for evaluation: unmasked and masked sequences, the same masks each time."""
+        """Return the loader of a split for evaluation."""
         with self._evaluation_settings():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset):
-        """Return the loader of a split for prediction, as `get_eval_dataloader` does."""
+        """Return the loader of a split for prediction."""
         with self._evaluation_settings():
             return super().get_test_dataloader(test_dataset)
 
     @contextmanager
     def _evaluation_settings(self) -> Iterator[None]:
-        """Collate for evaluation, and keep the last batch, which training may drop."""
+        """Collate for evaluation and keep an incomplete last batch."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             with self._collate_with(self.data_collator.for_evaluation()):
@@ -183,7 +171,7 @@ class MacaronTrainer(Trainer):
 
     @contextmanager
     def _collate_with(self, collator: PromoterCollator) -> Iterator[None]:
-        """Make loaders with another collator."""
+        """Use another collator for the length of the block."""
         usual, self.data_collator = self.data_collator, collator
         try:
             yield
@@ -191,7 +179,7 @@ class MacaronTrainer(Trainer):
             self.data_collator = usual
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """Create the schedule of the learning rate; warn where warming up takes more than half of the run."""
+        """Create the learning-rate schedule; warn if the warm-up takes more than half of the run."""
         warmup_steps = self.args.get_warmup_steps(num_training_steps)
         if self.args.should_log and 2 * warmup_steps > num_training_steps:
             logger.warning(
@@ -201,7 +189,7 @@ class MacaronTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Collect the batches of one optimizer step with its weight of rows and number of masked letters, globally."""
+        """Collect the batches of one optimizer step, with its global row weight and number of masked nucleotides."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._steps_since_log += 1
         # Nothing here waits for a GPU.
@@ -212,37 +200,22 @@ class MacaronTrainer(Trainer):
 
     @staticmethod
     def _total_weight(batch: dict) -> torch.Tensor | int:
-        """Sum the weights of the rows of a batch; without weights, count them."""
+        """Sum the row weights of a batch; without weights, count its rows."""
         return batch["row_weights"].sum() if "row_weights" in batch else batch["labels"].numel()
 
     @property
     def _reconstructs(self) -> bool:
-        """Whether masked nucleotides are reconstructed; else the last block computes the expression positions alone."""
+        """Whether the loss includes the reconstruction; else the last block computes only the expression positions."""
         return self.model.config.reconstruction_weight > 0
 
     def _num_masked(self, masked_nucleotides: torch.Tensor) -> torch.Tensor:
-        """Count the masked letters of each row (batch,) among those that the model reads."""
+        """Count the masked nucleotides of each row (batch,) within the positions that the model reads."""
         return (masked_nucleotides[:, : self.model.config.sequence_length] != -100).sum(dim=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute this batch's share of the loss of the whole optimizer step.
+        """Compute this batch's share of the step's loss, times the number of processes that average gradients.
 
-        Parameters
-        ----------
-        model : nn.Module
-            The model, possibly wrapped.
-        inputs : dict[str, torch.Tensor]
-            What `PromoterCollator` gives for training.
-        return_outputs : bool
-            Return the model's output too.
-        num_items_in_batch : torch.Tensor, optional
-            (2,) weight of the rows, and masked letters, of the step over all batches and processes; without it, the
-            batch is the step.
-
-        Returns
-        -------
-        torch.Tensor or tuple
-            () loss, times the number of processes, over which gradients are averaged.
+        `num_items_in_batch` (2,) holds the row weight and the number of masked nucleotides of the whole step.
         """
         inputs = dict(inputs)
         source_rows = inputs.pop("row", None)
@@ -265,7 +238,7 @@ class MacaronTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with both terms of the training loss where the loss is logged."""
+        """Log, with both terms of the training loss."""
         if "loss" in logs:
             self._finite_loss.check()
             losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / max(self._steps_since_log, 1)
@@ -277,13 +250,7 @@ class MacaronTrainer(Trainer):
         super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Predict one batch of a split.
-
-        Returns
-        -------
-        tuple
-            None; what `compute_metrics` takes, each (batch,); labels (batch,).
-        """
+        """Return None, predictions and parts of the loss (batch,), and labels (batch,)."""
         inputs = self._prepare_inputs(inputs)
         labels, masked_nucleotides = inputs["labels"], inputs["masked_nucleotides"]
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -300,61 +267,52 @@ class MacaronTrainer(Trainer):
         return None, predictions | masked, labels
 
     def evaluation_loop(self, *args, **kwargs):
-        """Evaluate or predict a split, with the averaged weights where there are any."""
+        """Evaluate or predict a split, with averaged weights if there are any."""
         with self._averaged_weights():
             return super().evaluation_loop(*args, **kwargs)
 
     def whole_model(self) -> MacaronForExpressionPrediction:
-        """Take the model out of what wraps it; FSDP's shards are put together, which all processes do at once.
-
-        Returns
-        -------
-        MacaronForExpressionPrediction
-            To be saved by the main process; under FSDP, that of the others has no weights.
-        """
+        """Return the unwrapped model; under FSDP call it on all processes, and only the main one gets weights."""
         if not self.is_fsdp_enabled:
             return self.accelerator.unwrap_model(self.model)
         return self._assemble(self.accelerator.get_state_dict(self.model))
 
     def _assemble(self, weights: dict[str, torch.Tensor]) -> MacaronForExpressionPrediction:
-        """Make a plain model that holds gathered weights: of a class that FSDP made, the wrong code would be saved."""
+        """Make a plain model with gathered weights; saving FSDP's wrapper class would save the wrong code."""
         with torch.device("meta"):
             model = MacaronForExpressionPrediction(self.model.config)
         model.load_state_dict(weights, strict=self.args.should_save, assign=True)
         return model
 
     def _averaged_weights(self) -> AbstractContextManager[None]:
-        """Let the model hold the averaged weights for a while."""
+        """Use the averaged weights, if any, for the length of the block."""
         return nullcontext() if self.average is None else self.average.in_use(self.model)
 
     def _save_checkpoint(self, *args, **kwargs):
-        """Save a checkpoint, unless the loss has become no number; none is left half, and none is mixed with another.
-
-        What stands in its place is of an earlier run, which ended in its writing or is resumed from before this step.
-        """
+        """Save a whole checkpoint if the loss is finite; an existing folder is left over from an interrupted run."""
         self._finite_loss.check()
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save and folder.exists():
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
-        self._make_places_for_callbacks()
+        self._add_callback_states()
         num_bytes = sum(weights.numel() * weights.element_size() for weights in self.model.parameters())
         with whole_or_nothing(folder, 3 * num_bytes):  # weights and two moments of Adam
             super()._save_checkpoint(*args, **kwargs)
 
-    def _make_places_for_callbacks(self) -> None:
-        """Make a place for each callback in a state that was written without it: the Trainer fails where one lacks."""
+    def _add_callback_states(self) -> None:
+        """Add the states of callbacks that a resumed checkpoint lacks; the Trainer fails without them."""
         for callback in (*self.callback_handler.callbacks, self.control):
             if isinstance(callback, ExportableState):
                 self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
 
     def _save_rng_state(self, output_dir):
-        """Save this process's random state, and wait: what is written next vouches for those of all processes."""
+        """Save the random state and wait for all processes: the Trainer's state, written next, counts on them all."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir=None, state_dict=None):
-        """Save the averaged weights and, in training, the raw ones beside them; of shards, the whole model."""
+        """Save the averaged weights and, in training, the raw ones too; under FSDP save the gathered model."""
         if self.args.should_save and self.is_fsdp_enabled:
             sharded, self.model = self.model, self._assemble(state_dict)
             try:
@@ -369,7 +327,7 @@ class MacaronTrainer(Trainer):
             return super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        """Load the weights of a checkpoint: average and raw ones, where weights are averaged."""
+        """Load the weights of a checkpoint, averaged and raw ones if weights are averaged."""
         check_same_decay(resume_from_checkpoint, self.args.ema_decay)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:

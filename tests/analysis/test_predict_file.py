@@ -409,7 +409,7 @@ def test_script_says_that_there_is_nothing_to_resume_and_what_most_problems_may_
     command = [sys.executable, str(SCRIPT), str(tiny_folder), "in.csv", "OUT.CSV", "--resume"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "nothing of an interrupted run is beside OUT.CSV" in result.stdout
+    assert "no interrupted run of OUT.CSV was found" in result.stdout
     assert "2 of them could not be predicted (2 longer than strand_length)" in result.stdout
     assert "The model removes the constant flanks of its own construct only" in result.stdout
     too_long = "30 nt are more than the 20 that the model reads"

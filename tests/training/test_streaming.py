@@ -285,8 +285,8 @@ def test_layouts_of_any_kind_give_every_row_once_in_a_pass(tmp_path):
         num_shards = int(rng.integers(1, 17))
         stream = StreamedPromoters(f"{folder}/*", TOKENIZER, seed=layout, buffer_rows=20, num_shards=num_shards)
         for turn in (0, 1):
-            hands = [unit for hand in stream._deal(stream._units, turn) for unit in hand]
-            rows = np.concatenate([batch for unit in hands for batch in stream._read(unit, lambda some: None)])
+            units = [unit for shard in stream._assign(stream._units, turn) for unit in shard]
+            rows = np.concatenate([batch for unit in units for batch in stream._read(unit, lambda some: None)])
             assert sorted(rows["row"]) == sorted(expected)
             assert all(expected[int(row)] == label for row, label in zip(rows["row"], rows["labels"], strict=True))
         assert take(stream, len(expected))
