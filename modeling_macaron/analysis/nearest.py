@@ -83,7 +83,7 @@ class TrainingStrands:
         return len(self._strands)
 
     def distance_to(self, strands: np.ndarray) -> np.ndarray:
-        """Hamming distances (sequences,) int64 of strands (sequences, strand_length), see ."""
+        """Hamming distances (sequences,) int64 of strands (sequences, strand_length) to the training sequences."""
         nearest = np.full(len(strands), self._strands.shape[1] + 1)
         for start in range(0, len(self._strands), _BLOCK_ROWS):
             block = self._strands[start : start + _BLOCK_ROWS]
