@@ -21,7 +21,7 @@ CONTENT_SECURITY_POLICY = "; ".join([
 
 
 class Guard:
-    """ASGI middleware that limits bodies to `max_bytes`, answers paths ending in `closed` with 404, and sets headers."""
+    """Middleware that limits bodies to `max_bytes`, answers paths ending in `closed` with 404, and sets headers."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, closed: tuple[str, ...] = ()):
         self.app, self.max_bytes, self.closed = app, max_bytes, closed
