@@ -151,8 +151,8 @@ class Answers:
         """
         first = read_one(self.tokenizer, reference, self.limits, "reference")
         if not (alternative or "").strip():
-            told = f"Write a change, such as {change_of(first.sequence)}, or paste the other sequence."
-            raise BadInput(told, "alternative")
+            message = f"Write a change, such as {change_of(first.sequence)}, or paste the other sequence."
+            raise BadInput(message, "alternative")
         change, num_cut = read_change(alternative), 0
         if change is None:
             second = read_one(self.tokenizer, alternative, self.limits, "alternative")

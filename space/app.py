@@ -208,8 +208,8 @@ def _variant_tab(answers: Answers) -> None:
         try:
             return "", "", figures.compared(answers.compare(reference, alternative, cut), answers.digits + 1)
         except BadInput as error:
-            told = figures.problem(str(error))
-            return (told, "", "") if error.field == "reference" else ("", told, "")
+            message = figures.problem(str(error))
+            return (message, "", "") if error.field == "reference" else ("", message, "")
 
     sequence = answers.examples[-1].sequence
     substitution, deletion, insertion = example_changes(read_one(answers.tokenizer, sequence, answers.limits).sequence)
@@ -240,8 +240,8 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         try:
             for found in search_designs(answers, wanted, searches.of(request, number)):
                 if isinstance(found, DesignProgress):
-                    told = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
-                    yield "", "", "", figures.progressing(found.num_predictions, told, found.most_predictions)
+                    message = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
+                    yield "", "", "", figures.progressing(found.num_predictions, message, found.most_predictions)
                 else:
                     yield "", "", "", figures.designed(found, answers.digits)
         except BadInput as error:
@@ -323,8 +323,8 @@ def _file_tab(answers: Answers) -> None:
             name, content = _read_upload(upload)
             for found in predict_upload(answers, name, content, column, output_format, keep):
                 if isinstance(found, FileProgress):
-                    told = f"{found.num_done:,} of {found.num_rows:,} rows"
-                    yield "", figures.progressing(found.num_done, told, found.num_rows)
+                    message = f"{found.num_done:,} of {found.num_rows:,} rows"
+                    yield "", figures.progressing(found.num_done, message, found.num_rows)
                 else:
                     yield "", figures.predicted_file(found, answers.reference, answers.digits)
         except BadInput as error:

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/macaron-promoter-library")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     options = parser.parse_args(argv)
     try:
         build_space(options.output, options.checkpoint, options.overwrite)

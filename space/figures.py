@@ -122,23 +122,23 @@ def histogram(reference: Reference | None, values: Sequence[float], digits: int 
     bars = _bars(reference.counts, reference.edges, place, base)
     if len(values) > _MOST_MARKS:
         marks = _outline(np.histogram(np.clip(values, low, high), reference.edges)[0], reference.edges, place, base)
-        told = f"line: distribution of the {len(values):,} predictions"
+        text = f"line: distribution of the {len(values):,} predictions"
     else:
         names = [number(value, digits) for value in values]
         marks = "".join(
             f'<path class="mark" d="M{place(value):.1f} {base}V10m-4 0h8l-4 7z"><title>{name}</title></path>'
             for value, name in zip(values, names, strict=True)
         )
-        told = f"marked: {', '.join(names)}"
+        text = f"marked: {', '.join(names)}"
     ticks = "".join(
         f'<text class="tick" x="{place(tick):.1f}" y="{base + 16}" text-anchor="middle">{name}</text>'
         for tick, name in _ticks(low, high)
     )
     label = f"Measured expression of {reference.num_promoters:,} {reference.split} promoters (assay units)"
-    caption = f"{label}; {told}" if len(values) > _MOST_MARKS else label
+    caption = f"{label}; {text}" if len(values) > _MOST_MARKS else label
     return (
         f'<figure class="histogram"><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(f"{label}; {told}")}">{bars}<path class="axis" d="M10 {base}H{width - 10}"/>'
+        f'aria-label="{escape(f"{label}; {text}")}">{bars}<path class="axis" d="M10 {base}H{width - 10}"/>'
         f"{ticks}{marks}</svg><figcaption>{escape(caption)}</figcaption></figure>"
     )
 
@@ -287,14 +287,14 @@ def _map_cell(result: Mutagenesis, position: int, row: int, x: float, y: float, 
     base, letter, delta = BASES[row], result.sequence[position], float(result.deltas[position, row])
     place = f'x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" data-row="{row}" data-column="{position}"'
     if base == letter:
-        told = f"{letter} at position {position + 1}: no change, prediction {number(result.reference, digits)}"
+        text = f"{letter} at position {position + 1}: no change, prediction {number(result.reference, digits)}"
         dot = f'<circle class="own" cx="{x + (_CELL - 1) / 2}" cy="{y + (_CELL - 1) / 2}" r="2"/>'
-        return f'<rect class="cell same" {place} data-told="{told}"><title>{told}</title></rect>{dot}'
-    told = f"{letter} to {base} at position {position + 1}: {signed(delta, digits)}"
+        return f'<rect class="cell same" {place} data-told="{text}"><title>{text}</title></rect>{dot}'
+    text = f"{letter} to {base} at position {position + 1}: {signed(delta, digits)}"
     strength = round(100 * abs(delta) / limit)
     kind = "up" if delta > 0 else "down"
     shade = f'class="cell {kind}" style="--strength:{strength}%"'
-    return f'<rect {shade} {place} data-told="{told}"><title>{told}</title></rect>'
+    return f'<rect {shade} {place} data-told="{text}"><title>{text}</title></rect>'
 
 
 def _glyph(letter: str, x: float, y: float, width: float, height: float) -> str:
@@ -362,8 +362,8 @@ def alignment(reference: str, difference: Difference, num_cut: int = 0) -> str:
             if pair[0] != "-" and (place == 0 or (position + 1) % 10 == 0):
                 parts.append(_tick(position, x, 48))
         drawn.append(_block(parts, 52))
-    told = f"From position {start + 1}: {before or 'nothing'} in the reference, {after or 'nothing'} in the alternative"
-    return f'<div class="stretches" role="img" aria-label="{told}">{"".join(drawn)}</div>'
+    text = f"From position {start + 1}: {before or 'nothing'} in the reference, {after or 'nothing'} in the alternative"
+    return f'<div class="stretches" role="img" aria-label="{text}">{"".join(drawn)}</div>'
 
 
 def compared(answer: ComparedAlleles, digits: int = 3) -> str:
@@ -375,16 +375,16 @@ def compared(answer: ComparedAlleles, digits: int = 3) -> str:
         shown = f"<output>{change(before, after, digits)}</output>"
         rows.append((name, number(before, digits), number(after, digits), shown))
     names = {"Reference": answer.reference, "Alternative": answer.alternative}
-    told = [f"{name}: {note}" for name, promoter in names.items() for note in promoter.notes]
+    lines = [f"{name}: {note}" for name, promoter in names.items() for note in promoter.notes]
     warned = [f"{name}: {warning}" for name, promoter in names.items() for warning in promoter.warnings]
     if answer.num_cut:
-        told.append(f"Alternative: {answer.num_cut} nt were cut off at the 5' end, to keep what the model can read.")
+        lines.append(f"Alternative: {answer.num_cut} nt were cut off at the 5' end, to keep what the model can read.")
     return (
         f'<div class="card"><p class="value"><output>{change(*answer.forward, digits)}</output><span>assay units: '
         f"alternative minus reference</span></p>{warnings(warned)}"
         f"{alignment(answer.reference.sequence, answer.difference, answer.num_cut)}"
         f"{table(('Orientation', 'Reference', 'Alternative', 'Change'), rows, 'Predictions in both orientations')}"
-        f"{notes(told)}</div>"
+        f"{notes(lines)}</div>"
     )
 
 
@@ -396,9 +396,9 @@ def waiting() -> str:
     return '<p class="progress" role="status">Waiting for its turn.</p>'
 
 
-def progressing(done: int, told: str, most: int) -> str:
-    """Show progress; `told` describes `done` of `most`."""
-    return f'<p class="progress"><progress max="{most}" value="{done}"></progress> {escape(told)}</p>'
+def progressing(done: int, text: str, most: int) -> str:
+    """Show progress; `text` describes `done` of `most`."""
+    return f'<p class="progress"><progress max="{most}" value="{done}"></progress> {escape(text)}</p>'
 
 
 def ended(reason: str) -> str:
@@ -410,9 +410,9 @@ def designed(answer: DesignedPromoters, digits: int = 2) -> str:
     """Show the designs."""
     if not answer.designs:
         return ended(answer.reason or "Nothing was found that keeps to the rules and is nearer to the target.")
-    told = f"{answer.reason} Below is the best of what was tried until then." if answer.reason else ""
+    text = f"{answer.reason} Below is the best of what was tried until then." if answer.reason else ""
     if not any(one.edits for one in answer.designs):
-        told = f"{answer.reason} No edit that was tried keeps to the rules and brings the start nearer to the target."
+        text = f"{answer.reason} No edit that was tried keeps to the rules and brings the start nearer to the target."
     rows = [_design_cells(rank, one, digits) for rank, one in enumerate(answer.designs, start=1)]
     details = [_marked(one) for one in answer.designs]
     first = answer.designs[0]
@@ -421,7 +421,7 @@ def designed(answer: DesignedPromoters, digits: int = 2) -> str:
         for rank, one in enumerate(answer.designs, start=1)
     ]
     origin = "The start" if answer.start else "A random start"
-    status = f'<p role="status"><strong>{escape(told.strip())}</strong></p>' if told else ""
+    status = f'<p role="status"><strong>{escape(text.strip())}</strong></p>' if text else ""
     return (
         f'<div class="card">{status}{warnings(answer.warnings)}'
         f"<p>{origin} is predicted at <output>{number(first.start_expression, digits)}</output>:</p>"
@@ -466,22 +466,20 @@ def predicted_file(answer: PredictedFile, reference: Reference | None, digits: i
         first, reason = answer.malformed[0]
         more = "".join(f", {other:,}" for other, _ in answer.malformed[1:])
         more += ", …" if answer.num_malformed > len(answer.malformed) else ""
-        left_out = "was left out: it is no row" if answer.num_malformed == 1 else "were left out: they are no rows"
+        left_out = "is malformed and was left out" if answer.num_malformed == 1 else "are malformed and were left out"
         parts.append(
             f'<p class="warning">{plural(answer.num_malformed, "line")} of the file {left_out}. '
             f"Line {first:,}: {escape(reason)}{f' (and lines {more[2:]})' if more else ''}.</p>"
         )
     if answer.num_cut:
         parts.append(notes([f"{plural(answer.num_cut, 'row')} too long: only the middle was read."]))
-    if answer.num_unknown:
-        told = "of whose promoter less than half is known: do not trust these predictions."
-        parts.append(warnings([f"{plural(answer.num_unknown, 'row')} {told}"]))
-    if answer.num_flanked:
-        told = "with one of the constant flanks alone, which was read as promoter: cut it off, or give both."
-        parts.append(warnings([f"{plural(answer.num_flanked, 'row')} {told}"]))
-    if answer.num_unlike:
-        told = "unlike the promoters that the model was trained on: these predictions are extrapolations."
-        parts.append(warnings([f"{plural(answer.num_unlike, 'row')} {told}"]))
+    for count, text in (
+        (answer.num_unknown, "with less than half of the promoter known: do not trust these predictions."),
+        (answer.num_flanked, "with only one constant flank, which was read as promoter: cut it off, or give both."),
+        (answer.num_unlike, "unlike the promoters of the training data: these predictions are extrapolations."),
+    ):
+        if count:
+            parts.append(warnings([f"{plural(count, 'row')} {text}"]))
     kind = _KINDS[answer.name.rsplit(".", 1)[1]]
     parts.append(download(f"Download {answer.name}", answer.name, answer.content, kind))
     if fine:

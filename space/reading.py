@@ -144,10 +144,10 @@ def cut_lone_flank(sequence: str, tokenizer: KmerTokenizer) -> tuple[str, str]:
     begins, ends = bool(left) and spelt.startswith(left), bool(right) and spelt.endswith(right)
     if tokenizer.trimming != "auto" or begins == ends:
         return sequence, ""
-    told = "The constant {} flank was trimmed ({} nt); the {} flank is not there."
+    message = "The constant {} flank was trimmed ({} nt); the {} flank is not there."
     if begins:
-        return sequence[len(left) :], told.format("5'", len(left), "3'")
-    return sequence[: -len(right)], told.format("3'", len(right), "5'")
+        return sequence[len(left) :], message.format("5'", len(left), "3'")
+    return sequence[: -len(right)], message.format("3'", len(right), "5'")
 
 
 def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> str:
@@ -267,12 +267,12 @@ def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> 
 
 def what_is_read(tokenizer: KmerTokenizer) -> str:
     """Describe how long a promoter may be, and its flanks."""
-    told = f"the model reads up to {tokenizer.strand_length} nt"
+    message = f"the model reads up to {tokenizer.strand_length} nt"
     flanks = [f"{len(flank)} nt {flank}" for flank in (tokenizer.flank5, tokenizer.flank3) if flank]
     if tokenizer.trimming == "never" or not flanks:
-        return f"{told}."
+        return f"{message}."
     given = "must" if tokenizer.trimming == "always" else "may"
-    return f"{told} between the constant flanks ({' and '.join(flanks)}), which {given} be pasted too."
+    return f"{message} between the constant flanks ({' and '.join(flanks)}), which {given} be pasted too."
 
 
 def _explain_letter(text: str, position: int) -> str:

@@ -179,10 +179,10 @@ def _constraints(request: DesignRequest, length: int) -> Constraints:
     """Read the constraints."""
     low, high = (given if empty is None else empty for empty, given in zip(request.gc_percent, (0, 100), strict=True))
     if not 0 <= low <= high <= 100:
-        told = f"The GC content must go from a smaller to a larger percentage, not {low:g} to {high:g}."
+        message = f"The GC content must go from a smaller to a larger percentage, not {low:g} to {high:g}."
         if not (0 <= low <= 100 and 0 <= high <= 100):
-            told = f"The GC content is given in percent, 0 to 100, not {low:g} to {high:g}."
-        raise BadInput(told, "gc")
+            message = f"The GC content is given in percent, 0 to 100, not {low:g} to {high:g}."
+        raise BadInput(message, "gc")
     gc_range = None if (low, high) == (0, 100) else (low / 100, high / 100)
     positions = read_positions(request.positions, length)
     try:

@@ -56,7 +56,7 @@ def add_files(parser: argparse.ArgumentParser, source: str = "file with sequence
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Add `overwrite`."""
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs where they exist")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
 
 
 def add_rows(parser: argparse.ArgumentParser, strict: str = "stop at a row that cannot be predicted") -> None:
@@ -75,30 +75,24 @@ def add_names(parser: argparse.ArgumentParser) -> None:
 def add_figures(parser: argparse.ArgumentParser, of: str = "sequences", same_scale: bool = False) -> None:
     """Add `plots`, `num_plots`, `plot_format` and optionally `same_scale`."""
     parser.add_argument("--plots", type=Path, metavar="DIR", help=f"folder for figures of the first {of}")
-    parser.add_argument("--num_plots", type=int, default=10, metavar="N", help="how many of them (%(default)s)")
+    parser.add_argument("--num_plots", type=int, default=10, metavar="N", help="number of figures (%(default)s)")
     parser.add_argument("--plot_format", choices=FIGURE_FORMATS, default="png", help="(%(default)s)")
     if same_scale:
-        parser.add_argument("--same_scale", action="store_true", help="draw all of them to one scale")
+        parser.add_argument("--same_scale", action="store_true", help="draw all figures to one scale")
 
 
 def add_batches(parser: argparse.ArgumentParser, batch_size: int = 256, of: str = "sequences") -> None:
     """Add `batch_size` and `device`."""
-    parser.add_argument(
-        "--batch_size", type=int, default=batch_size, help=f"{of} through the model at once (%(default)s)"
-    )
-    parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
+    parser.add_argument("--batch_size", type=int, default=batch_size, help=f"{of} per forward pass (%(default)s)")
+    parser.add_argument("--device", help="for example cuda:1 or cpu; default: a GPU if there is one")
 
 
 def add_speed(parser: argparse.ArgumentParser, dtype: str = "convert the weights") -> None:
     """Add `merged`, `dtype` and `compile_model`."""
     parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
     parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), help=dtype)
-    parser.add_argument(
-        "--compile",
-        dest="compile_model",
-        action="store_true",
-        help="compile the model: later start, faster; for large files",
-    )
+    compiling = "compile the model, for large files: slower start, then faster"
+    parser.add_argument("--compile", dest="compile_model", action="store_true", help=compiling)
 
 
 def report_lines(result: FileLines, source: Path, output: Path) -> None:
@@ -115,6 +109,6 @@ def report_malformed(result: FileDesign | FileLines | FilePrediction, source: Pa
         return
     numbers = ", ".join(f"{number:,}" for number, _ in result.malformed)
     numbers += ", ..." if result.num_malformed > len(result.malformed) else ""
-    are = "is no row and was" if result.num_malformed == 1 else "are no rows and were"
+    are = "is malformed and was" if result.num_malformed == 1 else "are malformed and were"
     print(f"{plural(result.num_malformed, 'line')} of {source} {are} left out: {numbers}")
     print("line {:,}: {}".format(*result.malformed[0]))
