@@ -1,4 +1,4 @@
-"""Figures of the demo as SVG and HTML, in its light and dark colours and without external scripts.
+"""Figures of the demo as SVG and HTML, in its light and dark colors and without external scripts.
 
 Sequences are drawn in blocks of 20 positions, which wrap on narrow screens.
 """

@@ -197,7 +197,7 @@ def read_change(text: str) -> tuple[str, int, str] | None:
     stripped = strip_marks(text)
     if any(letter.isdigit() for letter in stripped) and len(text) <= _LONGEST_CHANGE and not text.startswith(">"):
         raise BadInput(
-            f"“{text}” is no change that is understood here. Write one change, with the bases before and after it: "
+            f"“{text}” is not a change that is understood here. Write one change, with the bases before and after it: "
             "A12G, C4CG or CG4C (or 12A>G, A12del), counted from 1 without flanks. Or paste the other sequence.",
             "alternative",
         )
@@ -311,7 +311,7 @@ def read_positions(text: str | None, length: int) -> tuple[int, ...]:
     for piece in re.split(r"[\s,;]+", re.sub(r"\s*[-–]\s*", "-", text or "")):  # noqa: RUF001
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", piece)
         if piece and not match:
-            raise BadInput(f"“{shorten(piece)}” is no position: write 12, or 1-10, counted from 1.", "positions")
+            raise BadInput(f"“{shorten(piece)}” is not a position: write 12, or 1-10, counted from 1.", "positions")
         if match:
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:

@@ -118,14 +118,11 @@ def attribution_file(
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     check_steps(steps)
-    figures = None
-    if plots is not None:
-        figures = RowFigures(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
+    figures = None if plots is None else RowFigures(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     table = open_table(source, sequence_column=sequence_column, batch_rows=batch_size)
     model, tokenizer = load_model(model, tokenizer, device)
-    attribute = local_gradients
-    if method == "integrated_gradients":
-        attribute = partial(path_gradients, steps=steps, baseline=baseline)
+    is_integrated = method == "integrated_gradients"
+    attribute = partial(path_gradients, steps=steps, baseline=baseline) if is_integrated else local_gradients
     module = as_one_hot_module(model, tokenizer)
     writer = LineWriter(_FIELDS, lambda strands: _rows(module, strands, attribute, batch_size), _columns_of)
     result = write_lines(

@@ -58,7 +58,7 @@ class Constraints:
             raise ValueError("forbidden_sites must be a tuple of sites, got one str")
         for site in self.forbidden_sites:
             if not site or set(site.upper()) - set(IUPAC):
-                raise ValueError(f"forbidden site {site!r} is no DNA in IUPAC letters")
+                raise ValueError(f"forbidden site {site!r} is not DNA in IUPAC codes")
             if set(site.upper()) == {"N"}:
                 raise ValueError(f"forbidden site {site!r} is everywhere")
         for position in self.fixed_positions:

@@ -24,7 +24,7 @@ def encode_sequences(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> Stra
     if strands.problem.any():
         tokenizer(sequences)  # raises unless a base is masked
         index = int(np.flatnonzero(strands.problem)[0])
-        raise ValueError(f"sequence {index} of the batch: a masked letter is no base")
+        raise ValueError(f"sequence {index} of the batch: a masked letter is not a base")
     return strands
 
 

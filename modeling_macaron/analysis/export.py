@@ -114,7 +114,10 @@ def export_onnx(
         If the export fails, or differs from PyTorch by more than 1e-4 standard deviations.
     """
     output = Path(output)
-    _check_request(output, overwrite, model)
+    if output.suffix != ".onnx":
+        raise ValueError(f"{output}: name a file that ends in .onnx")
+    check_free(output, overwrite, (model,))
+    _check_installed("onnx", "onnxruntime", "onnxscript")
     from onnx.helper import set_model_props
 
     model = model if isinstance(model, (str, Path)) else copy.deepcopy(model)
@@ -255,14 +258,6 @@ def random_promoters(rows: int, strand_length: int, seed: int = 0) -> np.ndarray
 
 def _both_strands(strands: np.ndarray) -> np.ndarray:
     return np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
-
-
-def _check_request(output: Path, overwrite: bool, model: object) -> None:
-    """Raise if the request is invalid, before anything is loaded."""
-    if output.suffix != ".onnx":
-        raise ValueError(f"{output}: name a file that ends in .onnx")
-    check_free(output, overwrite, (model,))
-    _check_installed("onnx", "onnxruntime", "onnxscript")
 
 
 def _check_installed(*names: str) -> None:

@@ -108,9 +108,7 @@ def mutagenesis_file(
     """
     check_request(output, overwrite, batch_size, (model, source))
     edits = Substitutions() if window is None else WindowEdits(window, step, method, num_shuffles, seed)
-    figures = None
-    if plots is not None:
-        figures = RowFigures(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
+    figures = None if plots is None else RowFigures(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     table = open_table(source, sequence_column=sequence_column, batch_rows=batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     writer = LineWriter(

@@ -50,7 +50,7 @@ class RowFigures:
         self.folder, self.num_plots, self.prefix = Path(folder), num_plots, prefix
         self._suffix = f".{plot_format}"
         if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"{folder} is no folder: give one for the figures")
+            raise FileExistsError(f"{folder} is not a folder: give one for the figures")
         if not overwrite and self._earlier():
             raise FileExistsError(f"{folder} holds figures already; choose another folder or pass --overwrite")
         try:

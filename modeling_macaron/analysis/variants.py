@@ -350,7 +350,7 @@ def _apply_row(sequence: str, position: str, reference: str, alternative: str, b
     except ValueError:
         number = np.nan
     if not number.is_integer():
-        return "", "position that is no whole number"
+        return "", "position that is not a whole number"
     reference, alternative = reference.strip(), alternative.strip()
     if "-" in (reference, alternative):
         return "", "allele '-': write a deletion or an insertion as in VCF, with the base before it"
