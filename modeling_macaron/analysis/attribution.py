@@ -183,7 +183,7 @@ def integrated_gradients(
         error falls only as 1 / steps. Check it with `completeness_error`.
     baseline : str or numpy.ndarray
         `"n"`: N at every position. `"uniform"`: a quarter of each base. Or weights of A, C, G and T, for example of
-        shuffled sequences: (4,), (length, 4) or (sequences, length, 4). The rest to 1 is N.
+        shuffled sequences: (4,), (length, 4) or (sequences, length, 4). The remaining weight is that of N.
     gradient_correction : bool
         As in `gradient_x_input`. The sum is then complete only if sequence and baseline have no N.
     batch_size : int

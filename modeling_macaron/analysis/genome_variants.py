@@ -119,8 +119,11 @@ def vcf_file(
 
     A record belongs to every promoter that its reference allele overlaps (up to `END`, if present). Bases beyond a
     promoter that `REF` and `ALT` share are ignored, so a deletion whose anchor lies just before the promoter is
-    predicted. Problems are: a variant that changes bases beyond the promoter; a contig that is missing from the FASTA
-    or ends within the promoter; no alternative allele (`.`); and those of `variants_file`.
+    predicted. These lines have a problem, besides those of `variants_file`:
+
+    - The variant changes bases beyond the promoter.
+    - The contig is missing from the FASTA, or ends within the promoter.
+    - The record has no alternative allele (`.`).
     """
     check_overflow(overflow)
     check_request(output, overwrite, batch_size, (model, vcf, genome, promoters))

@@ -237,10 +237,15 @@ def variants_file(
 
     Notes
     -----
-    Problems are variants that `apply_variant` rejects; positions that are not whole numbers; missing, equal or several
-    alternative alleles; sequences that the tokenizer rejects; and variants in the constant flanks, which the model does
-    not read. A variable part of changed length is padded again. N outside the alleles is allowed. A pair of equal
-    sequences has an effect of 0.
+    These rows have a problem:
+
+    - The variant is rejected by `apply_variant`, or lies in the constant flanks, which the model does not read.
+    - The position is not a whole number.
+    - An allele is missing, both are equal, or there are several alternatives.
+    - A sequence is rejected by the tokenizer.
+
+    A variable part of changed length is padded again. N outside the alleles is allowed. A pair of equal sequences has
+    an effect of 0.
     """
     if position_base not in (0, 1):
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
