@@ -190,8 +190,8 @@ def test_sites_and_positions():
     ("text", "message"),
     [
         ("0", "within 1 to 80"), ("81", "within 1 to 80"), ("70-81", "within 1 to 80"), ("a", "is not a position"),
-        ("3-2", "3-2 runs backwards: write 2-3"), ("1-", "is not a position"), ("-5", "is no position"),
-        ("1-2-3", "is not a position"), ("99999999999999999999", "is no position"),
+        ("3-2", "3-2 runs backwards: write 2-3"), ("1-", "is not a position"), ("-5", "is not a position"),
+        ("1-2-3", "is not a position"), ("99999999999999999999", "is not a position"),
     ],
 )  # fmt: skip
 def test_positions_that_are_none(text, message):
