@@ -77,7 +77,7 @@ def test_random_promoters_keep_to_content_and_rules(rules):
         ({"gc_range": (0.3,)}, "two fractions"),
         ({"forbidden_sites": "GAATTC"}, "got one str"),
         ({"forbidden_sites": ("GAAXTC",)}, "'GAAXTC' is not DNA in IUPAC codes"),
-        ({"forbidden_sites": ("",)}, "no DNA"),
+        ({"forbidden_sites": ("",)}, "not DNA"),
         ({"forbidden_sites": ("NN",)}, "everywhere"),
         ({"fixed_positions": (-1,)}, "counted from 0"),
     ],
