@@ -1,1 +1,1 @@
-"""The page to try the model in: a Gradio app that is a Hugging Face Space, see `space/README.md`."""
+"""Gradio demo for a Hugging Face Space, see `space/README.md`."""

@@ -1,4 +1,4 @@
-"""What the tabs Predict, Mutagenesis and Variant answer: from text to numbers, without a word of HTML."""
+"""Answers of the tabs Predict, Mutagenesis and Variant: from text to numbers, without HTML."""
 
 from __future__ import annotations
 
@@ -25,34 +25,18 @@ UNLIKE_TRAINING = "Its composition is unlike that of the promoters that the mode
 
 
 class PredictedPromoter(NamedTuple):
-    """Answer to one pasted sequence.
-
-    Attributes
-    ----------
-    name : str
-        Its name, or empty.
-    promoter : Promoter or None
-        What the model read, None where it could not.
-    expression : float or None
-        In assay units.
-    percentile : float or None
-        Percentage of the reference's promoters with a lower measurement, None without a reference.
-    measured : float or None
-        Measurement, of an example.
-    problem : str
-        Why there is no prediction, else empty.
-    """
+    """Answer for one pasted sequence."""
 
     name: str
     promoter: Promoter | None
     expression: float | None
-    percentile: float | None
-    measured: float | None
+    percentile: float | None  # of the reference's measurements
+    measured: float | None  # for an example
     problem: str
 
 
 class Substitution(NamedTuple):
-    """A single substitution: position from 1, base before and after, change of the prediction in assay units."""
+    """A single substitution: position from 1, bases, and change of the prediction in assay units."""
 
     position: int
     reference: str
@@ -61,7 +45,7 @@ class Substitution(NamedTuple):
 
 
 class MutatedPromoter(NamedTuple):
-    """All substitutions of a promoter by position, and those of known bases that do most, strongest first."""
+    """All substitutions of a promoter by position, and the strongest of known bases."""
 
     promoter: Promoter
     result: Mutagenesis
@@ -70,47 +54,18 @@ class MutatedPromoter(NamedTuple):
 
 
 class ComparedAlleles(NamedTuple):
-    """Effect of a variant, in assay units.
-
-    Attributes
-    ----------
-    reference, alternative : Promoter
-        The two sequences.
-    forward, reversed : tuple of (float, float)
-        Predictions of the reference and the alternative as they are, and of their reverse complements in their place.
-    difference : Difference
-        Where they differ.
-    num_cut : int
-        Nucleotides that were cut off the alternative's 5' end.
-    """
+    """Effect of a variant: (reference, alternative) predictions in assay units, in both orientations."""
 
     reference: Promoter
     alternative: Promoter
     forward: tuple[float, float]
     reversed: tuple[float, float]
     difference: Difference
-    num_cut: int = 0
+    num_cut: int = 0  # nucleotides cut off the alternative's 5' end
 
 
 class Answers:
-    """A model that is loaded once and answers many people; nothing of a request stays in it.
-
-    Parameters
-    ----------
-    checkpoint : str or Path
-        Folder, or name on the Hub.
-    limits : Limits, optional
-        How much one request may ask for.
-
-    Attributes
-    ----------
-    reference : Reference or None
-        Measured values that came with the checkpoint.
-    examples : tuple of Example
-        Promoters to try, as a user types them: those of the reference, else a random sequence.
-    digits : int
-        Decimal places of an expression, by the standard deviation of the training values.
-    """
+    """Answer requests with one model; nothing of a request is kept."""
 
     def __init__(self, checkpoint: str | Path, limits: Limits | None = None):
         self.model, self.tokenizer = load_model(checkpoint)
@@ -121,20 +76,20 @@ class Answers:
         std = self.model.config.expression_std
         self.digits = 0 if std >= 100 else min(max(2, 1 - math.floor(math.log10(std))), 12)
         self.limits = Limits() if limits is None else limits
-        self._variable = KmerTokenizer(  # a promoter that was trimmed once is not trimmed again
+        self._variable = KmerTokenizer(  # for promoters that are already trimmed
             kmer_size=self.tokenizer.kmer_size, strand_length=self.tokenizer.strand_length, trimming="never"
         )
-        predict(self.model, ["A"], tokenizer=self._variable)  # the first answer is slower than those after it
+        predict(self.model, ["A"], tokenizer=self._variable)  # warm up
 
     def _random_sequences(self) -> Iterator[Example]:
-        """Make random promoters, the same at each start."""
+        """Yield random promoters, the same at each start."""
         generator = np.random.default_rng(0)
         while True:
             bases = generator.choice(list(BASES), self.tokenizer.strand_length)
             yield Example("random sequence", "".join(bases), None)
 
     def _readable(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """Keep the examples that the model reads whole; where the tokenizer always cuts flanks, they get flanks."""
+        """Keep the examples that the model reads whole, with flanks if the tokenizer always trims them."""
         flanks = (self.tokenizer.flank5, self.tokenizer.flank3) if self.tokenizer.trimming == "always" else ("", "")
         for one in examples:
             typed = one.sequence.join(flanks)
@@ -143,25 +98,7 @@ class Answers:
                 yield one._replace(sequence=typed)
 
     def predict(self, text: str | None, keep_middle: bool = False) -> list[PredictedPromoter]:
-        """Predict what was pasted.
-
-        Parameters
-        ----------
-        text : str or None
-            A sequence, several lines, or FASTA.
-        keep_middle : bool
-            Cut what is too long to its middle.
-
-        Returns
-        -------
-        list of PredictedPromoter
-            (promoters,), in order.
-
-        Raises
-        ------
-        BadInput
-            If nothing of it can be predicted.
-        """
+        """Predict pasted sequences in order. Raises `BadInput` if none can be predicted."""
         pasted = read_pasted(text, self.limits)
         promoters = read_promoters(self.tokenizer, pasted, keep_middle)
         promoters = [self._warned(one) if isinstance(one, Promoter) else one for one in promoters]
@@ -179,7 +116,7 @@ class Answers:
         ]
 
     def _warned(self, promoter: Promoter) -> Promoter:
-        """Add a warning where a promoter is unlike the training rows."""
+        """Add a warning if a promoter is unlike the training rows."""
         ids = np.array([["ACGTN".index(letter) for letter in promoter.sequence]], dtype=np.uint8)
         is_unlike = self.model.config.unlike_training(ids)
         if is_unlike is None or not is_unlike[0]:
@@ -193,22 +130,7 @@ class Answers:
         return PredictedPromoter(name, promoter, expression, percentile, measured, "")
 
     def mutate(self, text: str | None) -> MutatedPromoter:
-        """Predict all single substitutions of a promoter.
-
-        Parameters
-        ----------
-        text : str or None
-            One sequence.
-
-        Returns
-        -------
-        MutatedPromoter
-
-        Raises
-        ------
-        BadInput
-            If it is no promoter.
-        """
+        """Predict all single substitutions of one promoter."""
         promoter = self._warned(read_one(self.tokenizer, text, self.limits))
         (result,) = saturation_mutagenesis(self.model, [promoter.sequence], tokenizer=self._variable)
         substitutions = [
@@ -224,28 +146,13 @@ class Answers:
     def compare(self, reference: str | None, alternative: str | None, cut: bool = False) -> ComparedAlleles:
         """Predict a promoter with and without a variant.
 
-        Parameters
-        ----------
-        reference : str or None
-            One sequence.
-        alternative : str or None
-            The other, or a change that `read_change` reads, counted from 1 in `reference` without flanks.
-        cut : bool
-            Cut what a change makes too long at its 5' end instead of refusing it.
-
-        Returns
-        -------
-        ComparedAlleles
-
-        Raises
-        ------
-        BadInput
-            If one of them is no promoter, or nothing differs; its field is `"reference"` or `"alternative"`.
+        `alternative` is a sequence or a change (see `read_change`). With `cut`, an alternative that is too long loses
+        its 5' end. The field of a `BadInput` is `"reference"` or `"alternative"`.
         """
         first = read_one(self.tokenizer, reference, self.limits, "reference")
         if not (alternative or "").strip():
-            told = f"Write a change, such as {change_of(first.sequence)}, or paste the other sequence."
-            raise BadInput(told, "alternative")
+            message = f"Write a change, such as {change_of(first.sequence)}, or paste the other sequence."
+            raise BadInput(message, "alternative")
         change, num_cut = read_change(alternative), 0
         if change is None:
             second = read_one(self.tokenizer, alternative, self.limits, "alternative")
@@ -268,7 +175,7 @@ class Answers:
         return ComparedAlleles(first, second, tuple(forward), tuple(reverse), difference, num_cut)
 
     def _count_too_many(self, changed: str, change: tuple[str, int, str], cut: bool) -> int:
-        """Count the nucleotides to cut off, or refuse them."""
+        """Count the nucleotides to cut. Raises if cutting is not allowed."""
         too_many = max(len(changed) - self.tokenizer.strand_length, 0)
         if too_many and not cut:
             raise BadInput(
@@ -280,7 +187,7 @@ class Answers:
 
 
 def change_of(sequence: str, position: int = 12) -> str:
-    """Write a substitution that can be made in a sequence, as an example; at `position` (from 1) if there is a base."""
+    """Write an example of a substitution, at `position` (from 1) if it has a base."""
     known = [place for place, letter in enumerate(sequence, start=1) if letter in BASES]
     position = known[0] if known and position not in known else position
     letter = sequence[position - 1] if known else "A"
@@ -288,7 +195,7 @@ def change_of(sequence: str, position: int = 12) -> str:
 
 
 def example_changes(sequence: str) -> tuple[str, str, str]:
-    """Write a substitution, a deletion and an insertion that can be made in a sequence, as examples."""
+    """Write examples of a substitution, a deletion and an insertion."""
     known = [place for place, base in enumerate(sequence, start=1) if base in BASES]
     place = known[min(3, len(known) - 1)]
     base = sequence[place - 1]
@@ -296,12 +203,11 @@ def example_changes(sequence: str) -> tuple[str, str, str]:
 
 
 def _spell(before: str, position: int, after: str) -> str:
-    """Write a change."""
     return f"{before}{position}{after or 'del'}"
 
 
 def _change(sequence: str, before: str, position: int, after: str) -> tuple[str, Difference]:
-    """Put a change, at a position from 1, into a variable part; tell what differs, and where it was written."""
+    """Apply a change at a position from 1; return the sequence, and where the change was written."""
     last, written = position + len(before) - 1, _spell(before, position, after)
     if position < 1 or last > len(sequence):
         raise BadInput(

@@ -1,4 +1,4 @@
-"""Layout and wiring of the page; what it answers is in `answers`, how that looks in `figures`.
+"""Layout and events of the demo; see `answers` for its results and `figures` for their display.
 
 python -m space.app --checkpoint checkpoints/macaron-promoter-library
 """
@@ -41,16 +41,15 @@ INTRODUCTION = """
 hold for the assay, the cells and the kind of promoters that the model was trained on, and not for the clinic.</p>
 <details><summary>What the model is</summary><p>A Macaron Transformer. {reads}</p></details>
 """
-# Beside which fields a sentence about a design stands: the start, the goal, the rules.
+# Fields of a design by the place of their problems: start, target, constraints.
 DESIGN_FIELDS = (("start",), ("value", "max_edits", "num_designs"), ("gc", "sites", "positions"))
 PRIVACY = "What you enter is used for the answer and not stored."
 
 
 class Searches:
-    """Stops of the searches that wait or go on: one, the last that was asked for, of each browser session.
+    """Stop events of the latest search of each browser session, by the number that the browser passes on.
 
-    A search is known by its number, which the page hands from the click to the search: several of one session may wait
-    in the queue.
+    Several searches of one session may wait in the queue.
     """
 
     def __init__(self):
@@ -58,28 +57,28 @@ class Searches:
         self._latest: dict[str, tuple[int, Event]] = {}
 
     def begin(self, request: gr.Request) -> tuple[int, dict, str]:
-        """Note a search and stop the session's earlier one; give its number, and what the page shows till its turn."""
+        """Register a search and stop the earlier one; return its number and what to show while it waits."""
         self.stop(request)
         number = next(self._numbers)
         self._latest[str(request.session_hash)] = number, Event()
         return number, gr.update(interactive=True), figures.waiting()
 
     def stop(self, request: gr.Request) -> None:
-        """Stop the search of a session, if there is one."""
+        """Stop the search of a session, if any."""
         _, stop = self._latest.get(str(request.session_hash), (0, Event()))
         stop.set()
 
     def offer_stop(self, request: gr.Request) -> dict:
-        """Keep the button that stops a search usable while the session has another one."""
+        """Keep the stop button active while the session has a search."""
         return gr.update(interactive=str(request.session_hash) in self._latest)
 
     def leave(self, request: gr.Request) -> None:
-        """Stop the search of a session that has gone, and forget it."""
+        """Stop and forget the search of a closed session."""
         self.stop(request)
         self._latest.pop(str(request.session_hash), None)
 
     def of(self, request: gr.Request, number: float) -> Event:
-        """Give the event that stops a search; it is set if the session has begun a later one, or has gone."""
+        """Return the stop event of a search; it is set if the search is outdated or the session closed."""
         latest, stop = self._latest.get(str(request.session_hash), (0, Event()))
         if latest != number:
             stop = Event()
@@ -87,25 +86,14 @@ class Searches:
         return stop
 
     def end(self, request: gr.Request, number: float) -> None:
-        """Forget a search, unless the session has begun another."""
+        """Forget a search, unless a later one began."""
         latest, _ = self._latest.get(str(request.session_hash), (0, None))
         if latest == number:
             self._latest.pop(str(request.session_hash), None)
 
 
 def build_page(answers: Answers) -> gr.Blocks:
-    """Lay out the page.
-
-    Parameters
-    ----------
-    answers : Answers
-        What answers.
-
-    Returns
-    -------
-    gradio.Blocks
-        Ready for `launch`.
-    """
+    """Lay out the demo."""
     searches = Searches()
     with gr.Blocks(title="Macaron promoter", analytics_enabled=False) as page:
         gr.HTML(_introduction(answers), elem_id="introduction", elem_classes="prose", padding=False)
@@ -125,7 +113,7 @@ def build_page(answers: Answers) -> gr.Blocks:
 
 
 def _introduction(answers: Answers) -> str:
-    """Say what the model predicts and reads, and which values came with it."""
+    """Describe what the model predicts and reads, and its measured values."""
     reference, rows = answers.reference, ""
     if reference is not None:
         low, high = (figures.number(value, answers.digits) for value in reference.percentiles[[0, -1]])
@@ -136,7 +124,7 @@ def _introduction(answers: Answers) -> str:
 
 
 def _sequence_field(label: str, info: str, value: str, name: str, lines: int = 3) -> tuple[gr.Textbox, gr.HTML]:
-    """Field for DNA, with the place for a sentence about it."""
+    """Make a field for DNA, and a place for its problem."""
     field = gr.Textbox(
         label=label, info=info, value=value, lines=lines, max_lines=12, elem_id=name, elem_classes="sequence-field"
     )
@@ -144,18 +132,18 @@ def _sequence_field(label: str, info: str, value: str, name: str, lines: int = 3
 
 
 def _problem_place(name: str) -> gr.HTML:
-    """Make the place for a sentence about an input; it takes no room while there is none."""
+    """Make the place for a problem of an input."""
     return gr.HTML(elem_id=f"{name}-problem", elem_classes="problem-place", padding=False)
 
 
 def _middle_box(answers: Answers, name: str) -> gr.Checkbox:
-    """Make the choice to cut what is too long."""
+    """Make the option to cut sequences that are too long."""
     label = f"Cut what is longer than {answers.tokenizer.strand_length} nt to its middle"
     return gr.Checkbox(label=label, elem_id=name)
 
 
 def _on(event: Callable, function: Callable, inputs: list, outputs: list, long: bool = False, **options) -> Dependency:
-    """Call a function on an event and show its answer; long requests wait for each other, not for the short ones."""
+    """Call a function on an event and show its answer. Long requests do not delay short ones."""
     done = event(
         function, inputs, outputs, api_visibility="private", concurrency_limit=2,
         concurrency_id="long" if long else "short", **options,
@@ -220,8 +208,8 @@ def _variant_tab(answers: Answers) -> None:
         try:
             return "", "", figures.compared(answers.compare(reference, alternative, cut), answers.digits + 1)
         except BadInput as error:
-            told = figures.problem(str(error))
-            return (told, "", "") if error.field == "reference" else ("", told, "")
+            message = figures.problem(str(error))
+            return (message, "", "") if error.field == "reference" else ("", message, "")
 
     sequence = answers.examples[-1].sequence
     substitution, deletion, insertion = example_changes(read_one(answers.tokenizer, sequence, answers.limits).sequence)
@@ -252,8 +240,8 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         try:
             for found in search_designs(answers, wanted, searches.of(request, number)):
                 if isinstance(found, DesignProgress):
-                    told = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
-                    yield "", "", "", figures.progressing(found.num_predictions, told, found.most_predictions)
+                    message = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
+                    yield "", "", "", figures.progressing(found.num_predictions, message, found.most_predictions)
                 else:
                     yield "", "", "", figures.designed(found, answers.digits)
         except BadInput as error:
@@ -275,23 +263,21 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         button = gr.Button("Design", variant="primary", elem_id="design-run")
         stop_button = gr.Button("Stop", interactive=False, elem_id="design-stop")
     result = gr.HTML(elem_id="design-result", padding=False)
-    number = gr.Number(visible=False)  # of the search, see `Searches`; a gr.State would be read when its turn comes
+    number = gr.Number(visible=False)  # of the search; a gr.State would be read only when the search starts
     quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     begun = button.click(searches.begin, None, [number, stop_button, result], **quiet)
     begun.then(None, js="() => window.showAnswer('design-result')", show_progress="hidden")
     outputs = [start_problem, goal_problem, rules_problem, result]
-    options = {
-        "long": True,
-        "show_progress": "hidden",
-        "trigger_mode": "multiple",
-    }  # a search may follow one that waits
-    done = _on(begun.then, answer, [number, start, *goal, *rules], outputs, **options)
+    done = _on(
+        begun.then, answer, [number, start, *goal, *rules], outputs, long=True, show_progress="hidden",
+        trigger_mode="multiple",
+    )  # fmt: skip
     done.then(searches.offer_stop, None, stop_button, **quiet)
     stop_button.click(searches.stop, **quiet)
 
 
 def _goal_fields(answers: Answers) -> tuple[list, gr.HTML]:
-    """Fields for what is wanted and how to search, and the place for a sentence about them."""
+    """Make the fields of the target and the search, and a place for their problems."""
     limits, config = answers.limits, answers.model.config
     target = gr.Radio(
         [("higher", "higher"), ("lower", "lower"), ("as near as possible to", "value")], value="higher",
@@ -316,7 +302,7 @@ def _goal_fields(answers: Answers) -> tuple[list, gr.HTML]:
 
 
 def _rule_fields() -> tuple[list, gr.HTML]:
-    """Fields for what a design keeps to, and the place for a sentence about them."""
+    """Make the fields of the constraints, and a place for their problems."""
     with gr.Row():
         low = gr.Number(label="GC % at least", value=0, elem_id="design-gc-low")
         high = gr.Number(label="GC % at most", value=100, elem_id="design-gc-high")
@@ -337,8 +323,8 @@ def _file_tab(answers: Answers) -> None:
             name, content = _read_upload(upload)
             for found in predict_upload(answers, name, content, column, output_format, keep):
                 if isinstance(found, FileProgress):
-                    told = f"{found.num_done:,} of {found.num_rows:,} rows"
-                    yield "", figures.progressing(found.num_done, told, found.num_rows)
+                    message = f"{found.num_done:,} of {found.num_rows:,} rows"
+                    yield "", figures.progressing(found.num_done, message, found.num_rows)
                 else:
                     yield "", figures.predicted_file(found, answers.reference, answers.digits)
         except BadInput as error:
@@ -360,7 +346,7 @@ def _file_tab(answers: Answers) -> None:
 
 
 def _upload_field(limits: Limits) -> tuple[gr.HTML, gr.HTML]:
-    """Field for a file, and the place for a sentence about it."""
+    """Make the field for a file, and a place for its problem."""
     upload = gr.HTML(
         html_template=(
             '<label for="upload-file">Table or FASTA</label>'
@@ -380,20 +366,20 @@ def _upload_field(limits: Limits) -> tuple[gr.HTML, gr.HTML]:
 
 
 def _read_upload(upload: str | None) -> tuple[str, bytes]:
-    """Name and content of a file as `upload.js` sends it."""
+    """Name and content of a file as sent by `upload.js`."""
     if not upload:
         raise BadInput("Choose a file first.")
     try:
         sent = json.loads(upload)
         if "base64" not in sent:
-            return str(sent["name"]), bytes(min(int(sent["size"]), 10_000_000))  # too large: it was not sent
+            return str(sent["name"]), bytes(min(int(sent["size"]), 10_000_000))  # too large to be sent
         return str(sent["name"]), base64.b64decode(sent["base64"], validate=True)
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
         raise BadInput("The file did not arrive whole: choose it once more.") from error
 
 
 def _theme() -> gr.themes.Base:
-    """Make a theme with the system's fonts, and secondary text that can be read."""
+    """Make a theme with system fonts and readable secondary text."""
     faint = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
     faint |= {f"{name}_dark": "*neutral_300" for name in faint}
     button = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
@@ -403,20 +389,7 @@ def _theme() -> gr.themes.Base:
 
 
 def launch_page(answers: Answers, **options) -> tuple:
-    """Start the server.
-
-    Parameters
-    ----------
-    answers : Answers
-        What answers.
-    **options
-        For `gradio.Blocks.launch`.
-
-    Returns
-    -------
-    tuple
-        What `gradio.Blocks.launch` returns.
-    """
+    """Start the server; return the result of `gradio.Blocks.launch`."""
     page = build_page(answers)
     max_bytes = answers.limits.file_bytes * 4 // 3 + 1_000_000  # base64, and the rest of the request
     return page.queue(max_size=MAX_WAITING, api_open=False).launch(
@@ -443,7 +416,7 @@ def _check_port(port: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and serve."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "checkpoints/macaron-promoter-library"
     parser.add_argument("--checkpoint", default=default, help="folder, or name on the Hub (%(default)s)")

@@ -3,7 +3,7 @@
     python -m space.build OUTPUT
     hf upload me/my-space OUTPUT --repo-type space
 
-The folder holds the page, the library, the tokenizer and the checkpoint, and needs nothing of this repository.
+The folder holds the demo, the library, the tokenizer and the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modeling_macaron.loading import check_checkpoint_name
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("space", "modeling_macaron", "tokenization")
 AT_THE_TOP = ("README.md", "requirements.txt")
-LAUNCHER = '''"""Start the page; a Space runs this file."""
+LAUNCHER = '''"""Start the demo; a Space runs this file."""
 
 from pathlib import Path
 
@@ -30,24 +30,7 @@ main(["--checkpoint", str(Path(__file__).with_name("checkpoint"))])
 
 
 def build_space(output: str | Path, checkpoint: str | Path, overwrite: bool = False) -> None:
-    """Assemble a Space.
-
-    Parameters
-    ----------
-    output : str or Path
-        Folder to write; it appears when it is complete.
-    checkpoint : str or Path
-        Folder of the model.
-    overwrite : bool
-        Replace the folder where it exists.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such checkpoint.
-    FileExistsError
-        If the folder exists and may not be replaced; only one that holds `app.py` ever is.
-    """
+    """Assemble a Space. With `overwrite`, only an existing folder with an `app.py` is replaced."""
     check_checkpoint_name(checkpoint)
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
@@ -62,11 +45,11 @@ def build_space(output: str | Path, checkpoint: str | Path, overwrite: bool = Fa
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and assemble."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/macaron-promoter-library")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     options = parser.parse_args(argv)
     try:
         build_space(options.output, options.checkpoint, options.overwrite)

@@ -1,7 +1,6 @@
-"""Figures of the page as SVG and HTML: they follow its colours, light and dark, and need no script from elsewhere.
+"""Figures of the demo as SVG and HTML, in its light and dark colors and without external scripts.
 
-Sequences are drawn in blocks of 20 positions that stand beside each other on a wide screen and below each other on a
-phone.
+Sequences are drawn in blocks of 20 positions, which wrap on narrow screens.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from .searching import DesignedPromoters
 from .uploads import PredictedFile
 
 BLOCK = 20  # positions
-_CELL, _MARGIN = 16, 18  # user units of a cell, and of the margin with the letters of the rows
+_CELL, _MARGIN = 16, 18  # user units of a cell, and of the margin with row labels
 _LOGO_HEIGHT = 64
 
-# Letters in a box of 1 x 1, y downwards.
+# Paths in a box of 1 x 1, y downwards.
 _GLYPHS = {
     "A": "M0 1 .38 0H.62L1 1H.78L.71 .78H.29L.22 1ZM.355 .59H.645L.5 .19Z",
     "C": "M.99 .33C.93 .12 .76 0 .53 0 .21 0 0 .2 0 .5S.21 1 .53 1C.76 1 .93 .88 .99 .67L.77 .61C.73 .74 .65 .81"
@@ -53,17 +52,17 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def change(before: float, after: float, digits: int = 2) -> str:
-    """Write the difference of two values as it follows from what is written of them."""
+    """Write the difference of two values as they are rounded."""
     return signed(round(after, digits) - round(before, digits), digits)
 
 
 def problem(text: str) -> str:
-    """Sentence about an input, to stand beside its field."""
+    """Make the message about an input."""
     return f'<p class="problem" role="alert">{escape(text)}</p>' if text else ""
 
 
 def download(label: str, name: str, content: bytes, kind: str) -> str:
-    """Link that saves a file; the file stands in the link itself, so none stays on the server."""
+    """Make a link that holds a file, so that none is kept on the server."""
     address = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     return f'<a class="download" download="{escape(name)}" href="{address}">{escape(label)}</a>'
 
@@ -71,7 +70,7 @@ def download(label: str, name: str, content: bytes, kind: str) -> str:
 def table(
     names: Sequence[str], rows: Sequence[Sequence[str]], caption: str, details: Sequence[str] | None = None
 ) -> str:
-    """Make a table of cells that are HTML already; `details`, one for each row, stand below it over all columns."""
+    """Make a table of HTML cells; `details` add a line below each row."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     body = ""
     for row, detail in zip(rows, details or [""] * len(rows), strict=True):
@@ -85,33 +84,33 @@ def table(
 
 
 def notes(lines: Sequence[str]) -> str:
-    """List of what was trimmed, padded or read as something else."""
+    """List what was trimmed, padded or replaced."""
     return f'<ul class="notes">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
 
 
 def warnings(lines: Sequence[str]) -> str:
-    """Sentences on why an answer is not to be trusted."""
+    """Make paragraphs of warnings."""
     return "".join(f'<p class="warning">{escape(line)}</p>' for line in lines if line)
 
 
 def blocks_of(length: int) -> list[range]:
-    """Positions of each block."""
+    """Split positions into blocks."""
     return [range(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
 
 
 def in_blocks(sequence: str) -> str:
-    """Write a sequence that can be broken every ten letters."""
+    """Write a sequence that may be broken every ten bases."""
     return "<wbr>".join(escape(sequence[start : start + 10]) for start in range(0, len(sequence), 10))
 
 
 # Predict
 
 
-_MOST_MARKS = 100  # more values are drawn as a distribution
+_MOST_MARKS = 100  # more values are drawn as a histogram
 
 
 def histogram(reference: Reference | None, values: Sequence[float], digits: int = 2) -> str:
-    """Measured distribution with a mark at each value, or with the distribution of many values."""
+    """Draw the measured distribution, with a mark for each value or the distribution of many values."""
     if reference is None:
         return ""
     width, height, base = 480, 120, 100
@@ -123,29 +122,29 @@ def histogram(reference: Reference | None, values: Sequence[float], digits: int 
     bars = _bars(reference.counts, reference.edges, place, base)
     if len(values) > _MOST_MARKS:
         marks = _outline(np.histogram(np.clip(values, low, high), reference.edges)[0], reference.edges, place, base)
-        told = f"line: distribution of the {len(values):,} predictions"
+        text = f"line: distribution of the {len(values):,} predictions"
     else:
         names = [number(value, digits) for value in values]
         marks = "".join(
             f'<path class="mark" d="M{place(value):.1f} {base}V10m-4 0h8l-4 7z"><title>{name}</title></path>'
             for value, name in zip(values, names, strict=True)
         )
-        told = f"marked: {', '.join(names)}"
+        text = f"marked: {', '.join(names)}"
     ticks = "".join(
         f'<text class="tick" x="{place(tick):.1f}" y="{base + 16}" text-anchor="middle">{name}</text>'
         for tick, name in _ticks(low, high)
     )
     label = f"Measured expression of {reference.num_promoters:,} {reference.split} promoters (assay units)"
-    caption = f"{label}; {told}" if len(values) > _MOST_MARKS else label
+    caption = f"{label}; {text}" if len(values) > _MOST_MARKS else label
     return (
         f'<figure class="histogram"><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(f"{label}; {told}")}">{bars}<path class="axis" d="M10 {base}H{width - 10}"/>'
+        f'aria-label="{escape(f"{label}; {text}")}">{bars}<path class="axis" d="M10 {base}H{width - 10}"/>'
         f"{ticks}{marks}</svg><figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
 def _ticks(low: float, high: float, most: int = 7) -> list[tuple[float, str]]:
-    """Round values between two others, and how they are written."""
+    """Round values between two others, and their labels."""
     power = math.floor(math.log10((high - low) / most))
     step = next(step for factor in (1, 2, 5, 10) if (step := factor * 10.0**power) * most >= high - low)
     digits = max(0, -math.floor(math.log10(step)))
@@ -161,7 +160,7 @@ def _bars(counts: np.ndarray, edges: np.ndarray, place: Callable[[float], float]
 
 
 def _outline(counts: np.ndarray, edges: np.ndarray, place: Callable[[float], float], base: float) -> str:
-    """Line over the bins of a histogram."""
+    """Outline of a histogram."""
     steps = "".join(
         f"V{base - 84 * count / counts.max():.1f}H{place(right):.1f}"
         for right, count in zip(edges[1:], counts, strict=True)
@@ -177,7 +176,7 @@ def _where(percentile: float, split: str) -> str:
 
 
 def predicted_one(answer: PredictedPromoter, reference: Reference | None, digits: int = 2) -> str:
-    """Answer to one sequence."""
+    """Show the prediction of one sequence."""
     where = "" if reference is None or answer.promoter.warnings else _where(answer.percentile, reference.split)
     measured = ""
     if answer.measured is not None:
@@ -196,7 +195,7 @@ def predicted_one(answer: PredictedPromoter, reference: Reference | None, digits
 def predicted_many(
     answers: Sequence[PredictedPromoter], reference: Reference | None, doubt: str = "", digits: int = 2
 ) -> str:
-    """Answer to several sequences; `doubt` is a warning about how they were read."""
+    """Show the predictions of several sequences; `doubt` is a warning about how they were read."""
     fine = [answer for answer in answers if answer.promoter is not None]
     names = ("Promoter", "Predicted", "Percentile")[: 2 if reference is None else 3]
     rows, details = [], []
@@ -229,7 +228,7 @@ def _exact(value: float | None) -> str:
 
 
 def to_csv(lines: Sequence[Sequence[object]]) -> bytes:
-    """Write lines as CSV; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Write CSV; an apostrophe keeps spreadsheets from reading a text as a formula."""
     text = io.StringIO()
     safe = [
         [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=@" and cell else cell for cell in line] for line in lines
@@ -242,7 +241,7 @@ def to_csv(lines: Sequence[Sequence[object]]) -> bytes:
 
 
 def mutation_map(result: Mutagenesis, digits: int = 2) -> str:
-    """Logo and heat map of all substitutions; each cell tells base, position and delta."""
+    """Draw a logo and a heat map of all substitutions."""
     limit = max(float(np.abs(result.deltas).max()), 1e-9)
     importance = base_importance(result)
     highest = max(float(np.abs(importance).max()), 1e-9)
@@ -262,7 +261,7 @@ def mutation_map(result: Mutagenesis, digits: int = 2) -> str:
 def _map_block(
     result: Mutagenesis, importance: np.ndarray, positions: range, limit: float, highest: float, digits: int
 ) -> str:
-    """Letters by their importance, and cells of a block."""
+    """Draw the logo and cells of a block."""
     top = _LOGO_HEIGHT + _CELL
     parts = [
         f'<text class="row" x="{_MARGIN - 6}" y="{top + (row + 0.75) * _CELL:.0f}" text-anchor="end">{base}</text>'
@@ -284,18 +283,18 @@ def _map_block(
 
 
 def _map_cell(result: Mutagenesis, position: int, row: int, x: float, y: float, limit: float, digits: int) -> str:
-    """One cell, coloured by its delta; the base that stands there is empty."""
+    """Draw a cell, colored by its delta; the base of the sequence has a dot."""
     base, letter, delta = BASES[row], result.sequence[position], float(result.deltas[position, row])
     place = f'x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" data-row="{row}" data-column="{position}"'
     if base == letter:
-        told = f"{letter} at position {position + 1}: no change, prediction {number(result.reference, digits)}"
+        text = f"{letter} at position {position + 1}: no change, prediction {number(result.reference, digits)}"
         dot = f'<circle class="own" cx="{x + (_CELL - 1) / 2}" cy="{y + (_CELL - 1) / 2}" r="2"/>'
-        return f'<rect class="cell same" {place} data-told="{told}"><title>{told}</title></rect>{dot}'
-    told = f"{letter} to {base} at position {position + 1}: {signed(delta, digits)}"
+        return f'<rect class="cell same" {place} data-told="{text}"><title>{text}</title></rect>{dot}'
+    text = f"{letter} to {base} at position {position + 1}: {signed(delta, digits)}"
     strength = round(100 * abs(delta) / limit)
     kind = "up" if delta > 0 else "down"
     shade = f'class="cell {kind}" style="--strength:{strength}%"'
-    return f'<rect {shade} {place} data-told="{told}"><title>{told}</title></rect>'
+    return f'<rect {shade} {place} data-told="{text}"><title>{text}</title></rect>'
 
 
 def _glyph(letter: str, x: float, y: float, width: float, height: float) -> str:
@@ -314,13 +313,13 @@ def _tick(position: int, x: float, y: float) -> str:
 
 
 def _block(parts: Sequence[str], height: float) -> str:
-    """SVG of a block; all are equally wide, so that they stand below each other in line."""
+    """Make the SVG of a block; all blocks have the same width."""
     width = _MARGIN + BLOCK * _CELL
     return f'<svg class="stretch" viewBox="0 0 {width} {height:.0f}" aria-hidden="true">{"".join(parts)}</svg>'
 
 
 def mutated(answer: MutatedPromoter, digits: int = 2) -> str:
-    """Answer of the tab Mutagenesis."""
+    """Show the substitutions of a promoter."""
     rows = [(str(one.position), one.reference, one.alternative, signed(one.delta, digits)) for one in answer.strongest]
     lines = [("position", "reference", "alternative", "delta")]
     lines += [(one.position, one.reference, one.alternative, f"{one.delta:.6g}") for one in answer.substitutions]
@@ -339,7 +338,7 @@ def mutated(answer: MutatedPromoter, digits: int = 2) -> str:
 
 
 def alignment(reference: str, difference: Difference, num_cut: int = 0) -> str:
-    """Both sequences below each other, with what differs marked; positions are those of the reference."""
+    """Draw both sequences with their difference marked; positions are those of the reference."""
     start, before, after = difference
     width = max(len(before), len(after))
     tail = reference[start + len(before) :]
@@ -363,12 +362,12 @@ def alignment(reference: str, difference: Difference, num_cut: int = 0) -> str:
             if pair[0] != "-" and (place == 0 or (position + 1) % 10 == 0):
                 parts.append(_tick(position, x, 48))
         drawn.append(_block(parts, 52))
-    told = f"From position {start + 1}: {before or 'nothing'} in the reference, {after or 'nothing'} in the alternative"
-    return f'<div class="stretches" role="img" aria-label="{told}">{"".join(drawn)}</div>'
+    text = f"From position {start + 1}: {before or 'nothing'} in the reference, {after or 'nothing'} in the alternative"
+    return f'<div class="stretches" role="img" aria-label="{text}">{"".join(drawn)}</div>'
 
 
 def compared(answer: ComparedAlleles, digits: int = 3) -> str:
-    """Answer of the tab Variant."""
+    """Show the effect of a variant."""
     rows = []
     pairs = {"as pasted": answer.forward, "reverse complement": answer.reversed}
     pairs["mean of both"] = tuple(np.mean([answer.forward, answer.reversed], axis=0).tolist())
@@ -376,16 +375,16 @@ def compared(answer: ComparedAlleles, digits: int = 3) -> str:
         shown = f"<output>{change(before, after, digits)}</output>"
         rows.append((name, number(before, digits), number(after, digits), shown))
     names = {"Reference": answer.reference, "Alternative": answer.alternative}
-    told = [f"{name}: {note}" for name, promoter in names.items() for note in promoter.notes]
+    lines = [f"{name}: {note}" for name, promoter in names.items() for note in promoter.notes]
     warned = [f"{name}: {warning}" for name, promoter in names.items() for warning in promoter.warnings]
     if answer.num_cut:
-        told.append(f"Alternative: {answer.num_cut} nt were cut off at the 5' end, to keep what the model can read.")
+        lines.append(f"Alternative: {answer.num_cut} nt were cut off at the 5' end, to keep what the model can read.")
     return (
         f'<div class="card"><p class="value"><output>{change(*answer.forward, digits)}</output><span>assay units: '
         f"alternative minus reference</span></p>{warnings(warned)}"
         f"{alignment(answer.reference.sequence, answer.difference, answer.num_cut)}"
         f"{table(('Orientation', 'Reference', 'Alternative', 'Change'), rows, 'Predictions in both orientations')}"
-        f"{notes(told)}</div>"
+        f"{notes(lines)}</div>"
     )
 
 
@@ -393,27 +392,27 @@ def compared(answer: ComparedAlleles, digits: int = 3) -> str:
 
 
 def waiting() -> str:
-    """Give what stands in the place of an answer until its turn comes."""
+    """Show that a request waits."""
     return '<p class="progress" role="status">Waiting for its turn.</p>'
 
 
-def progressing(done: int, told: str, most: int) -> str:
-    """How far something is that takes long; `told` says in words what `done` of `most` counts."""
-    return f'<p class="progress"><progress max="{most}" value="{done}"></progress> {escape(told)}</p>'
+def progressing(done: int, text: str, most: int) -> str:
+    """Show progress; `text` describes `done` of `most`."""
+    return f'<p class="progress"><progress max="{most}" value="{done}"></progress> {escape(text)}</p>'
 
 
 def ended(reason: str) -> str:
-    """Sentence on a search that found nothing."""
+    """Explain why a search found nothing."""
     return f'<div class="card" role="status"><p>{escape(reason)}</p></div>'
 
 
 def designed(answer: DesignedPromoters, digits: int = 2) -> str:
-    """Answer of the tab Design."""
+    """Show the designs."""
     if not answer.designs:
         return ended(answer.reason or "Nothing was found that keeps to the rules and is nearer to the target.")
-    told = f"{answer.reason} Below is the best of what was tried until then." if answer.reason else ""
+    text = f"{answer.reason} Below is the best of what was tried until then." if answer.reason else ""
     if not any(one.edits for one in answer.designs):
-        told = f"{answer.reason} No edit that was tried keeps to the rules and brings the start nearer to the target."
+        text = f"{answer.reason} No edit that was tried keeps to the rules and brings the start nearer to the target."
     rows = [_design_cells(rank, one, digits) for rank, one in enumerate(answer.designs, start=1)]
     details = [_marked(one) for one in answer.designs]
     first = answer.designs[0]
@@ -422,7 +421,7 @@ def designed(answer: DesignedPromoters, digits: int = 2) -> str:
         for rank, one in enumerate(answer.designs, start=1)
     ]
     origin = "The start" if answer.start else "A random start"
-    status = f'<p role="status"><strong>{escape(told.strip())}</strong></p>' if told else ""
+    status = f'<p role="status"><strong>{escape(text.strip())}</strong></p>' if text else ""
     return (
         f'<div class="card">{status}{warnings(answer.warnings)}'
         f"<p>{origin} is predicted at <output>{number(first.start_expression, digits)}</output>:</p>"
@@ -439,7 +438,7 @@ def _edits(one: Design, between: str = " ") -> str:
 
 
 def _marked(one: Design) -> str:
-    """Sequence with its edits marked."""
+    """Mark the edits of a sequence."""
     edited = {position for position, _, _ in one.edits}
     marked = "".join(
         (f"<mark>{letter}</mark>" if position in edited else letter) + ("<wbr>" if position % 10 == 9 else "")
@@ -460,29 +459,27 @@ _KINDS = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 
 
 def predicted_file(answer: PredictedFile, reference: Reference | None, digits: int = 2) -> str:
-    """Answer of the tab File."""
+    """Show the predictions of a file."""
     fine = answer.num_rows - answer.num_problems
     parts = [f"<p><strong>{fine:,}</strong> of {plural(answer.num_rows, 'row')} predicted.</p>"]
     if answer.num_malformed:
         first, reason = answer.malformed[0]
         more = "".join(f", {other:,}" for other, _ in answer.malformed[1:])
         more += ", …" if answer.num_malformed > len(answer.malformed) else ""
-        left_out = "was left out: it is no row" if answer.num_malformed == 1 else "were left out: they are no rows"
+        left_out = "is malformed and was left out" if answer.num_malformed == 1 else "are malformed and were left out"
         parts.append(
             f'<p class="warning">{plural(answer.num_malformed, "line")} of the file {left_out}. '
             f"Line {first:,}: {escape(reason)}{f' (and lines {more[2:]})' if more else ''}.</p>"
         )
     if answer.num_cut:
         parts.append(notes([f"{plural(answer.num_cut, 'row')} too long: only the middle was read."]))
-    if answer.num_unknown:
-        told = "of whose promoter less than half is known: do not trust these predictions."
-        parts.append(warnings([f"{plural(answer.num_unknown, 'row')} {told}"]))
-    if answer.num_flanked:
-        told = "with one of the constant flanks alone, which was read as promoter: cut it off, or give both."
-        parts.append(warnings([f"{plural(answer.num_flanked, 'row')} {told}"]))
-    if answer.num_unlike:
-        told = "unlike the promoters that the model was trained on: these predictions are extrapolations."
-        parts.append(warnings([f"{plural(answer.num_unlike, 'row')} {told}"]))
+    for count, text in (
+        (answer.num_unknown, "with less than half of the promoter known: do not trust these predictions."),
+        (answer.num_flanked, "with only one constant flank, which was read as promoter: cut it off, or give both."),
+        (answer.num_unlike, "unlike the promoters of the training data: these predictions are extrapolations."),
+    ):
+        if count:
+            parts.append(warnings([f"{plural(count, 'row')} {text}"]))
     kind = _KINDS[answer.name.rsplit(".", 1)[1]]
     parts.append(download(f"Download {answer.name}", answer.name, answer.content, kind))
     if fine:

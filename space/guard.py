@@ -1,4 +1,4 @@
-"""What stands before the app: requests that are too large are refused, and pages may load nothing from elsewhere."""
+"""Middleware of the demo: limits the size of requests, and lets pages load only their own files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Gradio's own pages have scripts and styles in line, and compile the scripts of components.
+# Gradio's pages have inline scripts and styles, and compile the scripts of components.
 CONTENT_SECURITY_POLICY = "; ".join([
     "default-src 'self'",
     "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
@@ -21,23 +21,13 @@ CONTENT_SECURITY_POLICY = "; ".join([
 
 
 class Guard:
-    """ASGI middleware that bounds the bodies of requests and sends a content security policy.
-
-    Parameters
-    ----------
-    app : ASGI application
-        What is guarded.
-    max_bytes : int
-        Most bytes of a body.
-    closed : tuple of str
-        Ends of paths that are answered with status 404.
-    """
+    """Middleware that limits bodies to `max_bytes`, answers paths ending in `closed` with 404, and sets headers."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, closed: tuple[str, ...] = ()):
         self.app, self.max_bytes, self.closed = app, max_bytes, closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward or reject a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""From what people paste to promoters, or to a sentence that says what is wrong with it."""
+"""Read what users enter as promoters, changes, sites and positions, or explain what is wrong with it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _CHANGES = tuple(
         r"(?P<position>\d+)del(?P<before>[ACGTU]+)(?P<after>)",
     )
 )
-_LONGEST_CHANGE = 40  # characters of what may have been meant as one
+_LONGEST_CHANGE = 40  # characters
 _AMINO_ACIDS = frozenset("ACDEFGHIKLMNPQRSTVWY")
-_LEAST_DNA = 0.7  # share of A, C, G, T, U and N in what is taken for DNA with a wrong letter
+_LEAST_DNA = 0.7  # share of A, C, G, T, U and N in a text that is taken for DNA with a wrong character
 
 
 class Limits(NamedTuple):
-    """How much one request may ask for."""
+    """Limits of one request."""
 
     characters: int = 20_000
     promoters: int = 100
@@ -42,15 +42,7 @@ class Limits(NamedTuple):
 
 
 class BadInput(ValueError):
-    """What a person gave and cannot be used; the message is a sentence for that person.
-
-    Parameters
-    ----------
-    message : str
-        The sentence.
-    field : str
-        Which of several fields it is about.
-    """
+    """Input that cannot be used; the message is a sentence for the user, about one of several fields."""
 
     def __init__(self, message: str, field: str = ""):
         super().__init__(message)
@@ -58,7 +50,7 @@ class BadInput(ValueError):
 
 
 class Pasted(NamedTuple):
-    """A sequence as it was pasted, without spaces: `name` is empty where it has none, `line` counts from 1."""
+    """A pasted sequence without spaces; `name` may be empty, `line` counts from 1."""
 
     name: str
     sequence: str
@@ -66,52 +58,22 @@ class Pasted(NamedTuple):
 
 
 class Promoter(NamedTuple):
-    """A promoter that the model can read.
-
-    Attributes
-    ----------
-    name : str
-        As it was pasted, or empty.
-    sequence : str
-        Variable part: upper case, U as T, ambiguity letters as N, without flanks.
-    notes : tuple of str
-        What was trimmed, padded or read as something else.
-    warnings : tuple of str
-        Why its prediction is not to be trusted.
-    """
+    """A promoter as the model reads it: variable part in upper case, with U as T and ambiguous bases as N."""
 
     name: str
     sequence: str
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was trimmed, padded or replaced
     warnings: tuple[str, ...] = ()
 
 
 def to_sentence(text: str) -> str:
-    """Take the first line of a message, begin it with a capital letter, and end it with a full stop."""
+    """Take the first line of a message; add a capital letter and a full stop."""
     text = text.strip().splitlines()[0]
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def read_pasted(text: str | None, limits: Limits) -> list[Pasted]:
-    """Take apart what was pasted: FASTA where its first letter is `>`, else a sequence a line.
-
-    Parameters
-    ----------
-    text : str or None
-        What stands in the field.
-    limits : Limits
-        Most characters and promoters.
-
-    Returns
-    -------
-    list of Pasted
-        At least one; what `strip_marks` removes is gone.
-
-    Raises
-    ------
-    BadInput
-        If there is nothing, too much, or FASTA without names or sequences.
-    """
+    """Split pasted text into sequences: FASTA if it begins with `>`, else one sequence per line."""
     text = (text or "").replace("\ufeff", "").replace("\u200b", "")
     if len(text) > limits.characters:
         raise BadInput(
@@ -129,7 +91,6 @@ def read_pasted(text: str | None, limits: Limits) -> list[Pasted]:
 
 
 def _read_line(number: int, line: str) -> Pasted:
-    """One sequence of a line that is not FASTA."""
     if line.startswith(">"):
         raise BadInput(
             f"Line {number} begins with >, as in FASTA, and the first line does not. "
@@ -139,7 +100,7 @@ def _read_line(number: int, line: str) -> Pasted:
 
 
 def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
-    """Take apart FASTA; a sequence may go over several lines."""
+    """Parse FASTA."""
     records: list[tuple[str, list[str], int]] = []
     for number, line in lines:
         if line.startswith(">"):
@@ -153,28 +114,16 @@ def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
 
 
 def shorten(text: str, length: int = 40) -> str:
-    """Cut a long text."""
+    """Shorten a long text."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def read_promoters(
     tokenizer: KmerTokenizer, pasted: list[Pasted], keep_middle: bool = False
 ) -> list[Promoter | BadInput]:
-    """Read pasted sequences as the model does.
+    """Read pasted sequences (promoters,) as the model does, with a `BadInput` for each that it cannot read.
 
-    Parameters
-    ----------
-    tokenizer : KmerTokenizer
-        The model's.
-    pasted : list of Pasted
-        (promoters,) sequences.
-    keep_middle : bool
-        Cut what is too long to its middle instead of refusing it.
-
-    Returns
-    -------
-    list of Promoter or BadInput
-        (promoters,), the error in the place of what cannot be read. Nothing is raised.
+    With `keep_middle`, sequences that are too long are cut to their middle.
     """
     cut = [cut_lone_flank(one.sequence, tokenizer) for one in pasted]
     column = pa.array([sequence for sequence, _ in cut], pa.large_string())
@@ -189,50 +138,20 @@ def read_promoters(
 
 
 def cut_lone_flank(sequence: str, tokenizer: KmerTokenizer) -> tuple[str, str]:
-    """Cut a constant flank that stands without the other one; the tokenizer trims the two together alone.
-
-    Parameters
-    ----------
-    sequence : str
-        DNA.
-    tokenizer : KmerTokenizer
-        It knows the flanks.
-
-    Returns
-    -------
-    str
-        The sequence without that flank.
-    str
-        Sentence about it; empty where nothing was cut.
-    """
+    """Cut and report a constant flank without the other one, which the tokenizer does not trim."""
     left, right = tokenizer.flank5, tokenizer.flank3
     spelt = sequence.upper().replace("U", "T")
     begins, ends = bool(left) and spelt.startswith(left), bool(right) and spelt.endswith(right)
     if tokenizer.trimming != "auto" or begins == ends:
         return sequence, ""
-    told = "The constant {} flank was trimmed ({} nt); the {} flank is not there."
+    message = "The constant {} flank was trimmed ({} nt); the {} flank is not there."
     if begins:
-        return sequence[len(left) :], told.format("5'", len(left), "3'")
-    return sequence[: -len(right)], told.format("3'", len(right), "5'")
+        return sequence[len(left) :], message.format("5'", len(left), "3'")
+    return sequence[: -len(right)], message.format("3'", len(right), "5'")
 
 
 def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> str:
-    """Warn where lines that were read as promoters may be one sequence that goes over several lines.
-
-    Parameters
-    ----------
-    text : str or None
-        What stands in the field; `read_pasted` takes it.
-    limits : Limits
-        Most characters and promoters.
-    tokenizer : KmerTokenizer
-        The model's.
-
-    Returns
-    -------
-    str
-        The warning; empty where there is one line, where the lines have names, or where they are too long for one.
-    """
+    """Warn if lines that were read as promoters may be one sequence over several lines; empty if not."""
     pasted = read_pasted(text, limits)
     if len(pasted) < 2 or (text or "").lstrip().startswith(">"):
         return ""
@@ -246,28 +165,7 @@ def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> s
 
 
 def read_one(tokenizer: KmerTokenizer, text: str | None, limits: Limits, field: str = "") -> Promoter:
-    """Read a field that holds one promoter.
-
-    Parameters
-    ----------
-    tokenizer : KmerTokenizer
-        The model's.
-    text : str or None
-        What stands in the field.
-    limits : Limits
-        Most characters.
-    field : str
-        Its name.
-
-    Returns
-    -------
-    Promoter
-
-    Raises
-    ------
-    BadInput
-        If it does not; with `field`.
-    """
+    """Read a field that holds one promoter."""
     try:
         pasted = read_pasted(text, limits)
     except BadInput as error:
@@ -285,23 +183,10 @@ def read_one(tokenizer: KmerTokenizer, text: str | None, limits: Limits, field: 
 
 
 def read_change(text: str) -> tuple[str, int, str] | None:
-    """Read a change of a promoter.
+    """Read a change such as `A12G`, `CG4C`, `C4CG`, `12A>G`, `A12>G`, `A12del` or `12delA`.
 
-    Parameters
-    ----------
-    text : str
-        Such as `A12G`, `CG4C` or `C4CG`; also `12A>G`, `A12>G`, `A12del` and `12delA`.
-
-    Returns
-    -------
-    tuple of (str, int, str) or None
-        Reference allele, position from 1 and alternative allele, which is empty for `del`; None if it is no change,
-        but may be a sequence.
-
-    Raises
-    ------
-    BadInput
-        If it was meant as a change, and is none.
+    Returns the reference allele, the position from 1 and the alternative allele (empty for `del`), or None if the text
+    may be a sequence. Raises `BadInput` if it looks like an invalid change.
     """
     text = "".join(text.split())
     for kind in _CHANGES:
@@ -312,7 +197,7 @@ def read_change(text: str) -> tuple[str, int, str] | None:
     stripped = strip_marks(text)
     if any(letter.isdigit() for letter in stripped) and len(text) <= _LONGEST_CHANGE and not text.startswith(">"):
         raise BadInput(
-            f"“{text}” is no change that is understood here. Write one change, with the bases before and after it: "
+            f"“{text}” is not a change that is understood here. Write one change, with the bases before and after it: "
             "A12G, C4CG or CG4C (or 12A>G, A12del), counted from 1 without flanks. Or paste the other sequence.",
             "alternative",
         )
@@ -320,7 +205,7 @@ def read_change(text: str) -> tuple[str, int, str] | None:
 
 
 def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokenizer: KmerTokenizer) -> Promoter:
-    """Say what the model reads of a sequence, and what became of the rest; `length` is that before it is cut."""
+    """Make a promoter with notes on what was trimmed, cut or padded; `length` is that before the cut."""
     kept = min(length, tokenizer.strand_length)
     left = (tokenizer.strand_length - kept) // 2
     letters = "".join("ACGTN"[letter] for letter in ids[left : left + kept])
@@ -343,12 +228,11 @@ def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokeni
 
 
 def is_mostly_unknown(num_known: int | np.ndarray, length: int) -> bool | np.ndarray:
-    """Whether most of what the model reads, `length` nt, is not known; for one promoter, or an array of them."""
+    """Whether less than half of the `length` nt that the model reads are known."""
     return 2 * num_known < length
 
 
 def _warn_of_unknown(letters: str, length: int) -> tuple[str, ...]:
-    """Warn of a promoter that is mostly unknown."""
     known = len(letters) - letters.count("N")
     if not is_mostly_unknown(known, length):
         return ()
@@ -356,7 +240,7 @@ def _warn_of_unknown(letters: str, length: int) -> tuple[str, ...]:
 
 
 def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
-    """Say which letters were read as another."""
+    """Describe which bases were read as another."""
     notes, upper = [], raw.upper()
     if num_unknown:
         others = sorted({letter for letter in upper if letter in _AMBIGUOUS and letter != "N"})
@@ -368,7 +252,7 @@ def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
 
 
 def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> str:
-    """Sentence on why a sequence cannot be read."""
+    """Explain why a sequence cannot be read."""
     wrong = next((i for i, letter in enumerate(text) if letter not in _LETTERS), None)
     if wrong is not None and problem != MISSING:
         return _explain_letter(text, wrong)
@@ -382,17 +266,17 @@ def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> 
 
 
 def what_is_read(tokenizer: KmerTokenizer) -> str:
-    """Sentence on how long a promoter may be, and on its flanks."""
-    told = f"the model reads up to {tokenizer.strand_length} nt"
+    """Describe how long a promoter may be, and its flanks."""
+    message = f"the model reads up to {tokenizer.strand_length} nt"
     flanks = [f"{len(flank)} nt {flank}" for flank in (tokenizer.flank5, tokenizer.flank3) if flank]
     if tokenizer.trimming == "never" or not flanks:
-        return f"{told}."
+        return f"{message}."
     given = "must" if tokenizer.trimming == "always" else "may"
-    return f"{told} between the constant flanks ({' and '.join(flanks)}), which {given} be pasted too."
+    return f"{message} between the constant flanks ({' and '.join(flanks)}), which {given} be pasted too."
 
 
 def _explain_letter(text: str, position: int) -> str:
-    """Sentence on a letter (index from 0) that is not DNA."""
+    """Explain which character (index from 0) is not DNA."""
     letter, where = text[position], f"at position {position + 1}"
     if len(text) > 3 and text.isalpha() and sum(one in "ACGTUN" for one in text.upper()) < _LEAST_DNA * len(text):
         kind = (
@@ -411,7 +295,7 @@ def _explain_letter(text: str, position: int) -> str:
 
 
 def _list_wrong(text: str, most: int = 4) -> str:
-    """Name the letters that are not DNA."""
+    """List the characters that are not DNA."""
     wrong = sorted({letter.upper() for letter in text if letter not in _LETTERS})
     return f"it has {', '.join(wrong[:most])}{' and others' if len(wrong) > most else ''}"
 
@@ -422,30 +306,12 @@ def read_sites(text: str | None) -> tuple[str, ...]:
 
 
 def read_positions(text: str | None, length: int) -> tuple[int, ...]:
-    """Read positions that count from 1, such as `1-10, 35`.
-
-    Parameters
-    ----------
-    text : str or None
-        Positions and ranges with both ends, between commas or spaces.
-    length : int
-        Most that a promoter has.
-
-    Returns
-    -------
-    tuple of int
-        Indices from 0, in order.
-
-    Raises
-    ------
-    BadInput
-        If it is something else, or beyond `length`.
-    """
+    """Read positions and ranges from 1 to `length`, such as `1-10, 35`, as sorted indices from 0."""
     found: set[int] = set()
     for piece in re.split(r"[\s,;]+", re.sub(r"\s*[-–]\s*", "-", text or "")):  # noqa: RUF001
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", piece)
         if piece and not match:
-            raise BadInput(f"“{shorten(piece)}” is no position: write 12, or 1-10, counted from 1.", "positions")
+            raise BadInput(f"“{shorten(piece)}” is not a position: write 12, or 1-10, counted from 1.", "positions")
         if match:
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:

@@ -1,4 +1,4 @@
-"""The tab Design: a search that tells how far it is and can be stopped."""
+"""The tab Design: a search that reports its progress and can be stopped."""
 
 from __future__ import annotations
 
@@ -24,46 +24,28 @@ from .reading import BadInput, Limits, Promoter, read_one, read_positions, read_
 
 
 class DesignRequest(NamedTuple):
-    """What a design should be.
-
-    Attributes
-    ----------
-    start : str or None
-        One sequence of A, C, G and T; empty for a random one.
-    target : str
-        `"higher"`, `"lower"`, or `"value"` for the expression `value`.
-    value : float or None
-        In assay units.
-    max_edits, num_designs : int
-        Within the limits.
-    quick : bool
-        Try only what a gradient proposes.
-    gc_percent : (float or None, float or None)
-        Least and most GC content; None leaves it open.
-    sites, positions : str or None
-        Sites that must not be there, such as `GAATTC, GGTCTC`; positions that stay, such as `1-10, 35`.
-    """
+    """What to design, as entered in the fields."""
 
     start: str | None
-    target: str = "higher"
-    value: float | None = None
+    target: str = "higher"  # "higher", "lower" or "value"
+    value: float | None = None  # in assay units
     max_edits: int = 5
     num_designs: int = 1
-    quick: bool = False
+    quick: bool = False  # by gradient
     gc_percent: tuple[float | None, float | None] = (0, 100)
     sites: str | None = ""
     positions: str | None = ""
 
 
 class DesignProgress(NamedTuple):
-    """How far a search is: predictions so far, and the most that it can take."""
+    """Progress of a search: predictions so far, and their upper limit."""
 
     num_predictions: int
     most_predictions: int
 
 
 class DesignedPromoters(NamedTuple):
-    """What a search found, and warnings; `reason` says why it ended early, else it is empty."""
+    """Result of a search, with warnings; `reason` says why it ended early, or is empty."""
 
     start: Promoter | None
     designs: tuple[Design, ...]
@@ -72,7 +54,7 @@ class DesignedPromoters(NamedTuple):
 
 
 class _SearchProgress:
-    """Stands in for the progress bar of a search, counts its predictions and ends it."""
+    """Replaces the progress bar of a search, counts its predictions and ends it."""
 
     def __init__(self, stop: Event, seconds: float):
         self._stop, self._end, self._seconds = stop, time.monotonic() + seconds, seconds
@@ -91,10 +73,10 @@ class _SearchProgress:
             raise SearchStopped(self.reason)
 
     def update(self, number: int) -> None:
-        """Take the number of new predictions; `set_postfix` gives that of all."""
+        """Do nothing: `set_postfix` gets the total."""
 
     def wait(self, seconds: float) -> int:
-        """Give the number of predictions, the next time it changes or after some seconds."""
+        """Return the number of predictions at its next change, or after some seconds."""
         with suppress(Empty):
             self._latest = self._counts.get(timeout=seconds)
         return self._latest
@@ -103,26 +85,10 @@ class _SearchProgress:
 def search_designs(
     answers: Answers, request: DesignRequest, stop: Event
 ) -> Iterator[DesignProgress | DesignedPromoters]:
-    """Search for promoters, from a start or a random one.
+    """Design promoters from a start or a random one, yielding progress and finally the designs.
 
-    Parameters
-    ----------
-    answers : Answers
-        The model and its limits.
-    request : DesignRequest
-        What is wanted.
-    stop : threading.Event
-        Set, it ends the search at the next round of predictions; it is set when the search has ended.
-
-    Yields
-    ------
-    DesignProgress or DesignedPromoters
-        How far it is, again and again, and at the end what was found.
-
-    Raises
-    ------
-    BadInput
-        If the start, the options or the rules make no search; its field is that of `DesignRequest`, or empty.
+    `stop` ends the search at its next round of predictions, and is set when the search has ended. The field of a
+    `BadInput` is that of `DesignRequest`, or empty.
     """
     tokenizer, start = answers.tokenizer, None
     if (request.start or "").strip():
@@ -147,7 +113,7 @@ def search_designs(
 def _prepare(
     answers: Answers, options: SearchOptions, constraints: Constraints, start: Promoter | None
 ) -> tuple[Designer, np.ndarray]:
-    """Give what designs, and the letters (length,) of a start that keeps to the rules."""
+    """Make the designer, and the token ids (length,) of a start that meets the constraints."""
     try:
         designer = Designer(answers.model, answers.tokenizer, options, constraints)
         letters = None if start else designer.random_starts(1, None, None)[0]
@@ -164,7 +130,7 @@ def _prepare(
 
 
 def _broken_rule(message: str) -> BadInput:
-    """Word a rule that a start breaks as the page's fields do, in percent."""
+    """Word a constraint that a start breaks as the demo's fields do, in percent."""
 
     def in_percent(match: re.Match) -> str:
         content, low, high = (f"{100 * float(fraction):.4g}" for fraction in match.groups())
@@ -189,7 +155,7 @@ def _warn_of_target(target: str | float, answers: Answers) -> tuple[str, ...]:
 
 
 def _search_options(request: DesignRequest, limits: Limits) -> SearchOptions:
-    """How to search, within the limits."""
+    """Make the options of the search, within the limits."""
     target: str | float | None = request.target
     if target == "value":
         target = request.value
@@ -200,7 +166,7 @@ def _search_options(request: DesignRequest, limits: Limits) -> SearchOptions:
     if not 1 <= request.num_designs <= limits.designs:
         raise BadInput(f"Between 1 and {plural(limits.designs, 'design')}, please.", "num_designs")
     method = "gradient" if request.quick else "greedy"
-    seed = secrets.randbelow(2**31)  # of a random start
+    seed = secrets.randbelow(2**31)  # for a random start
     options = SearchOptions(target, int(request.max_edits), method, int(request.num_designs), seed=seed)
     try:
         options.check()
@@ -210,13 +176,13 @@ def _search_options(request: DesignRequest, limits: Limits) -> SearchOptions:
 
 
 def _constraints(request: DesignRequest, length: int) -> Constraints:
-    """Read what designs keep to."""
+    """Read the constraints."""
     low, high = (given if empty is None else empty for empty, given in zip(request.gc_percent, (0, 100), strict=True))
     if not 0 <= low <= high <= 100:
-        told = f"The GC content must go from a smaller to a larger percentage, not {low:g} to {high:g}."
+        message = f"The GC content must go from a smaller to a larger percentage, not {low:g} to {high:g}."
         if not (0 <= low <= 100 and 0 <= high <= 100):
-            told = f"The GC content is given in percent, 0 to 100, not {low:g} to {high:g}."
-        raise BadInput(told, "gc")
+            message = f"The GC content is given in percent, 0 to 100, not {low:g} to {high:g}."
+        raise BadInput(message, "gc")
     gc_range = None if (low, high) == (0, 100) else (low / 100, high / 100)
     positions = read_positions(request.positions, length)
     try:

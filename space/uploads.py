@@ -24,67 +24,39 @@ from .answers import Answers
 from .reading import BadInput, Limits, cut_lone_flank, is_mostly_unknown, shorten, to_sentence
 
 SHOWN_PROBLEMS, SHOWN_ROWS, SHOWN_LINES = 10, 5, 3
-BATCH_SIZE = 32  # small, to tell often how far it is
+BATCH_SIZE = 32  # small, for frequent progress
 OUTPUT_FORMATS = ("csv", "parquet")
 
 
 class PredictedFile(NamedTuple):
-    """A file with its predictions.
-
-    Attributes
-    ----------
-    name : str
-        File name for the download.
-    content : bytes
-        CSV or Parquet.
-    num_rows, num_problems, num_malformed : int
-        Rows, rows among them without a prediction, and lines of the upload that are no rows.
-    num_cut : int
-        Rows of which only the middle was read.
-    num_unknown : int
-        Rows with a prediction of which most is not known.
-    num_flanked : int
-        Rows with a prediction that have one of the constant flanks alone.
-    values : numpy.ndarray
-        (rows with a prediction,) in assay units.
-    label : str
-        Name of the first column.
-    preview : tuple of (int, str, float)
-        The first rows (from 1) with a prediction: their number, first column and prediction.
-    problems : tuple of (int, str)
-        The first rows (from 1) without a prediction, and why.
-    malformed : tuple of (int, str)
-        The first lines (from 1) that are no rows, and why.
-    num_unlike : int
-        Rows with a prediction that are unlike the model's training rows.
-    """
+    """A file with its predictions, counts of rows by kind, and the first rows of each kind (numbered from 1)."""
 
     name: str
-    content: bytes
+    content: bytes  # CSV or Parquet
     num_rows: int
-    num_problems: int
-    num_malformed: int
-    num_cut: int
-    num_unknown: int
-    num_flanked: int
-    values: np.ndarray
-    label: str
-    preview: tuple[tuple[int, str, float], ...]
+    num_problems: int  # rows without a prediction
+    num_malformed: int  # lines that are not rows
+    num_cut: int  # rows cut to their middle
+    num_unknown: int  # predicted rows that are mostly N
+    num_flanked: int  # predicted rows with one constant flank
+    values: np.ndarray  # (predicted rows,) in assay units
+    label: str  # name of the first column
+    preview: tuple[tuple[int, str, float], ...]  # row, first column, prediction
     problems: tuple[tuple[int, str], ...]
     malformed: tuple[tuple[int, str], ...]
-    num_unlike: int = 0
+    num_unlike: int = 0  # predicted rows unlike the training rows
 
 
 class _MiddleTokenizer(KmerTokenizer):
-    """A tokenizer that always cuts what is too long to its middle."""
+    """A tokenizer that always cuts sequences that are too long to their middle."""
 
     def encode_strands(self, letters: np.ndarray, offsets: np.ndarray, truncation: bool = True) -> StrandBatch:
-        """Encode strands; `truncation` is on."""
+        """Encode strands with truncation."""
         return super().encode_strands(letters, offsets, truncation=True)
 
 
 class FileProgress(NamedTuple):
-    """How far a file is: rows so far, and all of them."""
+    """Progress of a file in rows."""
 
     num_done: int
     num_rows: int
@@ -98,32 +70,10 @@ def predict_upload(
     output_format: str = "csv",
     keep_middle: bool = False,
 ) -> Iterator[FileProgress | PredictedFile]:
-    """Predict every row of a table or FASTA.
+    """Predict every row of a table or FASTA, yielding progress and finally the file.
 
-    Parameters
-    ----------
-    answers : Answers
-        The model and its limits.
-    name : str
-        File name, which tells the kind.
-    content : bytes
-        Plain text.
-    column : str
-        Name of the column with the DNA, or empty where it finds itself.
-    output_format : str
-        `"csv"` or `"parquet"`.
-    keep_middle : bool
-        Cut what is too long to its middle instead of leaving it without a prediction.
-
-    Yields
-    ------
-    FileProgress or PredictedFile
-        How far it is, again and again, and at the end the file.
-
-    Raises
-    ------
-    BadInput
-        If the file is too large or of another kind, or holds no sequences.
+    An empty `column` finds the DNA by name or content. With `keep_middle`, sequences that are too long are cut to their
+    middle. Raises `BadInput` if the file is too large, of another type, or has no sequences.
     """
     suffix = _check_file(name, content, output_format, answers.limits)
     column = column.strip() or None
@@ -150,18 +100,18 @@ def predict_upload(
 
 
 def _count_parts(output: Path) -> int:
-    """Count the parts of an output that are done, each of up to 16 batches of rows."""
+    """Count the finished parts of an output, of up to 16 batches each."""
     return sum(1 for _ in parts_folder(output).glob("*.arrow"))
 
 
 def _explain(message: str, source: Path) -> str:
-    """Word an error of the library for somebody who sees neither paths nor options."""
+    """Reword an error of the library for users who see neither paths nor options."""
     message = message.replace(str(source), "the file").replace(f"{source.parent}/", "")
     return to_sentence(message.replace("Pass --sequence_column", "Write its name into “Column of the DNA”"))
 
 
 def _check_file(name: str, content: bytes, output_format: str, limits: Limits) -> str:
-    """Suffix of an upload that may be read."""
+    """Return the suffix of a valid upload."""
     suffix = Path(name).suffix.lower()
     if output_format not in OUTPUT_FORMATS:
         raise BadInput("The predictions come as CSV or Parquet.")
@@ -184,7 +134,6 @@ def _check_file(name: str, content: bytes, output_format: str, limits: Limits) -
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether a file is text in UTF-8."""
     try:
         content.decode()
     except UnicodeDecodeError:
@@ -193,7 +142,7 @@ def _is_text(content: bytes) -> bool:
 
 
 def _check_rows(source: Path, column: str | None, limits: Limits) -> tuple[PromoterTable, int]:
-    """Refuse a file with too many rows before any is predicted; give the table, read to its end, and their number."""
+    """Read a table to its end and count its rows. Raises if there are too many."""
     num_rows, table = 0, open_table(source, sequence_column=column, batch_rows=1_000)
     for batch in table:
         num_rows += batch.table.num_rows
@@ -206,7 +155,7 @@ def _check_rows(source: Path, column: str | None, limits: Limits) -> tuple[Promo
 
 
 def _read_output(output: Path, sequence_column: str, tokenizer: KmerTokenizer) -> tuple:
-    """Read what is shown of an output: from `num_cut` to `problems` of the answer."""
+    """Read the fields from `num_cut` to `problems` of the result from an output."""
     if output.suffix == ".parquet":
         table = pyarrow.parquet.read_table(output)
     else:

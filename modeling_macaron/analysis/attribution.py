@@ -1,4 +1,4 @@
-"""Attribution of a prediction to the bases of a sequence by gradients; the model as a module that takes one-hot DNA."""
+"""Gradient attributions of predicted expression, and the model as a module on one-hot DNA."""
 
 from __future__ import annotations
 
@@ -21,19 +21,16 @@ from tokenization import KmerTokenizer, StrandBatch
 
 
 class Attribution(NamedTuple):
-    """What each base of each sequence contributes to its predicted expression.
+    """Contributions of bases to the predicted expression, in assay units.
 
     Attributes
     ----------
     sequences : list[str]
-        The variable parts, of A, C, G, T and N, that the attributions belong to.
+        Variable parts, of A, C, G, T and N.
     attributions : list[numpy.ndarray]
-        (length, 4) float64 of each sequence, in assay units: a row for each base of its variable part, a column for
-        each of A, C, G and T.
-    expression : numpy.ndarray
-        (sequences,) float64 predicted expression in assay units.
-    baseline_expression : numpy.ndarray
-        (sequences,) float64 predicted expression of the baselines in assay units.
+        (length, 4) float64 for each sequence, with columns A, C, G, T.
+    expression, baseline_expression : numpy.ndarray
+        (sequences,) float64 predictions for the sequences and for their baselines.
     """
 
     sequences: list[str]
@@ -43,12 +40,12 @@ class Attribution(NamedTuple):
 
     @property
     def per_base(self) -> list[np.ndarray]:
-        """Sum over the letters, (length,) of each sequence."""
+        """Sum over A, C, G and T, (length,) for each sequence."""
         return [letters.sum(axis=1) for letters in self.attributions]
 
     @property
     def completeness_error(self) -> np.ndarray:
-        """Sum of the attributions minus the difference of expression and baseline, (sequences,) in assay units."""
+        """Sum of the attributions minus (expression - baseline expression), (sequences,)."""
         totals = np.array([letters.sum() for letters in self.attributions], dtype=np.float64)
         return totals - (self.expression - self.baseline_expression)
 
@@ -61,23 +58,7 @@ class OneHotExpression(nn.Module):
         self.model = model
 
     def forward(self, one_hot: torch.Tensor) -> torch.Tensor:
-        """Predict the expression.
-
-        Parameters
-        ----------
-        one_hot : torch.Tensor
-            (batch, 4, length) weights of A, C, G and T along the variable part; what they lack to 1 is N.
-
-        Returns
-        -------
-        torch.Tensor
-            (batch, 1) expression in assay units, at least float32.
-
-        Raises
-        ------
-        ValueError
-            If the shape is another, or the sequence is longer than a strand.
-        """
+        """Predict expression (batch, 1) in assay units, at least float32, from variable parts (batch, 4, length)."""
         config, embeddings = self.model.config, self.model.macaron.embeddings
         if one_hot.ndim != 3 or one_hot.shape[1] != len(BASES) or not 1 <= one_hot.shape[2] <= config.strand_length:
             raise ValueError(
@@ -101,26 +82,25 @@ def as_one_hot_module(
 ) -> OneHotExpression:
     """Wrap a model for packages that read one-hot DNA, such as tangermeme and captum.
 
-    The module pads to a strand as the tokenizer does, appends the reverse complement and embeds the k-mers by the
-    model's linear map, so it predicts what `predict` does for the same letters. The weight of N is what A, C, G and T
-    lack to 1: a column of zeros is N, and a gradient with respect to a letter is that of putting it in the place of N.
+    The module pads the sequence, appends the reverse complement and predicts as `predict` does. The weight of N is one
+    minus the sum of A, C, G and T, so a column of zeros is N. The gradient for a base is the effect of replacing N by
+    that base.
 
     Parameters
     ----------
-    model : str, Path or MacaronForExpressionPrediction
-        See `load_model`. It is not copied, and put into evaluation mode.
-    tokenizer : KmerTokenizer, optional
-        See `load_model`. Flanks are not cut off one-hot DNA: it is the variable part, of up to `strand_length` nt.
+    model, tokenizer
+        See `load_model`. The model is not copied; it is set to evaluation mode.
 
     Returns
     -------
     OneHotExpression
-        (batch, 4, length) floats, letters in the order A, C, G, T, to (batch, 1) expression in assay units.
+        Maps variable parts without flanks, (batch, 4, length) floats with channels A, C, G, T and a length of up to
+        `strand_length`, to expression (batch, 1) in assay units.
 
     Raises
     ------
     ValueError
-        If the tokenizer pads to another length than the model reads.
+        If tokenizer and model differ in strand length.
 
     Examples
     --------
@@ -148,38 +128,33 @@ def gradient_x_input(
     device: str | torch.device | None = None,
     verbose: bool = False,
 ) -> Attribution:
-    """Attribute expression by the gradient times the input: one backward pass a sequence, local and not complete.
+    """Attribute expression to bases by gradient times input (Shrikumar et al. 2016, arXiv:1605.01713).
+
+    This takes one backward pass per sequence. The attributions do not add up to a difference in expression.
 
     Parameters
     ----------
     model, tokenizer, device
-        See `load_model`. Take float32 or float64 weights: gradients in half precision are coarse.
+        See `load_model`. Use float32 or float64 weights, since gradients in half precision are coarse.
     sequences : sequence of str
         DNA, with or without the constant flanks.
     gradient_correction : bool
-        Subtract the mean over the letters from the gradient of each base. No sequence can move in that direction, so
-        training does not constrain it (Majdandzic et al. 2023, Genome Biology 24:109). Without it this is the effect
-        of putting the letter in the place of N, to first order.
+        Subtract the mean over A, C, G and T from the gradient at each position. One-hot sequences cannot move in that
+        direction, so training does not constrain it (Majdandzic et al. 2023, Genome Biology 24:109).
     batch_size : int
-        Sequences that go through the model at once.
+        Sequences per forward pass.
     verbose : bool
         Show a progress bar.
 
     Returns
     -------
     Attribution
-        Zero for letters that are not there, and for N. The baseline expression is that of N at every base; the sum is
-        not the difference from it.
+        Zero for absent bases and for N. The baseline is N at every position.
 
     Raises
     ------
     ValueError
-        On a sequence that is no DNA, empty, too long or holds a mask; the message tells which.
-
-    References
-    ----------
-    Shrikumar et al., "Not just a black box: learning important features through propagating activation differences",
-    arXiv:1605.01713, 2016.
+        If a sequence is not DNA, is empty, too long or masked. The message names it.
     """
     inputs = _encode(model, sequences, tokenizer, device)
     return local_gradients(inputs, gradient_correction=gradient_correction, batch_size=batch_size, verbose=verbose)
@@ -197,38 +172,32 @@ def integrated_gradients(
     device: str | torch.device | None = None,
     verbose: bool = False,
 ) -> Attribution:
-    """Attribute the difference in expression from a baseline by gradients integrated on the line between the two.
+    """Attribute the difference in expression from a baseline by integrated gradients (Sundararajan et al. 2017, ICML).
 
     Parameters
     ----------
     model, sequences, tokenizer, device, verbose
         See `gradient_x_input`.
     steps : int
-        Nodes of the Gauss-Legendre quadrature. The ReLUs of the convolution make gradients jump along the path, so
-        the error falls only as 1 / steps; `completeness_error` of the result tells whether they are enough.
+        Nodes of the Gauss-Legendre quadrature. The ReLU of the convolution makes gradients jump along the path, so the
+        error falls only as 1 / steps. Check it with `completeness_error`.
     baseline : str or numpy.ndarray
-        `"n"`: N at every base. `"uniform"`: a quarter of each letter. Or weights of A, C, G and T, (4,) for every base,
-        (length, 4) for every sequence or (sequences, length, 4), for example a shuffled sequence; what they lack to 1
-        is N.
+        `"n"`: N at every position. `"uniform"`: a quarter of each base. Or weights of A, C, G and T, for example of
+        shuffled sequences: (4,), (length, 4) or (sequences, length, 4). The remaining weight is that of N.
     gradient_correction : bool
-        As in `gradient_x_input`. The sum is then complete only where sequence and baseline are free of N: there it
-        changes nothing per base.
+        As in `gradient_x_input`. The sum is then complete only if sequence and baseline have no N.
     batch_size : int
-        Points of the paths that go through the model at once.
+        Points of the paths per forward pass.
 
     Returns
     -------
     Attribution
-        Its sum is `expression - baseline_expression`, up to `completeness_error`.
+        Sums to `expression - baseline_expression`, up to `completeness_error`.
 
     Raises
     ------
     ValueError
-        As in `gradient_x_input`, if there is no step, or if the baseline is no such weights.
-
-    References
-    ----------
-    Sundararajan et al., "Axiomatic attribution for deep networks", ICML 2017.
+        As in `gradient_x_input`; if `steps` is below 1; or if the baseline is invalid.
 
     Examples
     --------
@@ -250,13 +219,13 @@ def integrated_gradients(
 
 
 def check_steps(steps: int) -> None:
-    """Refuse a number of steps below 1 with a `ValueError`."""
+    """Raise a `ValueError` if `steps` is below 1."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 class Inputs(NamedTuple):
-    """Padded one-hot sequences (sequences, 4, strand_length) float32, and where each variable part lies in them."""
+    """One-hot sequences (sequences, 4, strand_length) float32, and the slice of each variable part."""
 
     module: OneHotExpression
     one_hot: np.ndarray
@@ -265,7 +234,7 @@ class Inputs(NamedTuple):
 
 
 class _Path(NamedTuple):
-    """Lines from the baselines (sequences, 4, strand_length) to the sequences: nodes in 0 to 1, and their weights."""
+    """Baselines (sequences, 4, strand_length), and nodes in 0 to 1 with their quadrature weights."""
 
     baseline: np.ndarray
     nodes: np.ndarray
@@ -273,19 +242,7 @@ class _Path(NamedTuple):
 
 
 def encode_inputs(module: OneHotExpression, strands: StrandBatch) -> Inputs:
-    """Turn strands into padded one-hot DNA.
-
-    Parameters
-    ----------
-    module : OneHotExpression
-        The model.
-    strands : StrandBatch
-        Of any rows; those with a problem are left out.
-
-    Returns
-    -------
-    Inputs
-    """
+    """Turn the strands without a problem into padded one-hot DNA."""
     fine = strands.problem == 0
     strands = StrandBatch(*(array[fine] for array in strands))
     one_hot = np.eye(len(BASES) + 1, len(BASES), dtype=np.float32)[strands.ids].transpose(0, 2, 1)
@@ -327,7 +284,7 @@ def path_gradients(
 
 
 def _spread_baseline(baseline: str | np.ndarray, inputs: Inputs) -> np.ndarray:
-    """Put the baseline on every variable part, (sequences, 4, strand_length); the padding stays N."""
+    """Put the baseline on every variable part, (sequences, 4, strand_length). The padding stays N."""
     if isinstance(baseline, str):
         if baseline not in ("n", "uniform"):
             raise ValueError(f'baseline must be "n", "uniform" or an array, got {baseline!r}')
@@ -349,7 +306,7 @@ def _spread_baseline(baseline: str | np.ndarray, inputs: Inputs) -> np.ndarray:
 
 
 def _attribute(inputs: Inputs, path: _Path, gradient_correction: bool, batch_size: int, verbose: bool) -> Attribution:
-    """Sum up the weighted gradients along each path, times the way from its baseline to its sequence."""
+    """Multiply the weighted sum of gradients along each path by the difference between sequence and baseline."""
     check_batch_size(batch_size)
     way, steps = inputs.one_hot - path.baseline, len(path.nodes)
     gradients = np.zeros(way.shape)
@@ -380,7 +337,7 @@ def _to_tensor(module: OneHotExpression, points: np.ndarray) -> torch.Tensor:
 
 @torch.enable_grad()
 def _gradients(module: OneHotExpression, points: np.ndarray) -> np.ndarray:
-    """Gradients (batch, 4, length) of the expression at points of that shape, float64."""
+    """Gradients of the expression at points, both (batch, 4, length), as float64."""
     one_hot = _to_tensor(module, points).requires_grad_()
     return torch.autograd.grad(module(one_hot).sum(), one_hot)[0].cpu().double().numpy()
 

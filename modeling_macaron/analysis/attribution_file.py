@@ -1,4 +1,4 @@
-"""Attribution of every row of a file in a stream; for sequences in memory see `attribution`."""
+"""Attribution for every row of a file, in a stream."""
 
 from __future__ import annotations
 
@@ -40,17 +40,7 @@ _FIELDS = pa.schema([
 
 
 class RowAttribution(NamedTuple):
-    """What each base of one sequence contributes to its predicted expression.
-
-    Attributes
-    ----------
-    sequence : str
-        The variable part, of A, C, G, T and N.
-    per_base : numpy.ndarray
-        (length,) float64, in assay units.
-    expression, baseline_expression : float
-        Predictions in assay units.
-    """
+    """Contributions (length,) of the bases of one sequence to its predicted expression, in assay units."""
 
     sequence: str
     per_base: np.ndarray
@@ -79,9 +69,9 @@ def attribution_file(
     device: str | torch.device | None = None,
     verbose: bool = False,
 ) -> FileLines:
-    """Attribute the expression of every row of a file to its bases and write one line for each base.
+    """Attribute the expression of every row of a file to its bases, with one output line per base.
 
-    As many rows as a batch has sequences are read and written at a time, so memory does not grow with the file.
+    Rows are read and written in batches, so memory does not grow with the file.
 
     Parameters
     ----------
@@ -90,25 +80,25 @@ def attribution_file(
     source : str or Path
         TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
     output : str or Path
-        `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (where rows have one), `position` (from 1
+        `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (if rows have names), `position` (from 1
         in the variable part), `base`, `attribution`, `predicted_expression`, `predicted_baseline` (all in assay units)
-        and `problem`: a row without a prediction has one line that says why. It appears when it is complete.
+        and `problem`. A row without a prediction has one line with the reason. The file appears when it is complete.
     method : str
-        `"integrated_gradients"` or `"gradient_x_input"`, see the functions of that name.
+        `"integrated_gradients"` or `"gradient_x_input"`.
     steps, baseline
-        See `integrated_gradients`; `"n"` or `"uniform"`. Gradient x input has neither.
+        See `integrated_gradients`. The baseline is `"n"` or `"uniform"`. Gradient x input ignores both.
     plots : str or Path, optional
-        Folder for logos of the first `num_plots` rows that have a prediction, drawn at the end.
+        Folder for logos of the first `num_plots` rows with a prediction.
     num_plots, plot_format
         See `RowFigures`.
     same_scale : bool
-        Draw all logos to one scale, to compare the rows.
+        Draw all logos to one scale.
     name_column, strict
         See `write_lines`.
     sequence_column, overwrite
         See `predict_file`.
     batch_size : int
-        Points that go through the model at once, and rows that are read at once.
+        Points per forward pass, and rows that are read at once.
     verbose : bool
         Show a progress bar.
 
@@ -119,23 +109,20 @@ def attribution_file(
     Raises
     ------
     ValueError
-        If the source, the kind of output or an option is not understood, or with `strict`.
+        If the source, the type of output or an option is invalid, or a row has a problem and `strict` is set.
     OSError
-        If a file cannot be read or written, or there is no such checkpoint.
+        If a file cannot be read or written, or the checkpoint does not exist.
     """
     check_request(output, overwrite, batch_size, (model, source))
     for name, value, known in (("method", method, METHODS), ("baseline", baseline, BASELINES)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     check_steps(steps)
-    figures = None
-    if plots is not None:
-        figures = RowFigures(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
+    figures = None if plots is None else RowFigures(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     table = open_table(source, sequence_column=sequence_column, batch_rows=batch_size)
     model, tokenizer = load_model(model, tokenizer, device)
-    attribute = local_gradients
-    if method == "integrated_gradients":
-        attribute = partial(path_gradients, steps=steps, baseline=baseline)
+    is_integrated = method == "integrated_gradients"
+    attribute = partial(path_gradients, steps=steps, baseline=baseline) if is_integrated else local_gradients
     module = as_one_hot_module(model, tokenizer)
     writer = LineWriter(_FIELDS, lambda strands: _rows(module, strands, attribute, batch_size), _columns_of)
     result = write_lines(
@@ -148,7 +135,7 @@ def attribution_file(
 
 
 def _rows(module: OneHotExpression, strands: StrandBatch, attribute: Any, batch_size: int) -> Iterator[RowAttribution]:
-    """Give the attribution of each row that has no problem."""
+    """Yield the attribution of each row without a problem."""
     result = attribute(encode_inputs(module, strands), batch_size=batch_size)
     rows = zip(result.sequences, result.per_base, result.expression, result.baseline_expression, strict=True)
     for sequence, per_base, expression, baseline in rows:
@@ -156,7 +143,6 @@ def _rows(module: OneHotExpression, strands: StrandBatch, attribute: Any, batch_
 
 
 def _columns_of(row: RowAttribution) -> Mapping[str, Any]:
-    """One line for each base."""
     return {
         "position": np.arange(1, len(row.sequence) + 1),
         "base": list(row.sequence),
@@ -167,7 +153,6 @@ def _columns_of(row: RowAttribution) -> Mapping[str, Any]:
 
 
 def _figures_of(row: RowAttribution, title: str, limit: float | None) -> dict[str, Figure]:
-    """Draw one row."""
     from .sequence_plots import attribution_logo
 
     return {"attribution": attribution_logo(row.sequence, row.per_base, title=title, limit=limit)}

@@ -21,16 +21,12 @@ from .row_lines import FileLines
 
 
 def prepare_process() -> None:
-    """Prepare the process of a command.
-
-    Without a GPU it keeps freed memory. It shows which columns are chosen by what they hold, and hides progress bars of
-    loading and saving weights but not of downloads.
-    """
+    """Prepare the process of a command: memory, messages about chosen columns, progress bars of downloads only."""
     if not torch.cuda.is_available():
         keep_freed_memory()
     _show_choices()
     hidden = are_progress_bars_disabled()
-    with warnings.catch_warnings():  # an environment variable may have the last word
+    with warnings.catch_warnings():  # an environment variable takes precedence, with a warning
         warnings.simplefilter("ignore")
         disable_progress_bar()
         if not hidden:
@@ -38,7 +34,7 @@ def prepare_process() -> None:
 
 
 def _show_choices() -> None:
-    """Write each message of `tables` to stderr once, in the first of several processes."""
+    """Write each message of `tables` to stderr once, on the main process only."""
     logger, handler, shown = logging.getLogger("modeling_macaron.tables"), logging.StreamHandler(), set()
     handler.addFilter(lambda record: not (record.getMessage() in shown or shown.add(record.getMessage())))
     logger.handlers[:] = [handler]  # of this call's stderr
@@ -51,15 +47,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def add_files(parser: argparse.ArgumentParser, source: str = "file with sequences") -> None:
-    """Describe model, source and output.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Gets `model`, `source`, `output` and `overwrite`.
-    source : str
-        What the source is.
-    """
+    """Add `model`, `source`, `output` and `overwrite`."""
     parser.add_argument("model", help="checkpoint folder or name on the Hub")
     parser.add_argument("source", type=Path, metavar="input", help=source)
     parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
@@ -67,20 +55,12 @@ def add_files(parser: argparse.ArgumentParser, source: str = "file with sequence
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """Describe `overwrite`."""
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs where they exist")
+    """Add `overwrite`."""
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
 
 
 def add_rows(parser: argparse.ArgumentParser, strict: str = "stop at a row that cannot be predicted") -> None:
-    """Describe which column is the sequence, and what a bad row does.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Gets `sequence_column` and `strict`.
-    strict : str
-        What `--strict` does.
-    """
+    """Add `sequence_column` and `strict`."""
     parser.add_argument(
         "--sequence_column", help="column of the DNA; a file without header has the columns 0, 1, 2, ..."
     )
@@ -88,77 +68,35 @@ def add_rows(parser: argparse.ArgumentParser, strict: str = "stop at a row that 
 
 
 def add_names(parser: argparse.ArgumentParser) -> None:
-    """Describe `name_column`."""
+    """Add `name_column`."""
     parser.add_argument("--name_column", help="column with names of the rows; default: the records' names in FASTA")
 
 
 def add_figures(parser: argparse.ArgumentParser, of: str = "sequences", same_scale: bool = False) -> None:
-    """Describe figures of the first rows.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Gets `plots`, `num_plots`, `plot_format` and, where it is wanted, `same_scale`.
-    of : str
-        What is drawn.
-    same_scale : bool
-        Whether figures can have one scale.
-    """
+    """Add `plots`, `num_plots`, `plot_format` and optionally `same_scale`."""
     parser.add_argument("--plots", type=Path, metavar="DIR", help=f"folder for figures of the first {of}")
-    parser.add_argument("--num_plots", type=int, default=10, metavar="N", help="how many of them (%(default)s)")
+    parser.add_argument("--num_plots", type=int, default=10, metavar="N", help="number of figures (%(default)s)")
     parser.add_argument("--plot_format", choices=FIGURE_FORMATS, default="png", help="(%(default)s)")
     if same_scale:
-        parser.add_argument("--same_scale", action="store_true", help="draw all of them to one scale")
+        parser.add_argument("--same_scale", action="store_true", help="draw all figures to one scale")
 
 
 def add_batches(parser: argparse.ArgumentParser, batch_size: int = 256, of: str = "sequences") -> None:
-    """Describe batches and device.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Gets `batch_size` and `device`.
-    batch_size : int
-        Default.
-    of : str
-        What a batch is made of.
-    """
-    parser.add_argument(
-        "--batch_size", type=int, default=batch_size, help=f"{of} through the model at once (%(default)s)"
-    )
-    parser.add_argument("--device", help="for example cuda:1 or cpu; default: the GPU where there is one")
+    """Add `batch_size` and `device`."""
+    parser.add_argument("--batch_size", type=int, default=batch_size, help=f"{of} per forward pass (%(default)s)")
+    parser.add_argument("--device", help="for example cuda:1 or cpu; default: a GPU if there is one")
 
 
 def add_speed(parser: argparse.ArgumentParser, dtype: str = "convert the weights") -> None:
-    """Describe forms of the model that are faster.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Gets `merged`, `dtype` and `compile_model`.
-    dtype : str
-        What another precision does.
-    """
+    """Add `merged`, `dtype` and `compile_model`."""
     parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
     parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), help=dtype)
-    parser.add_argument(
-        "--compile",
-        dest="compile_model",
-        action="store_true",
-        help="compile the model: later start, faster; for large files",
-    )
+    compiling = "compile the model, for large files: slower start, then faster"
+    parser.add_argument("--compile", dest="compile_model", action="store_true", help=compiling)
 
 
 def report_lines(result: FileLines, source: Path, output: Path) -> None:
-    """Print what became of a file.
-
-    Parameters
-    ----------
-    result : FileLines
-        What was written.
-    source, output : Path
-        The files.
-    """
+    """Print how many lines and problems were written."""
     print(f"{plural(result.num_lines, 'line')} for {plural(result.num_rows, 'row')} written to {output}")
     if result.num_problems:
         print(f"{plural(result.num_problems, 'row')} could not be predicted: the column `problem` says why")
@@ -166,19 +104,11 @@ def report_lines(result: FileLines, source: Path, output: Path) -> None:
 
 
 def report_malformed(result: FileDesign | FileLines | FilePrediction, source: Path | None) -> None:
-    """Print which lines of a file are no rows.
-
-    Parameters
-    ----------
-    result : FileDesign, FileLines or FilePrediction
-        What became of it.
-    source : Path, optional
-        The file.
-    """
+    """Print which lines of a file were left out as malformed."""
     if not result.num_malformed:
         return
     numbers = ", ".join(f"{number:,}" for number, _ in result.malformed)
     numbers += ", ..." if result.num_malformed > len(result.malformed) else ""
-    are = "is no row and was" if result.num_malformed == 1 else "are no rows and were"
+    are = "is malformed and was" if result.num_malformed == 1 else "are malformed and were"
     print(f"{plural(result.num_malformed, 'line')} of {source} {are} left out: {numbers}")
     print("line {:,}: {}".format(*result.malformed[0]))

@@ -1,4 +1,4 @@
-"""What a designed promoter must keep to: GC content, sites that must not be there, positions that must stay."""
+"""Constraints on designed promoters: GC content, forbidden sites and fixed positions."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ IUPAC = {
 }  # fmt: skip
 
 _C, _G = BASES.index("C"), BASES.index("G")
-_ROUNDING = 1e-9  # a content that equals a limit is inside
+_ROUNDING = 1e-9  # both limits are inclusive
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """Rules that every design keeps to.
+    """Constraints that every design meets.
 
     Parameters
     ----------
     gc_range : (float, float), optional
-        Least and most G and C, as fractions of the variable part; both limits are allowed.
+        Lowest and highest GC content of the variable part, as fractions, limits included.
     forbidden_sites : tuple of str
-        Sites in IUPAC letters, such as `"GAATTC"` or `"GGTCTC"`, that must be on neither strand. Sites that reach from
-        the variable part into the constant flanks count; one that lies in a flank alone cannot be helped and does not.
-        A run of one base is a site too: `"AAAAAAAA"`.
+        Sites in IUPAC codes, such as `"GAATTC"`, that occur on neither strand. Sites that overlap the variable part and
+        a constant flank count; sites within a flank do not. A run of one base is a site too: `"AAAAAAAA"`.
     fixed_positions : tuple of int
         Positions of the variable part, from 0, that are not edited.
 
     Raises
     ------
     ValueError
-        If one of them makes no sense.
+        If a constraint is invalid.
 
     Examples
     --------
@@ -59,7 +58,7 @@ class Constraints:
             raise ValueError("forbidden_sites must be a tuple of sites, got one str")
         for site in self.forbidden_sites:
             if not site or set(site.upper()) - set(IUPAC):
-                raise ValueError(f"forbidden site {site!r} is no DNA in IUPAC letters")
+                raise ValueError(f"forbidden site {site!r} is not DNA in IUPAC codes")
             if set(site.upper()) == {"N"}:
                 raise ValueError(f"forbidden site {site!r} is everywhere")
         for position in self.fixed_positions:
@@ -68,7 +67,7 @@ class Constraints:
 
 
 class _Pattern(NamedTuple):
-    """A site on one strand: `allowed` (width, 4) bool, which bases fit each position; and its construct's flanks."""
+    """A site on one strand: `allowed` (width, 4) bool, the bases that fit each position, and the flanks."""
 
     site: str
     strand: str
@@ -77,7 +76,7 @@ class _Pattern(NamedTuple):
     right: np.ndarray
 
     def hits(self, letters: np.ndarray) -> np.ndarray:
-        """Windows (rows, windows) of sequences (rows, length) that are the site; window 0 begins in the flank."""
+        """Which windows (rows, windows) of sequences (rows, length) match. Window 0 begins in the flank."""
         sides = [np.broadcast_to(side, (len(letters), side.size)) for side in (self.left, self.right)]
         construct = np.concatenate([sides[0], letters, sides[1]], axis=1)
         width = len(self.allowed)
@@ -91,13 +90,8 @@ class _Pattern(NamedTuple):
 class Rules:
     """Constraints on one construct, checked for many sequences at once.
 
-    Parameters
-    ----------
-    constraints : Constraints
-        The rules.
-    tokenizer : KmerTokenizer
-        It knows the constant flanks. With `trimming="never"` a sequence is taken for the whole construct, without more
-        around it; with `"auto"` a sequence whose own ends are the flanks is not allowed: they would be cut off.
+    With `trimming="never"` a sequence is the whole construct. With `"auto"` a sequence that begins and ends like the
+    flanks is rejected, since the tokenizer would trim it.
     """
 
     def __init__(self, constraints: Constraints, tokenizer: KmerTokenizer):
@@ -111,7 +105,7 @@ class Rules:
         ]  # fmt: skip
 
     def _strands_of(self, site: str) -> list[_Pattern]:
-        """Patterns of a site on both strands, or the one of a palindrome."""
+        """Patterns of a site on both strands; one for a palindrome."""
         forward = np.array([[base in IUPAC[letter] for base in BASES] for letter in site])
         reverse = forward[::-1, ::-1]
         margin = len(site) - 1
@@ -120,22 +114,11 @@ class Rules:
         return patterns[:1] if np.array_equal(forward, reverse) else patterns
 
     def free_positions(self, length: int) -> np.ndarray:
-        """Positions (free,) of a sequence of `length` that may be edited."""
+        """Positions (free,) of a sequence that may be edited."""
         return np.setdiff1d(np.arange(length), np.array(self.constraints.fixed_positions, dtype=np.int64))
 
     def allow(self, letters: np.ndarray) -> np.ndarray:
-        """Check sequences.
-
-        Parameters
-        ----------
-        letters : numpy.ndarray
-            (rows, length) uint8 ids of A, C, G and T.
-
-        Returns
-        -------
-        numpy.ndarray
-            (rows,) bool.
-        """
+        """Whether sequences (rows, length), ids of A, C, G and T, meet the constraints: (rows,) bool."""
         allowed = ~self._is_cut(letters)
         if self.constraints.gc_range is not None:
             content = _gc_content(letters)
@@ -146,7 +129,7 @@ class Rules:
         return allowed
 
     def explain(self, letters: np.ndarray) -> str | None:
-        """Say which rule a sequence (length,) breaks, None if it breaks none."""
+        """Describe the first constraint that a sequence (length,) breaks; None if it meets all."""
         if any(position >= letters.size for position in self.constraints.fixed_positions):
             last = max(self.constraints.fixed_positions) + 1
             return f"position {last} (counted from 1) is to stay, and it has {letters.size} nt"
@@ -165,7 +148,7 @@ class Rules:
         return None
 
     def _is_cut(self, letters: np.ndarray) -> np.ndarray:
-        """Whether the ends of sequences (rows, length) are the flanks themselves, (rows,)."""
+        """Whether sequences (rows, length) begin and end like the flanks, (rows,)."""
         left, right = self._flank5.size, self._flank3.size
         if not self._may_be_cut or letters.shape[1] < left + right:
             return np.zeros(len(letters), dtype=bool)
@@ -179,30 +162,9 @@ def _gc_content(letters: np.ndarray) -> np.ndarray:
 
 
 def random_promoters(num: int, length: int, gc: float, rules: Rules, seed: int, max_draws: int = 1000) -> np.ndarray:
-    """Draw random sequences with a GC content that keep to the rules; the first of more are the same.
+    """Draw random sequences (num, length) uint8 with GC content `gc` that meet the rules.
 
-    Parameters
-    ----------
-    num, length : int
-        Sequences and their length in nucleotides.
-    gc : float
-        Fraction of G and C; each sequence has the nearest number of them.
-    rules : Rules
-        A draw that breaks them is drawn anew.
-    seed : int
-        Seed of the draws.
-    max_draws : int
-        Draws of one sequence.
-
-    Returns
-    -------
-    numpy.ndarray
-        (num, length) uint8 letter ids.
-
-    Raises
-    ------
-    ValueError
-        If none of `max_draws` keeps to the rules; the message tells what the last one breaks.
+    Each sequence has its own seed, so a larger `num` only appends. Raises a `ValueError` after `max_draws` draws.
     """
     found = np.empty((num, length), np.uint8)
     num_gc = round(gc * length)

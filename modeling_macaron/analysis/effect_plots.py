@@ -1,4 +1,4 @@
-"""Effects of variants along a sequence; needs the extra `analysis`."""
+"""Plots of variant effects along a sequence; needs the extra `analysis`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from modeling_macaron.plots import GREY
 from .mutants import BASES
 from .sequence_plots import BASE_COLORS, POSITIONS_PER_LINE, lines_of_axes, style_value_axis
 
-_OFFSETS = dict(zip(BASES, (-0.27, -0.09, 0.09, 0.27), strict=True))  # of bases that share a position
+_OFFSETS = dict(zip(BASES, (-0.27, -0.09, 0.09, 0.27), strict=True))  # for bases that share a position
 _MARKERS = {"base": "o", "other": "D", "deletion": "v", "insertion": "^"}
 
 
 class _Mark(NamedTuple):
-    """How a variant is drawn: its kind, where its mark stands, the positions it takes away, and its colour."""
+    """How a variant is drawn: kind, x of its marker, span of removed positions, and color."""
 
     kind: str
     x: float
@@ -41,27 +41,25 @@ def variant_effect_plot(
     ylabel: str = "Change of expression\n(assay units)",
     positions_per_line: int = POSITIONS_PER_LINE,
 ) -> Figure:
-    """Plot the effects of variants over their positions along a sequence, in lines below each other.
+    """Plot the effects of variants along a sequence, broken into lines.
 
-    A substitution of one base is a disc in the colour of the new base; several at one position stand beside each other.
-    A deletion points down and an insertion points up, between its neighbours; all else is a diamond. A line marks what
-    is taken away where that is more than one base.
+    Single-base substitutions are discs in the color of the new base. Deletions point down, insertions point up, and
+    other variants are diamonds. A horizontal line spans removed bases if there are several.
 
     Parameters
     ----------
     sequence : str
-        The reference, written below each line.
+        Reference, written below each line.
     positions : numpy.ndarray
-        (variants,) integer positions of the first base that changes, counted from 0 (the axis counts from 1); of an
-        insertion, the position before which it stands.
+        (variants,) first changed positions from 0 (the axis counts from 1). For an insertion, the position after it.
     alternatives : sequence of str
         (variants,) alternative alleles.
     deltas : numpy.ndarray
         (variants,) predicted effects, in assay units.
     references : sequence of str, optional
-        (variants,) reference alleles. Without them one base stands in the place of one, and all else is a diamond.
+        (variants,) reference alleles. Default: one base each.
     measured : numpy.ndarray, optional
-        (variants,) measured effects, drawn as open circles; NaN where there is none.
+        (variants,) measured effects or NaN, drawn as open circles.
     title, ylabel : str
         Texts.
     positions_per_line : int
@@ -70,12 +68,12 @@ def variant_effect_plot(
     Returns
     -------
     matplotlib.figure.Figure
-        One journal column wide, all lines to one scale.
+        One journal column wide, with one scale for all lines.
 
     Raises
     ------
     ValueError
-        If there is no variant, the arrays differ in length, or a variant lies outside the sequence.
+        If there are no variants, the arrays differ in length, or a variant lies outside the sequence.
     """
     positions, deltas = np.asarray(positions, np.int64), np.asarray(deltas, np.float64)
     measured = np.full(len(deltas), np.nan) if measured is None else np.asarray(measured, np.float64)
@@ -106,20 +104,19 @@ def _check(
     deltas: np.ndarray,
     measured: np.ndarray,
 ) -> None:
-    """Refuse what cannot be drawn."""
+    """Raise if the arrays differ in length or a variant lies outside the sequence."""
     if not len(positions) or not len(positions) == len(alternatives) == len(removed) == len(deltas) == len(measured):
         raise ValueError(
             f"an effect and alleles are needed for each variant, got {len(positions)} positions, {len(removed)} "
             f"reference and {len(alternatives)} alternative alleles, {len(deltas)} effects and {len(measured)} measured"
         )
     ends = positions + [0 if text == "" else len(text or "N") - 1 for text in removed]
-    limit = len(sequence) - 1 + np.array([text == "" for text in removed])  # an insertion may stand behind the end
+    limit = len(sequence) - 1 + np.array([text == "" for text in removed])  # an insertion may follow the last base
     if positions.min() < 0 or (ends > limit).any():
         raise ValueError(f"positions {positions.min()} to {ends.max()} do not lie in {len(sequence)} nucleotides")
 
 
 def _marks(positions: np.ndarray, removed: Sequence[str | None], alternatives: Sequence[str]) -> list[_Mark]:
-    """Decide how each variant is drawn."""
     alleles = list(zip(positions.tolist(), removed, alternatives, strict=True))
     at_position = Counter((at, new) for at, old, new in alleles if _is_base(old, new))
     bases_at = Counter(at for at, _ in at_position)
@@ -142,7 +139,7 @@ def _is_base(old: str | None, new: str) -> bool:
 
 
 def _draw_marks(axes: Axes, marks: Sequence[_Mark], deltas: np.ndarray, measured: np.ndarray) -> None:
-    """Draw the variants of one line of a figure."""
+    """Draw the variants of one line."""
     x, colors = np.array([mark.x for mark in marks]), [mark.color for mark in marks]
     axes.vlines(x, 0, deltas, color=colors, linewidth=0.6)
     for mark, delta in zip(marks, deltas, strict=True):
@@ -162,7 +159,7 @@ def _draw_marks(axes: Axes, marks: Sequence[_Mark], deltas: np.ndarray, measured
 
 
 def _write_letters(axes: Axes, letters: str, start: int) -> None:
-    """Write the letters of a line along its lower edge."""
+    """Write the bases of a line along its lower edge."""
     for position, letter in enumerate(letters, start=start):
         axes.annotate(
             letter, (position, 0), xycoords=("data", "axes fraction"), xytext=(0, 1), textcoords="offset points",
@@ -171,7 +168,7 @@ def _write_letters(axes: Axes, letters: str, start: int) -> None:
 
 
 def _add_legend(figure: Figure, marks: Sequence[_Mark], has_measured: bool, alternatives: Sequence[str]) -> None:
-    """Explain colours and marks in one line above the panels."""
+    """Add a legend of colors and markers above the panels."""
     bases = {new for mark, new in zip(marks, alternatives, strict=True) if mark.kind == "base"}
     kinds = {mark.kind for mark in marks}
     entries = [

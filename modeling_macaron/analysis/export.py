@@ -1,4 +1,4 @@
-"""Export the expression of a model to ONNX, and predict with such a file."""
+"""Export a model to ONNX, and predict with the exported file."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 PACKAGE = "macaron-promoter"
 TOLERANCE = 1e-4  # standard deviations of expression
 CHECKED_BATCHES = (1, 7, 64)
-_MAX_BYTES = 2**31  # of a file of protocol buffers
+_MAX_BYTES = 2**31  # limit of protocol buffers
 
 
 class OnnxExport(NamedTuple):
-    """What was exported.
+    """Result of an export.
 
     Attributes
     ----------
     path : Path
         The file.
     error : float or None
-        Largest difference from PyTorch on random promoters, in standard deviations of expression; None if unchecked.
+        Largest difference from PyTorch in standard deviations of expression; None if unchecked.
     opset : int
         Version of the ONNX operators.
     num_bytes : int
@@ -55,20 +55,14 @@ class OnnxExport(NamedTuple):
 
 
 class ExpressionInAssayUnits(nn.Module):
-    """Letter ids (batch, 2 * strand_length) to expression (batch,) in assay units.
-
-    Parameters
-    ----------
-    model : MacaronForExpressionPrediction
-        Gives the standardized expression.
-    """
+    """Map token ids (batch, 2 * strand_length) to expression (batch,) in assay units."""
 
     def __init__(self, model: MacaronForExpressionPrediction):
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Predict, without nucleotide logits."""
+        """Predict without nucleotide logits."""
         config = self.model.config
         logits = self.model(input_ids, output_nucleotide_logits=False, return_dict=False)[0]
         return logits.flatten() * config.expression_std + config.expression_mean
@@ -84,26 +78,25 @@ def export_onnx(
     overwrite: bool = False,
     check: bool = True,
 ) -> OnnxExport:
-    """Export a model to ONNX: letter ids of any number of promoters in, expression in assay units out.
+    """Export a model to ONNX.
 
-    The input `input_ids` is (batch, 2 * strand_length) int64 as `KmerTokenizer` gives it, the output `expression`
-    (batch,) float32. The nucleotide head is left out. What a tokenizer must know stands in the file's metadata.
+    The input `input_ids` is (batch, 2 * strand_length) int64, as returned by `KmerTokenizer`. The output `expression`
+    is (batch,) float32, in assay units. The nucleotide head is left out. The metadata hold the tokenizer's settings.
 
     Parameters
     ----------
     model, tokenizer
-        See `load_model`. A loaded model stays as it is; half precision is exported as float32.
+        See `load_model`. A loaded model is not changed. Half precision is exported as float32.
     output : str or Path
-        `.onnx` file to write. It appears under its name when it is complete and checked.
+        `.onnx` file. It appears when it is complete and checked.
     merged : bool, optional
-        Merge the attention's projections, see `to_merged`, or keep them as they are. Default: merged where that costs
-        neither parameters nor arithmetic.
+        Merge the attention's projections, see `to_merged`. Default: only if this adds no parameters and no arithmetic.
     opset : int, optional
-        Version of the ONNX operators. Default: torch's choice.
+        Version of the ONNX operators. Default: torch's.
     overwrite : bool
-        Replace an output that is there.
+        Replace an existing output.
     check : bool
-        Run the file in ONNX Runtime, and compare it with the model as it was given on 1, 7 and 64 random promoters.
+        Compare ONNX Runtime with the model on 1, 7 and 64 random promoters.
 
     Returns
     -------
@@ -112,16 +105,19 @@ def export_onnx(
     Raises
     ------
     ValueError
-        If the output's name, the opset or the tokenizer does not fit, or the model is too large for one file.
+        If the name of the output, the opset or the tokenizer does not fit, or the model exceeds 2 GB.
     OSError
-        If the file cannot be written or exists, or there is no such checkpoint.
+        If the output exists or cannot be written, or the checkpoint does not exist.
     ImportError
         If the extra `export` is not installed.
     RuntimeError
-        If the export fails, or its numbers differ from PyTorch's by more than 1e-4 standard deviations.
+        If the export fails, or differs from PyTorch by more than 1e-4 standard deviations.
     """
     output = Path(output)
-    _check_request(output, overwrite, model)
+    if output.suffix != ".onnx":
+        raise ValueError(f"{output}: name a file that ends in .onnx")
+    check_free(output, overwrite, (model,))
+    _check_installed("onnx", "onnxruntime", "onnxscript")
     from onnx.helper import set_model_props
 
     model = model if isinstance(model, (str, Path)) else copy.deepcopy(model)
@@ -146,16 +142,16 @@ def export_onnx(
 
 
 def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-    """Predict the expression of sequences with an exported file, whose metadata say how to read them.
+    """Predict the expression of sequences with an exported file.
 
     Parameters
     ----------
     path : str or Path
-        File that `export_onnx` wrote.
+        File written by `export_onnx`.
     sequences : sequence of str
         DNA, with or without the constant flanks.
     batch_size : int
-        Sequences that go through the model at once.
+        Sequences per forward pass.
 
     Returns
     -------
@@ -165,10 +161,9 @@ def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int 
     Raises
     ------
     ValueError
-        On a sequence that is no DNA, empty or too long (the message tells which), or a file that `export_onnx` did not
-        write.
+        If a sequence is not DNA, empty or too long, or the file was not written by `export_onnx`.
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ImportError
         If the extra `export` is not installed.
     """
@@ -192,19 +187,7 @@ def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int 
 
 
 def open_session(path: str | Path, num_threads: int | None = None) -> InferenceSession:
-    """Load a file into ONNX Runtime on the CPU.
-
-    Parameters
-    ----------
-    path : str or Path
-        File that `export_onnx` wrote.
-    num_threads : int, optional
-        Threads of an operator. Default: as many as PyTorch has.
-
-    Returns
-    -------
-    onnxruntime.InferenceSession
-    """
+    """Load a file into ONNX Runtime on the CPU, by default with as many threads as PyTorch has."""
     _check_installed("onnxruntime")
     import onnxruntime
 
@@ -214,22 +197,10 @@ def open_session(path: str | Path, num_threads: int | None = None) -> InferenceS
 
 
 def build_graph(model: MacaronForExpressionPrediction, opset: int | None = None) -> ModelProto:
-    """Trace a model into an ONNX graph without metadata.
-
-    Parameters
-    ----------
-    model : MacaronForExpressionPrediction
-        In evaluation mode on the CPU; its attention becomes eager.
-    opset : int, optional
-        Version of the ONNX operators.
-
-    Returns
-    -------
-    onnx.ModelProto
-    """
+    """Trace a model in evaluation mode on the CPU into an ONNX graph. The model's attention becomes eager."""
     if 4 * model.num_parameters() >= _MAX_BYTES:
         raise ValueError(f"{model.num_parameters():,} parameters in float32 are too many for one ONNX file (2 GB)")
-    model.set_attn_implementation("eager")  # one graph, whatever the checkpoint names
+    model.set_attn_implementation("eager")
     letters = torch.from_numpy(_both_strands(random_promoters(2, model.config.strand_length)))
     with _quiet():
         program = torch.onnx.export(
@@ -250,20 +221,7 @@ def build_graph(model: MacaronForExpressionPrediction, opset: int | None = None)
 
 
 def largest_error(path: str | Path, model: MacaronForExpressionPrediction) -> float:
-    """Compare a file with its model on random promoters in batches of several sizes.
-
-    Parameters
-    ----------
-    path : str or Path
-        File that `export_onnx` wrote.
-    model : MacaronForExpressionPrediction
-        In evaluation mode.
-
-    Returns
-    -------
-    float
-        Largest difference in standard deviations of expression; NaN where there is a NaN.
-    """
+    """Largest difference from the model on random promoters, in standard deviations of expression."""
     session, errors = open_session(path), []
     for rows in CHECKED_BATCHES:
         strands = random_promoters(rows, model.config.strand_length, seed=rows)
@@ -276,24 +234,7 @@ def largest_error(path: str | Path, model: MacaronForExpressionPrediction) -> fl
 
 
 def describe(model: MacaronForExpressionPrediction, tokenizer: KmerTokenizer) -> dict[str, str]:
-    """Metadata of an exported file: how to read sequences, and what the numbers mean.
-
-    Parameters
-    ----------
-    model : MacaronForExpressionPrediction
-        What is exported.
-    tokenizer : KmerTokenizer
-        What makes its input.
-
-    Returns
-    -------
-    dict of str to str
-
-    Raises
-    ------
-    ValueError
-        If the tokenizer is that of another model.
-    """
+    """Metadata of an exported file. Raises a `ValueError` if the tokenizer does not fit the model."""
     config = model.config
     for name in ("kmer_size", "strand_length"):
         if getattr(tokenizer, name) != getattr(config, name):
@@ -305,21 +246,7 @@ def describe(model: MacaronForExpressionPrediction, tokenizer: KmerTokenizer) ->
 
 
 def random_promoters(rows: int, strand_length: int, seed: int = 0) -> np.ndarray:
-    """Random forward strands (rows, strand_length) uint8 of letter ids: padding of N on both sides, N within too.
-
-    Parameters
-    ----------
-    rows : int
-        Promoters.
-    strand_length : int
-        Their length with padding, in nucleotides.
-    seed : int
-        Of the letters.
-
-    Returns
-    -------
-    numpy.ndarray
-    """
+    """Random forward strands (rows, strand_length) uint8, with N inside and as padding."""
     rng = np.random.default_rng(seed)
     strands = rng.integers(0, N_ID, (rows, strand_length), dtype=np.uint8)
     strands[rng.random(strands.shape) < 0.02] = N_ID
@@ -333,14 +260,6 @@ def _both_strands(strands: np.ndarray) -> np.ndarray:
     return np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
 
 
-def _check_request(output: Path, overwrite: bool, model: object) -> None:
-    """Refuse what cannot be written, before anything is loaded."""
-    if output.suffix != ".onnx":
-        raise ValueError(f"{output}: name a file that ends in .onnx")
-    check_free(output, overwrite, (model,))
-    _check_installed("onnx", "onnxruntime", "onnxscript")
-
-
 def _check_installed(*names: str) -> None:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
@@ -348,7 +267,7 @@ def _check_installed(*names: str) -> None:
 
 
 def _remove_traces(proto: ModelProto) -> None:
-    """Remove names of files and lines of code of this machine, which torch leaves at each node."""
+    """Remove the file names and code lines of this machine, which torch stores at each node."""
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
@@ -357,7 +276,7 @@ def _remove_traces(proto: ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what the exporters say about torchvision, their own deprecated calls, and an opset that we refuse."""
+    """Hide the exporters' messages about torchvision, deprecated calls and opsets."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -25,26 +25,10 @@ def quiet_htslib() -> Iterator[None]:
 
 @quiet_htslib()
 def open_fasta(path: str | Path) -> pysam.FastaFile:
-    """Open a FASTA file by its index (`.fai`, and `.gzi` where it is compressed by bgzip).
+    """Open an indexed FASTA, plain or compressed by bgzip.
 
-    A missing, damaged or outdated index (see `is_current`) is rebuilt, as `samtools faidx` does, and saved beside the
-    file if the folder can be written.
-
-    Parameters
-    ----------
-    path : str or Path
-        FASTA, plain or compressed by bgzip.
-
-    Returns
-    -------
-    pysam.FastaFile
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it cannot be read as FASTA.
+    A missing, damaged or outdated index is rebuilt, as by `samtools faidx`, and saved if the folder is writable.
+    Raises a `ValueError` if the file cannot be read as FASTA.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,8 +63,8 @@ def _has_index(path: Path) -> bool:
 def is_current(index: Path, path: Path) -> bool:
     """Whether an index has content and is not older than the last change of its file.
 
-    The file's change time counts too, since a copied or moved file can keep its old modification time. After copying a
-    file and its index, `touch` the index.
+    The change time counts too, since a copied file can keep its modification time. After copying
+    both, `touch` the index.
     """
     if not index.is_file():
         return False

@@ -1,4 +1,4 @@
-"""Promoters of a genome: the intervals of a BED file, and their sequences in a FASTA file."""
+"""Promoters of a genome: intervals of a BED file, and their sequences in a FASTA file."""
 
 from __future__ import annotations
 
@@ -27,19 +27,7 @@ _BED_PROMOTERS = 4 << 20
 
 
 class Promoter(NamedTuple):
-    """A promoter of a genome.
-
-    Attributes
-    ----------
-    contig : str
-        Name of the chromosome or contig.
-    start, end : int
-        Its first nucleotide and the one behind its last, counted from 0, as in BED.
-    name : str
-        Its name; `contig:start-end` (counted from 1) where it has none.
-    strand : str
-        `"+"` or `"-"`: the strand whose 5'-3' sequence the construct holds.
-    """
+    """An interval [start, end) from 0, as in BED; `strand` is the one that the construct holds, 5' to 3'."""
 
     contig: str
     start: int
@@ -49,31 +37,12 @@ class Promoter(NamedTuple):
 
 
 def read_promoters(path: str | Path) -> list[Promoter]:
-    """Read the promoters of a BED file.
-
-    Parameters
-    ----------
-    path : str or Path
-        Tab-separated, with six columns or more; also as `.gz`. Lines that begin with `#`, `track` or `browser` are left
-        out.
-
-    Returns
-    -------
-    list of Promoter
-        In the order of the file.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be read or has no interval, or one without whole numbers, length or strand.
-    FileNotFoundError
-        If there is no such file.
-    """
+    """Read the promoters of a BED file of six columns or more, also as `.gz`."""
     return [promoter for _, promoter, _ in _read_bed(path)]
 
 
 def _read_bed(path: str | Path) -> Iterator[tuple[int, Promoter, str]]:
-    """Give number, promoter and text of each line of a BED file that is an interval."""
+    """Yield line number, promoter and text of each interval of a BED file."""
     count = 0
     try:
         for count, (number, line) in enumerate(_bed_lines(path), start=1):
@@ -89,25 +58,7 @@ def _read_bed(path: str | Path) -> Iterator[tuple[int, Promoter, str]]:
 
 
 def open_intervals(path: str | Path, *, batch_rows: int = 65_536) -> PromoterTable:
-    """Read the intervals of a BED file as a table without sequences; see `interval_sequences` for these.
-
-    Parameters
-    ----------
-    path : str or Path
-        See `read_promoters`.
-    batch_rows : int
-        Most rows of a batch.
-
-    Returns
-    -------
-    PromoterTable
-        Its columns, of text, are `chrom`, `start`, `end`, `name`, `score`, `strand`, then `column_7` and so on.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        As `read_promoters`.
-    """
+    """Read a BED file as a table of text columns without sequences; see `interval_sequences`."""
     lines = [(number, line) for number, _, line in _read_bed(path)]
     width = max(line.count("\t") for _, line in lines) + 1
     names = [*BED_COLUMNS, *(f"column_{number}" for number in range(len(BED_COLUMNS) + 1, width + 1))]
@@ -123,22 +74,7 @@ def open_intervals(path: str | Path, *, batch_rows: int = 65_536) -> PromoterTab
 
 
 def interval_sequences(fasta: pysam.FastaFile, rows: pa.Table) -> tuple[pa.Array, list[str]]:
-    """Find the sequences of intervals.
-
-    Parameters
-    ----------
-    fasta : pysam.FastaFile
-        See `open_fasta`.
-    rows : pyarrow.Table
-        (rows) of `open_intervals`.
-
-    Returns
-    -------
-    pyarrow.Array
-        (rows,) sequences, reverse-complemented on the minus strand; empty if there is a problem.
-    list of str
-        (rows,) problems, or empty texts.
-    """
+    """Sequences (rows,) of intervals, reverse-complemented on the minus strand, and problems or empty texts (rows,)."""
     sequences, problems = [], []
     for contig, start, end, strand in zip(
         *(rows.column(name).to_pylist() for name in ("chrom", "start", "end", "strand")), strict=True
@@ -167,7 +103,6 @@ def _bed_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def _to_promoter(line: str, where: str) -> Promoter:
-    """Read a line of a BED file."""
     fields = line.split("\t", len(BED_COLUMNS))[: len(BED_COLUMNS)]
     if len(fields) < len(BED_COLUMNS):
         raise ValueError(
@@ -196,12 +131,12 @@ def plus_strand(fasta: pysam.FastaFile, promoter: Promoter) -> str:
 
 
 def reverse_complement_text(sequence: str) -> str:
-    """Return the reverse complement of DNA as text; U becomes A, and IUPAC letters their complements."""
+    """Reverse complement of DNA with IUPAC codes; U becomes A."""
     return sequence.translate(_COMPLEMENT)[::-1]
 
 
 def hint_at_chr(first: str, second: str) -> str:
-    """Say that two contigs differ in `chr`, if they do."""
+    """Explain that two contigs differ in `chr`; empty if they do not."""
     if first.startswith("chr") == second.startswith("chr"):
         return ""
     return ": one file names its contigs with `chr`, the other without; rename those of one"

@@ -33,14 +33,14 @@ from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
 
-_VCF_BYTES = 64 << 20  # of a header, and of a line: one of 500,000 genotypes has about a third of it
+_VCF_BYTES = 64 << 20  # of the header and of a line; 500,000 genotypes take about a third
 _PIECE_BYTES = 1 << 20
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
 _SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in _COLUMNS])
 
 
 class _Contig(NamedTuple):
-    """Promoters of a contig by their starts, and the furthest end of all up to each."""
+    """Promoters of a contig sorted by start, and the running maximum of their ends."""
 
     promoters: list[Promoter]
     starts: list[int]
@@ -48,7 +48,7 @@ class _Contig(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """A line of the output (the columns of `_SCHEMA`), both sequences and the problem."""
+    """A line of the output (columns of `_SCHEMA`), both sequences and the problem."""
 
     columns: tuple[str, int, str, str, str, str, str]
     reference: str
@@ -79,49 +79,51 @@ def vcf_file(
     compile_model: bool = False,
     verbose: bool = False,
 ) -> FilePrediction:
-    """Predict the effect of every alternative allele on every promoter that it lies in, in a stream.
+    """Predict the effect of every alternative allele on every promoter that it overlaps, in a stream.
 
     Parameters
     ----------
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     vcf : str or Path
-        VCF, plain or compressed by bgzip, or BCF. If an up-to-date index exists, only the promoters' regions are read.
-        All indexes of the file (`.tbi`, `.csi`) must be up to date, see `is_current`. Otherwise the whole file is read,
-        after a first pass over the sizes of its lines.
+        VCF, plain or compressed by bgzip, or BCF. With an index, only the promoters' regions are read. All indexes of
+        the file (`.tbi`, `.csi`) must be up to date, see `is_current`; otherwise the whole file is read.
     genome : str or Path
-        FASTA, plain or compressed by bgzip; see `open_fasta` for its index.
+        FASTA, plain or compressed by bgzip; see `open_fasta`.
     promoters : str or Path
-        BED of six columns or more, also as `.gz`: the genomic intervals of the variable parts, with strand.
+        BED of six columns or more, also as `.gz`: intervals of the variable parts, with strand.
     output : str or Path
-        `.parquet`, `.csv` or `.tsv` with one line for each variant, alternative allele and promoter: `chrom`, `pos`
-        (counted from 1), `id`, `ref`, `alt` (as in the VCF), `promoter`, `strand`, `reference_expression`,
-        `alternative_expression`, `delta` (alternative minus reference, in assay units) and `problem`. It appears under
-        its name when it is complete.
+        `.parquet`, `.csv` or `.tsv` with one line per variant, alternative allele and promoter: `chrom`, `pos` (from
+        1), `id`, `ref`, `alt` (as in the VCF), `promoter`, `strand`, `reference_expression`, `alternative_expression`,
+        `delta` (alternative minus reference, in assay units) and `problem`. It appears when it is complete.
     overflow, both_orientations, plots, num_plots, plot_format, strict, overwrite, batch_size, verbose
         See `variants_file`.
 
     Returns
     -------
     FilePrediction
-        `num_malformed` is 0: a line that is no record is an error.
+        `num_malformed` is 0, since a malformed record raises.
 
     Raises
     ------
     ValueError
-        If a file is not understood, the VCF has no variant or none within a promoter, or with `strict`.
+        If a file is invalid, the VCF has no variant or none within a promoter, or a row has a problem and `strict` is
+        set.
     OSError
-        If a file cannot be read or written, or there is no such checkpoint.
+        If a file cannot be read or written, or the checkpoint does not exist.
 
     Notes
     -----
-    The alleles are put into the plus strand; a promoter on the minus strand is reverse-complemented then. Alleles are
-    those of the record alone: neighbouring variants and genotypes play no part.
+    Each allele is applied alone, to the plus strand; other variants and genotypes are ignored. Promoters on the minus
+    strand are then reverse-complemented.
 
-    A record counts to every promoter that its reference allele (to `END`, where it has one) overlaps. What `REF` and
-    `ALT` share beyond the promoter's ends is left out, so a deletion whose anchor stands just before it is predicted;
-    one that changes letters beyond them is a problem. Further problems: a contig that the FASTA lacks or that ends
-    within the promoter; no alternative allele (`.`); and those of `variants_file`.
+    A record belongs to every promoter that its reference allele overlaps (up to `END`, if present). Bases beyond a
+    promoter that `REF` and `ALT` share are ignored, so a deletion whose anchor lies just before the promoter is
+    predicted. These lines have a problem, besides those of `variants_file`:
+
+    - The variant changes bases beyond the promoter.
+    - The contig is missing from the FASTA, or ends within the promoter.
+    - The record has no alternative allele (`.`).
     """
     check_overflow(overflow)
     check_request(output, overwrite, batch_size, (model, vcf, genome, promoters))
@@ -138,7 +140,7 @@ def vcf_file(
         hint = hint_at_chr(first, next(iter(contigs)))
         return ValueError(f"no variant of {vcf} lies in a promoter of {promoters} ({names}){hint}")
 
-    fasta = open_fasta(genome)  # Not closed: the reading thread may outlive an error.
+    fasta = open_fasta(genome)  # not closed, since the reading thread may outlive an error
     first = _first_contig(vcf)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     with progress_bar("variants", verbose=verbose) as progress:
@@ -163,13 +165,13 @@ def _by_contig(promoters: list[Promoter]) -> dict[str, _Contig]:
 
 
 def _overlapping(contig: _Contig, start: int, end: int) -> list[Promoter]:
-    """Promoters that hold one nucleotide or more of an interval."""
+    """Promoters that overlap an interval."""
     first, last = bisect_right(contig.furthest_ends, start), bisect_left(contig.starts, end)
     return [promoter for promoter in contig.promoters[first:last] if promoter.end > start]
 
 
 def _first_contig(vcf: str | Path) -> str:
-    """Contig of the first record of a VCF file, which must have one."""
+    """Contig of the first record. Raises if the file has none."""
     if not Path(vcf).is_file():
         raise FileNotFoundError(f"there is no file {vcf}")
     _check_sizes(Path(vcf))
@@ -196,7 +198,7 @@ def _check_sizes(path: Path) -> None:
 
 
 def _vcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
-    """Bytes so far of the header, then, after each piece that was read, of the line that goes on."""
+    """Bytes so far of the header, then of the current line, after each piece."""
     size, begins = 0, True
     for piece in iter(partial(file.readline, _PIECE_BYTES), b""):
         if begins and not piece.startswith(b"#"):
@@ -213,7 +215,7 @@ def _vcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
 
 
 def _bcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
-    """Bytes of the header and of each record, as the file tells them beforehand."""
+    """Bytes of the header and of each record, from their length fields."""
     what, lengths = "header", file.read(9)[5:]
     while len(lengths) in (4, 8):
         size = sum(struct.unpack(f"<{len(lengths) // 4}I", lengths))
@@ -223,7 +225,7 @@ def _bcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
 
 
 def _records(path: Path, contigs: dict[str, _Contig] | None) -> Iterator[pysam.VariantRecord]:
-    """Read a VCF file in its order: all records or, with a current index, those within the promoters."""
+    """Yield all records in file order or, with a current index, those that overlap promoters."""
     number = 0
     try:
         with pysam.VariantFile(str(path), drop_samples=True) as file:
@@ -231,7 +233,7 @@ def _records(path: Path, contigs: dict[str, _Contig] | None) -> Iterator[pysam.V
             for record in _indexed_records(file, contigs) if indexed else file:
                 yield record
                 number += 1
-    except NotImplementedError as error:  # what pysam says of gzip
+    except NotImplementedError as error:  # pysam's error for gzip
         raise ValueError(f"{path} is not compressed by bgzip: decompress it (and compress it by bgzip)") from error
     except (OSError, ValueError) as error:
         after = f" after {number} records" if number else " as VCF"
@@ -239,24 +241,24 @@ def _records(path: Path, contigs: dict[str, _Contig] | None) -> Iterator[pysam.V
 
 
 def _has_new_index(path: Path) -> bool:
-    """Check that all indexes of a VCF are current; htslib uses any it finds."""
+    """Whether the VCF has indexes and all are current; htslib uses any of them."""
     indexes = [path.with_name(path.name + suffix) for suffix in (".tbi", ".csi")]
     indexes = [index for index in indexes if index.exists()]
     return bool(indexes) and all(is_current(index, path) for index in indexes)
 
 
 def _indexed_records(file: pysam.VariantFile, contigs: dict[str, _Contig]) -> Iterator[pysam.VariantRecord]:
-    """Fetch the records that overlap promoters, each once."""
+    """Yield the records that overlap promoters, each once."""
     for name in (name for name in list(file.header.contigs) if name in contigs):
         seen = 0
         for start, end in _merged(contigs[name]):
-            # One that began before the end of the region before overlapped that one too.
+            # A record that starts before `seen` was yielded for the previous region.
             yield from (record for record in file.fetch(name, start, end) if record.start >= seen)
             seen = end
 
 
 def _merged(contig: _Contig) -> Iterator[tuple[int, int]]:
-    """Regions that the promoters of a contig cover; those that overlap or touch become one."""
+    """Regions that the promoters of a contig cover; overlapping and adjacent ones are merged."""
     first = 0
     for i, end in enumerate(contig.furthest_ends):
         if i + 1 == len(contig.starts) or contig.starts[i + 1] > end:
@@ -267,7 +269,7 @@ def _merged(contig: _Contig) -> Iterator[tuple[int, int]]:
 def _read_lines(
     records: Iterator[pysam.VariantRecord], contigs: dict[str, _Contig], fasta: pysam.FastaFile
 ) -> Iterator[_Line]:
-    """Lines of the output: for each record, each alternative allele, each promoter."""
+    """Yield a line for each record, alternative allele and promoter."""
     sequence_of = lru_cache(1024)(lambda promoter: plus_strand(fasta, promoter))
     for record in records:
         contig = contigs.get(record.contig)
@@ -280,7 +282,6 @@ def _read_lines(
 def _to_line(
     record: pysam.VariantRecord, alternative: str, promoter: Promoter, sequence_of: Callable[[Promoter], str]
 ) -> _Line:
-    """Apply one alternative allele to one promoter."""
     columns = (record.contig, record.pos, record.id or ".", record.ref, alternative, promoter.name, promoter.strand)
     try:
         check_different(record.ref, alternative)
@@ -294,7 +295,7 @@ def _to_line(
 
 
 def _apply_within(promoter: Promoter, sequence: str, start: int, reference: str, alternative: str) -> str:
-    """Put an allele into a promoter's plus strand, without what both alleles share beyond its ends."""
+    """Apply an allele to a promoter's plus strand, without the bases beyond its ends."""
     if alternative == ".":
         raise ValueError("no alternative allele")
     check_allele(alternative)
@@ -308,7 +309,6 @@ def _apply_within(promoter: Promoter, sequence: str, start: int, reference: str,
 
 
 def _to_rows(lines: list[_Line]) -> VariantRows:
-    """Rows of the output and their sequences."""
     columns, references, alternatives, problems = map(list, zip(*lines, strict=True))
     arrays = [pa.array(values, kind.type) for values, kind in zip(zip(*columns, strict=True), _SCHEMA, strict=True)]
 

@@ -1,7 +1,7 @@
 """Confidence intervals of the correlations, by a bootstrap over clusters of rows.
 
-Rows that derive from one another (a promoter and its mutants) are no independent measurements: drawn one by one they
-give intervals that are too narrow. Whole clusters are drawn instead.
+Related rows (a promoter and its mutants) are not independent. Resampling them one by one gives intervals that are too
+narrow, so whole clusters are resampled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .measurements import Measurements, first_values
 
 
 class _Sample(NamedTuple):
-    """Values (n,) of one category, their positions among the sorted distinct values, and their clusters."""
+    """Values (n,) of one category, their ranks among the distinct values, and their clusters."""
 
     measured: np.ndarray
     predicted: np.ndarray
@@ -30,20 +30,7 @@ class _Sample(NamedTuple):
 
 
 def cluster_codes(measurements: Measurements, cluster_column: str = "cluster") -> np.ndarray:
-    """Give the number of each row's cluster: (rows,) int64 from 0, in the order of the clusters' names.
-
-    Parameters
-    ----------
-    measurements : Measurements
-        Rows, and pairs where there are any.
-    cluster_column : str
-        Column of the rows that names their cluster.
-
-    Raises
-    ------
-    ValueError
-        If there is no such column, a row has no cluster, or the two ends of a pair lie in different clusters.
-    """
+    """Return the number of each row's cluster, (rows,) int64. Raises a `ValueError` if a pair spans two clusters."""
     rows, pairs, _ = measurements
     if cluster_column not in rows.columns:
         raise ValueError(
@@ -66,29 +53,16 @@ def cluster_codes(measurements: Measurements, cluster_column: str = "cluster") -
 
 
 def weighted_ranks(groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Rank values (n,) of which each occurs as often as its weight says.
+    """Ranks (n,) from 1 of repeated values, ties as their mean, as by `scipy.stats.rankdata`.
 
-    Parameters
-    ----------
-    groups : numpy.ndarray
-        (n,) positions of the values among their sorted distinct values, as `numpy.unique` gives them.
-    weights : numpy.ndarray
-        (n,) how often each value occurs, whole numbers from 0.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) ranks from 1, ties as their mean: those of `scipy.stats.rankdata` on the repeated values.
+    `groups` (n,) are the inverse indices of `numpy.unique`, `weights` (n,) the repeats of each value.
     """
     totals = np.bincount(groups, weights)
     return (np.cumsum(totals) - (totals - 1) / 2)[groups]
 
 
 def weighted_pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
-    """Correlate values (n,) with values (n,) of which each pair occurs as often as its positive weight (n,) says.
-
-    NaN where the correlation is undefined: nothing is left, or one side is constant.
-    """
+    """Pearson correlation of x and y (n,), repeated `weights` (n,) times; NaN if undefined."""
     if x.size == 0 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
     total = weights.sum()
@@ -99,7 +73,7 @@ def weighted_pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float
 
 
 def _correlate(sample: _Sample, multiplicity: np.ndarray) -> tuple[float, float]:
-    """Pearson r and Spearman rho of a category of which each cluster occurs `multiplicity` (clusters,) times."""
+    """Pearson r and Spearman rho of a category whose clusters are repeated `multiplicity` (clusters,) times."""
     weights = multiplicity[sample.clusters]
     drawn = np.flatnonzero(weights)
     weights = weights[drawn]
@@ -109,10 +83,10 @@ def _correlate(sample: _Sample, multiplicity: np.ndarray) -> tuple[float, float]
 
 
 def _samples(predictions: np.ndarray, measurements: Measurements, codes: np.ndarray) -> Iterator[tuple[str, _Sample]]:
-    """Give each category with the clusters of its rows, or of the `alt` rows of its pairs."""
+    """Yield each category with the clusters of its rows; for pairs, of their `alt` rows."""
     metric = load_metric()
     inputs = metric_inputs(measurements)
-    # Of rows the module picks the codes as it picks the values; of pairs it would give their difference.
+    # For rows the metric selects codes as it selects values; for pairs it would subtract them.
     by_row = metric.split_categories(codes, **inputs | {"references": codes, "pairs": None})
     clusters = {name: category.measured.astype(np.int64) for name, category in by_row.items()}
     if measurements.pairs is not None:
@@ -124,7 +98,7 @@ def _samples(predictions: np.ndarray, measurements: Measurements, codes: np.ndar
 
 
 def _percentiles(values: np.ndarray, level: float) -> list[float]:
-    """Interval [low, high] of resampled figures (num_resamples,), without those that are undefined."""
+    """Interval [low, high] of the resampled values (num_resamples,) that are defined."""
     defined = values[~np.isnan(values)]
     if not defined.size:
         return [math.nan, math.nan]
@@ -140,37 +114,10 @@ def bootstrap_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, dict[str, list[float]]]:
-    """Estimate confidence intervals of the correlations of each category.
+    """Percentile intervals of the correlations of each category (Efron & Tibshirani 1993, chapter 13).
 
-    The percentile bootstrap of Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapter 13, over clusters:
-    each resample draws as many clusters as there are, with replacement and with all of their rows, and serves all
-    categories. A pair belongs to the cluster of its ends.
-
-    Parameters
-    ----------
-    predictions : numpy.ndarray
-        (rows,) predicted expression.
-    measurements : Measurements
-        What they are scored on.
-    cluster_column : str
-        Column of the rows that names their cluster; `row_id` where every row stands alone.
-    num_resamples : int
-        Number of resamples, at least 2.
-    level : float
-        Share of resamples inside the interval, between 0 and 1.
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    dict
-        For each category `pearson_r_interval` and `spearman_rho_interval`, lists [low, high]. Resamples in which a
-        correlation is undefined are left out; NaN where a category has fewer than two clusters or nothing is defined.
-
-    Raises
-    ------
-    ValueError
-        As `cluster_codes`, and on a number of resamples or a level out of range.
+    Each resample draws as many clusters as there are, with replacement, and serves all categories. A pair belongs to
+    the cluster of its ends. Values are [low, high]; NaN if a category has fewer than two clusters or is never defined.
     """
     if num_resamples < 2:
         raise ValueError(f"num_resamples must be at least 2, got {num_resamples}")

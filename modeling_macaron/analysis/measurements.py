@@ -1,4 +1,4 @@
-"""Read what predictions are scored on: measured promoters, official pairs of them, predictions made elsewhere."""
+"""Read measured promoters, pairs of them, and files of predictions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from modeling_macaron.tables import READ_DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES
 
 
 class Measurements(NamedTuple):
-    """What predictions are scored on.
+    """Measured promoters.
 
     Attributes
     ----------
     rows : pandas.DataFrame
-        One row per promoter: `row_id`, `activity`, and what else the table has.
+        `row_id`, `activity` and the other columns of the table.
     pairs : pandas.DataFrame or None
-        Columns `kind`, `alt`, `ref` (positions in `rows`, from 0) and, where it is known, `public`.
+        Columns `kind`, `alt`, `ref` (positions in `rows`, from 0) and optionally `public`.
     split : str or None
-        Split of the table that `rows` are, None for the whole table.
+        Split of the rows; None for the whole table.
     """
 
     rows: pd.DataFrame
@@ -32,21 +32,9 @@ class Measurements(NamedTuple):
 
 
 def read_frame(path: str | Path, columns: tuple[str, ...], sequence_column: str | None = None) -> pd.DataFrame:
-    """Read a small table; sequences keep the words that pandas reads as NaN elsewhere.
+    """Read a small table with a header (`.parquet`, `.xlsx`, `.csv`, `.tsv`, `.txt`, the text also as `.gz`).
 
-    Parameters
-    ----------
-    path : str or Path
-        `.parquet`, or `.xlsx`, `.csv`, `.tsv` or `.txt` (tabs) with a header, the text also with `.gz`.
-    columns : tuple of str
-        Columns that it must have.
-    sequence_column : str, optional
-        Column of the sequences, if it does not have one of the usual names.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file, it is of another kind, cannot be read, lacks a column or has no row.
+    Sequences such as NA stay text. Raises if the file is missing, unreadable, empty or lacks one of `columns`.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,7 +50,7 @@ def read_frame(path: str | Path, columns: tuple[str, ...], sequence_column: str 
             decimal = "," if layout.decimal_comma_columns(is_sheet=suffix == ".xlsx") else "."
             with open_bytes(path, "detect") as stream:
                 frame = pd.read_csv(stream, sep=layout.delimiter, decimal=decimal)
-            with open_bytes(path, "detect") as stream:  # else words such as NA become NaN
+            with open_bytes(path, "detect") as stream:  # pandas would read sequences such as NA as NaN
                 options = {"usecols": texts, "dtype": str, "keep_default_na": False}
                 frame[texts] = pd.read_csv(stream, sep=layout.delimiter, **options)[texts]
         else:
@@ -87,7 +75,7 @@ def first_values(values: pd.Series | np.ndarray) -> str:
 
 
 def _read_prepared(folder: str | Path) -> pd.DataFrame:
-    """Rows of a data set folder as sequences with their flanks, values, splits and clusters."""
+    """Rows of a data set folder: sequences with their flanks, values, splits and clusters."""
     from datasets import load_from_disk
 
     from .baselines import read_folder, read_splits
@@ -130,7 +118,7 @@ def _check_numbers(values: pd.Series, path: str | Path) -> None:
 
 
 def _locate_pairs(path: str | Path, row_ids: pd.Series) -> pd.DataFrame:
-    """Read pairs and turn the row_ids of their ends into positions."""
+    """Read pairs and turn their row_ids into positions."""
     frame = read_frame(path, ("kind", "alt_row_id", "ref_row_id"))
     index = pd.Index(row_ids)
     alt, ref = (index.get_indexer(frame[name]) for name in ("alt_row_id", "ref_row_id"))
@@ -173,22 +161,21 @@ def load_measurements(
     Parameters
     ----------
     table : str or Path
-        Columns of the sequence and the measured value under one of the usual names (`sequence`; `activity`,
-        `expression` ...); `row_id`, needed for pairs and files of predictions (default: the row, counted from 0);
-        optional flags `high`, `low`, `yeast`, `random`, `challenging`, `leaderboard_public`, and `split`. For the kinds
-        of files see `read_frame`. Or a data set folder of scripts/prepare_data.py, whose rows all have a split.
+        File as for `read_frame`, with columns of sequences and values under their usual names; `row_id`, needed for
+        pairs and files of predictions (default: the row, from 0); optionally the flags `high`, `low`, `yeast`,
+        `random`, `challenging`, `leaderboard_public`, and `split`. Or a data set folder of scripts/prepare_data.py.
     pairs : str or Path, optional
-        Columns `kind`, `alt_row_id`, `ref_row_id`, optionally `public`.
+        Columns `kind`, `alt_row_id`, `ref_row_id` and optionally `public`.
     split : str, optional
-        Use only the rows of this split, and the pairs with both ends in it.
+        Keep only the rows of this split, and the pairs with both ends in it.
     sequence_column, value_column : str, optional
-        Names of the columns with the sequence and the measured value.
+        Names of the columns of sequences and values.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        On files and columns that are missing or ambiguous, row_ids that are missing or repeated, activities that are
-        not finite, pairs that name unknown rows, and a split that is not there.
+        If a file or column is missing or ambiguous, row_ids are missing or repeated, values are not finite, pairs name
+        unknown rows, or the split does not exist.
     """
     rows = _read_prepared(table) if Path(table).is_dir() else read_frame(table, (), sequence_column)
     given = Columns(sequence_column, value_column)
@@ -208,27 +195,10 @@ def load_measurements(
 
 
 def read_predictions(path: str | Path, row_ids: pd.Series) -> tuple[np.ndarray, int]:
-    """Read predictions and put them in the order of `row_ids` (rows,).
+    """Read predictions (rows,) in the order of `row_ids`, and count those of other rows.
 
-    Parameters
-    ----------
-    path : str or Path
-        Table with the columns `row_id` and `prediction` (or `predicted_expression`, as scripts/predict.py writes it);
-        for the kinds of files see `read_frame`.
-    row_ids : pandas.Series
-        (rows,) rows to be predicted.
-
-    Returns
-    -------
-    predictions : numpy.ndarray
-        (rows,) float64.
-    num_extra : int
-        Predictions of other rows, which are ignored.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        On a missing file or column, repeated row_ids, predictions that are not finite, and rows without a prediction.
+    The table has the columns `row_id` and `prediction` (or `predicted_expression`). Raises a `ValueError` if row_ids
+    are repeated, or rows lack a finite prediction.
     """
     frame = read_frame(path, ("row_id",))
     names = [name for name in ("prediction", "predicted_expression") if name in frame.columns]

@@ -1,9 +1,9 @@
-"""Mutagenesis in silico: every single substitution of a promoter, and windows of it knocked out.
+"""In silico mutagenesis: all single substitutions of a promoter, and knock-outs of windows.
 
-Deltas are differences of predictions, mutant minus sequence, in assay units (Alipanahi et al. 2015, Nat Biotechnol
-33:831, mutation maps; Zhou & Troyanskaya 2015, Nat Methods 12:931, in silico mutagenesis). Rounding stays in a delta:
-on two small trained models whose deltas were 0.16 and 0.18 standard deviations of expression (root mean square), its
-error was below 2e-7 in float32 and 0.002 to 0.006 in bfloat16, which hides small effects.
+Deltas are predictions of the mutant minus the sequence, in assay units (Alipanahi et al. 2015, Nat Biotechnol 33:831;
+Zhou & Troyanskaya 2015, Nat Methods 12:931). With two small trained models, deltas of 0.16 and 0.18 standard deviations
+of expression (root mean square) had rounding errors below 2e-7 in float32 and of 0.002 to 0.006 in bfloat16, which
+hides small effects.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Mutagenesis(NamedTuple):
     Attributes
     ----------
     sequence : str
-        The variable part: flanks trimmed, upper case, U as T, ambiguity letters as N.
+        Variable part in upper case, without flanks, with U as T and other IUPAC codes as N.
     reference : float
         Its prediction, in assay units.
     deltas : numpy.ndarray
-        (length, 4) float64, prediction of the mutant minus `reference`, in assay units, for A, C, G and T; 0 at the
-        base that stands there. At an N all four are differences from the prediction with N.
+        (length, 4) float64 predictions of the mutants minus `reference`, in assay units, with columns A, C, G, T. Zero
+        for the base of the sequence.
     """
 
     sequence: str
@@ -54,9 +54,9 @@ class WindowScan(NamedTuple):
     window : int
         Length of a window in nucleotides.
     starts : numpy.ndarray
-        (windows,) int64 first position of each window, from 0.
+        (windows,) int64 first positions, from 0.
     deltas : numpy.ndarray
-        (windows,) float64, prediction without the window (mean over the shuffles) minus `reference`, in assay units.
+        (windows,) float64 predictions without the window (mean over shuffles) minus `reference`, in assay units.
     """
 
     sequence: str
@@ -78,9 +78,10 @@ def saturation_mutagenesis(
     compile_model: bool = False,
     verbose: bool = False,
 ) -> Iterator[Mutagenesis]:
-    """Predict every single substitution of sequences: 3 x length + 1 forwards each (one more for each N).
+    """Predict every single substitution of sequences.
 
-    Batches are full, whatever sequences their mutants come from, and no more than two of them are held in memory.
+    This takes 3 x length + 1 predictions per sequence, and one more for each N. Batches are filled across sequences,
+    and at most two are held in memory.
 
     Parameters
     ----------
@@ -89,20 +90,20 @@ def saturation_mutagenesis(
     sequences : sequence of str
         DNA, with or without the constant flanks, which are not mutated.
     batch_size : int
-        Mutants that go through the model at once.
+        Mutants per forward pass.
     verbose : bool
         Show a progress bar.
 
     Returns
     -------
     iterator of Mutagenesis
-        In the order of `sequences`, each as soon as it is computed; where all are equally long,
-        `np.stack([result.deltas for result in results])` is (sequences, length, 4).
+        In the order of `sequences`, each as soon as it is computed.
 
     Raises
     ------
     ValueError
-        On a sequence that is no DNA, masked, empty or too long (the message tells which), at once.
+        If a sequence is not DNA, masked, empty or too long. Raised before the first result; the message names the
+        sequence.
 
     Examples
     --------
@@ -137,19 +138,16 @@ def window_scan(
 
     Parameters
     ----------
-    model, tokenizer, device, merged, dtype, compile_model, batch_size, verbose
+    model, sequences, tokenizer, device, merged, dtype, compile_model, batch_size, verbose
         See `saturation_mutagenesis`.
-    sequences : sequence of str
-        DNA, with or without the constant flanks, which stay as they are.
     window, step : int
-        Length of a window and distance between the starts of two, in nucleotides. Only whole windows are taken.
+        Length of a window, and distance between the starts of windows, in nucleotides.
     method : str
-        `"shuffle"`: the letters of the window in random order, which keeps its composition; `"n"`: N in their place;
-        `"delete"`: the window is cut out, and the shorter sequence padded as the tokenizer does.
+        `"shuffle"`: shuffle the bases of the window. `"n"`: replace them by N. `"delete"`: delete the window.
     num_shuffles : int
-        Shuffles of each window, whose mean is taken; a forward each.
+        Shuffles of each window, whose predictions are averaged.
     seed : int
-        Seed of the shuffles. A sequence is shuffled in the same ways whatever the batch size and its neighbours.
+        Seed of the shuffles, which do not depend on the batch size or on other sequences.
 
     Returns
     -------
@@ -159,7 +157,7 @@ def window_scan(
     Raises
     ------
     ValueError
-        As `saturation_mutagenesis`; and on options that make no window, or a sequence too short for one.
+        As `saturation_mutagenesis`; or if an option is invalid or a sequence shorter than a window.
     """
     check_batch_size(batch_size)
     edits = WindowEdits(window, step, method, num_shuffles, seed)
@@ -173,7 +171,7 @@ def window_scan(
 
 
 def base_importance(result: Mutagenesis) -> np.ndarray:
-    """Minus the mean delta of the three substitutions at each base, in assay units.
+    """Compute the importance of each base: minus the mean delta of its three substitutions.
 
     Parameters
     ----------
@@ -183,7 +181,7 @@ def base_importance(result: Mutagenesis) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        (length,) float64: positive where the base raises the prediction; 0 at N, where there is no base to lose.
+        (length,) float64 in assay units. Positive if the base raises the prediction; 0 at N.
     """
     is_base = np.array([letter in BASES for letter in result.sequence], dtype=bool)
     return np.where(is_base, -result.deltas.sum(axis=1) / (NUM_BASES - 1), 0.0)
@@ -197,26 +195,7 @@ def mutate(
     batch_size: int = 256,
     verbose: bool = False,
 ) -> Iterator[Mutagenesis | WindowScan]:
-    """Give the result of each encoded sequence as soon as the last of its mutants is predicted.
-
-    Parameters
-    ----------
-    model : MacaronForExpressionPrediction
-        A model in evaluation mode.
-    letters : sequence of numpy.ndarray
-        Variable parts, (length,) uint8 letter ids each.
-    edits : Edits
-        What is done to them.
-    batch_size : int
-        Mutants that go through the model at once.
-    verbose : bool
-        Show a progress bar.
-
-    Yields
-    ------
-    Mutagenesis or WindowScan
-        In the order of `letters`.
-    """
+    """Yield the result of each variable part (length,), as soon as the last of its mutants is predicted."""
     strands = MutantStrands(letters, edits, model.config.strand_length)
     waiting, done = np.empty(0), 0
     with progress_bar("predictions", len(strands), verbose=verbose) as progress:

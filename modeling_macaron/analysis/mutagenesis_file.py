@@ -1,4 +1,4 @@
-"""Mutagenesis of every row of a file in a stream; for sequences in memory see `mutagenesis`."""
+"""Mutagenesis of every row of a file, in a stream."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def mutagenesis_file(
     compile_model: bool = False,
     verbose: bool = False,
 ) -> FileLines:
-    """Mutate every row of a file in a stream and write one line for each mutant.
+    """Mutate every row of a file, with one output line per mutant.
 
-    As many rows as a batch has sequences are read and written at a time, so memory does not grow with the file.
+    Rows are read and written in batches, so memory does not grow with the file.
 
     Parameters
     ----------
@@ -73,25 +73,25 @@ def mutagenesis_file(
     source : str or Path
         TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
     output : str or Path
-        `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (where rows have one), `position` (from 1
+        `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (if rows have names), `position` (from 1
         in the variable part), `ref`, `alt`, `predicted_reference`, `delta` (mutant minus original, in assay units) and
-        `problem`: a row without a prediction has one line that says why. With `window`, `start`, `end` (first and last
-        position of the window, from 1) and `letters` stand in the place of `position`, `ref` and `alt`. It appears when
-        it is complete.
+        `problem`. With `window`, the columns `start`, `end` (first and last position, from 1) and `letters` replace
+        `position`, `ref` and `alt`. A row without a prediction has one line with the reason. The file appears when it
+        is complete.
     window, step, method, num_shuffles, seed
-        See `window_scan`; without `window` every single substitution is made.
+        See `window_scan`. Default: all single substitutions.
     plots : str or Path, optional
-        Folder for figures of the first `num_plots` rows that have a prediction, drawn at the end.
+        Folder for figures of the first `num_plots` rows with a prediction.
     num_plots, plot_format
         See `RowFigures`.
     same_scale : bool
-        Draw all figures to one scale, to compare the rows.
+        Draw all figures to one scale.
     name_column, strict
         See `write_lines`.
     sequence_column, overwrite
         See `predict_file`.
     batch_size : int
-        Mutants that go through the model at once.
+        Mutants per forward pass.
     verbose : bool
         Show a progress bar.
 
@@ -102,15 +102,13 @@ def mutagenesis_file(
     Raises
     ------
     ValueError
-        If the source, the kind of output or an option is not understood, or with `strict`.
+        If the source, the type of output or an option is invalid, or a row has a problem and `strict` is set.
     OSError
-        If a file cannot be read or written, or there is no such checkpoint.
+        If a file cannot be read or written, or the checkpoint does not exist.
     """
     check_request(output, overwrite, batch_size, (model, source))
     edits = Substitutions() if window is None else WindowEdits(window, step, method, num_shuffles, seed)
-    figures = None
-    if plots is not None:
-        figures = RowFigures(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
+    figures = None if plots is None else RowFigures(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
     table = open_table(source, sequence_column=sequence_column, batch_rows=batch_size)
     model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
     writer = LineWriter(
@@ -128,7 +126,6 @@ def mutagenesis_file(
 
 
 def _columns_of_substitutions(result: Mutagenesis) -> Mapping[str, Any]:
-    """One line for each substitution."""
     letters, bases = np.array(list(result.sequence)), np.array(list(BASES))
     positions, alternatives = np.nonzero(letters[:, None] != bases)
     return {
@@ -141,7 +138,6 @@ def _columns_of_substitutions(result: Mutagenesis) -> Mapping[str, Any]:
 
 
 def _columns_of_windows(result: WindowScan) -> Mapping[str, Any]:
-    """One line for each window."""
     ends = result.starts + result.window
     return {
         "start": result.starts + 1,
@@ -153,7 +149,7 @@ def _columns_of_windows(result: WindowScan) -> Mapping[str, Any]:
 
 
 def _limits(results: list[Mutagenesis | WindowScan]) -> dict[str, float]:
-    """Largest effects of all rows, by the kind of figure."""
+    """Largest absolute effects of all rows, by figure."""
     limits = {"effect": max((float(np.abs(result.deltas).max()) for result in results), default=0.0)}
     if any(isinstance(result, Mutagenesis) for result in results):
         limits["importance"] = max(float(np.abs(base_importance(result)).max()) for result in results)
@@ -161,7 +157,6 @@ def _limits(results: list[Mutagenesis | WindowScan]) -> dict[str, float]:
 
 
 def _figures_of(result: Mutagenesis | WindowScan, title: str, limits: dict[str, float]) -> dict[str, Figure]:
-    """Draw one row."""
     from .sequence_plots import mutagenesis_heatmap, mutagenesis_logo, window_profile
 
     if isinstance(result, WindowScan):

@@ -1,4 +1,4 @@
-"""Mutants of promoters, made a batch at a time: single substitutions, and windows that are shuffled, masked or cut."""
+"""Mutants of promoters in batches: single substitutions, and windows that are shuffled, masked or deleted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from tokenization.tokenization_kmer import N_ID
 
-BASES = "ACGT"  # of letter ids 0 to 3
+BASES = "ACGT"  # token ids 0 to 3
 NUM_BASES = len(BASES)
 WINDOW_METHODS = ("shuffle", "n", "delete")
 
 
 class Edits(Protocol):
-    """What is done to a sequence: its mutants have numbers, and are made by them."""
+    """Edits of a sequence; its mutants are numbered."""
 
     min_length: int
 
@@ -23,24 +23,24 @@ class Edits(Protocol):
         """Count the mutants of `letters` (length,)."""
 
     def make(self, letters: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Make the mutants (mutants, length after the edit) of these numbers."""
+        """Make the mutants (mutants, length after the edit) with these numbers."""
 
 
 class Substitutions:
-    """Every base in the place of every letter: mutants (3 to 4 x length, length), ordered by position, then A C G T."""
+    """All single substitutions, ordered by position, then A, C, G, T."""
 
     min_length = 1
 
     def count(self, letters: np.ndarray) -> int:
-        """Count three mutants for each base and four for each N of `letters` (length,)."""
+        """Count three mutants per base and four per N of `letters` (length,)."""
         return NUM_BASES * len(letters) - int((letters < NUM_BASES).sum())
 
     def places(self, letters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position and new base of every mutant, (mutants,) each."""
+        """Position and new base of each mutant, (mutants,) each."""
         return np.nonzero(letters[:, None] != np.arange(NUM_BASES))
 
     def make(self, letters: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Substitute one letter in each of the mutants (mutants, length)."""
+        """Make the mutants (mutants, length)."""
         positions, bases = self.places(letters)
         mutants = np.repeat(letters[None], len(indices), axis=0)
         mutants[np.arange(len(indices)), positions[indices]] = bases[indices]
@@ -48,26 +48,7 @@ class Substitutions:
 
 
 class WindowEdits:
-    """Every `step`-th window knocked out: mutants (windows x repeats, length, or length - window where it is cut).
-
-    The permutations of `"shuffle"` belong to a start and a seed: they are the same for every sequence.
-
-    Parameters
-    ----------
-    window, step : int
-        Length of a window and distance between the starts of two, in nucleotides.
-    method : str
-        `"shuffle"`, `"n"` or `"delete"`.
-    num_shuffles : int
-        Shuffles of each window; the other methods need one mutant each.
-    seed : int
-        Seed of the permutations.
-
-    Raises
-    ------
-    ValueError
-        If an option makes no window, or no shuffle.
-    """
+    """Knock-outs of every `step`-th window, see `window_scan`; all sequences share the permutations of `"shuffle"`."""
 
     def __init__(self, window: int, step: int, method: str, num_shuffles: int, seed: int):
         if method not in WINDOW_METHODS:
@@ -89,11 +70,11 @@ class WindowEdits:
         return np.arange(0, length - self.window + 1, self.step)
 
     def count(self, letters: np.ndarray) -> int:
-        """Count the windows of `letters` (length,) times the mutants of each."""
+        """Count the windows of `letters` (length,), times the shuffles."""
         return self.repeats * len(self.starts(len(letters)))
 
     def make(self, letters: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Knock out one window in each of the mutants."""
+        """Knock out one window in each mutant, (mutants, length), or shorter by a window for `"delete"`."""
         starts = self.starts(len(letters))[indices // self.repeats]
         columns = starts[:, None] + np.arange(self.window)
         if self.method == "delete":
@@ -108,7 +89,7 @@ class WindowEdits:
         return mutants
 
     def _permutations_up_to(self, length: int) -> np.ndarray:
-        """Permutations (starts, repeats, window) for every start in `length`; a longer table begins as a shorter."""
+        """Permutations (starts, repeats, window) for every start; a longer table extends a shorter one."""
         num_starts = length - self.window + 1
         if len(self._permutations) < num_starts:
             unchanged = np.broadcast_to(np.arange(self.window), (num_starts, self.repeats, self.window))
@@ -117,19 +98,9 @@ class WindowEdits:
 
 
 class MutantStrands:
-    """Padded strands of sequences, each followed by its mutants, made only where a slice is taken.
+    """Padded strands of sequences, each followed by its mutants, made when a slice is taken.
 
-    `predict_strands` reads it as it reads an array (strands, strand_length): its batches are full, whatever sequences
-    they come from, and no more than a batch is made at a time.
-
-    Parameters
-    ----------
-    letters : sequence of numpy.ndarray
-        The variable parts, (length,) uint8 letter ids each.
-    edits : Edits
-        What is done to them.
-    strand_length : int
-        Nucleotides of a strand after padding.
+    `predict_strands` reads it like an array (strands, strand_length), so batches are filled across sequences.
     """
 
     def __init__(self, letters: Sequence[np.ndarray], edits: Edits, strand_length: int):
@@ -153,7 +124,7 @@ class MutantStrands:
         return np.concatenate(pieces)
 
     def _strands_of(self, letters: np.ndarray, indices: np.ndarray) -> list[np.ndarray]:
-        """Strands of one sequence: number 0 is the sequence itself, the others are its mutants."""
+        """Strands of one sequence: 0 is the sequence, the others are its mutants."""
         pieces = [letters[None]] if indices[0] == 0 else []
         mutants = indices[indices > 0] - 1
         if len(mutants):
@@ -162,20 +133,7 @@ class MutantStrands:
 
 
 def pad_centered(letters: np.ndarray, strand_length: int) -> np.ndarray:
-    """Pad letter ids (sequences, length) with N on both sides to (sequences, strand_length), as `KmerTokenizer` does.
-
-    Parameters
-    ----------
-    letters : numpy.ndarray
-        (sequences, length) uint8.
-    strand_length : int
-        Length after padding; an odd N goes to the right.
-
-    Returns
-    -------
-    numpy.ndarray
-        (sequences, strand_length) uint8.
-    """
+    """Pad token ids (sequences, length) with N to (sequences, strand_length); an odd N goes to the right."""
     left = (strand_length - letters.shape[1]) // 2
     strands = np.full((len(letters), strand_length), N_ID, dtype=np.uint8)
     strands[:, left : left + letters.shape[1]] = letters

@@ -1,4 +1,4 @@
-"""How far sequences are from those that a model was trained on."""
+"""Distance of sequences to the training sequences of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modeling_macaron.progress import progress_bar
 from modeling_macaron.tables import open_table, string_buffers
 from tokenization import KmerTokenizer
 
-_BLOCK_ROWS = 8192  # their letters stay in a processor's cache
+_BLOCK_ROWS = 8192  # fits into a processor's cache
 
 
 def nearest_training_distance(
@@ -24,32 +24,32 @@ def nearest_training_distance(
 ) -> np.ndarray:
     """Find the Hamming distance of sequences to the nearest training sequence, on the same strand.
 
-    Sequences are compared as the model reads them, without flanks and with their middles aligned, so a difference in
-    length counts too. It takes a second for every 100 million letters compared, or less.
+    Sequences are compared without flanks and aligned at their middles, so a difference in length counts too. The speed
+    is at least 100 million bases per second.
 
     Parameters
     ----------
     tokenizer : KmerTokenizer
-        The model's.
+        The model's tokenizer.
     sequences : sequence of str
         DNA, with or without the constant flanks.
     training_sequences : sequence of str, or str or Path
-        DNA, or the file of a promoter table (see `modeling_macaron.tables.open_table`), whose rows that are no DNA or
-        too long are left out, as training does.
+        DNA, or a table file (see `modeling_macaron.tables.open_table`). Rows that are not DNA or too long are skipped,
+        as in training.
     verbose : bool
         Show a progress bar.
 
     Returns
     -------
     numpy.ndarray
-        (sequences,) int64 positions that differ.
+        (sequences,) int64 number of positions that differ.
 
     Raises
     ------
     ValueError
-        On a sequence that is no DNA, a table that cannot be read, or no training sequence at all.
+        If a sequence is not DNA, the table cannot be read, or there are no training sequences.
     FileNotFoundError
-        If there is no such table.
+        If the table does not exist.
 
     Examples
     --------
@@ -61,20 +61,7 @@ def nearest_training_distance(
 
 
 class TrainingStrands:
-    """Training sequences as the model reads them, held in memory (a byte a letter) to compare others with.
-
-    Parameters
-    ----------
-    tokenizer, training_sequences, verbose
-        See `nearest_training_distance`.
-
-    Raises
-    ------
-    ValueError
-        On a sequence that is no DNA, a table that cannot be read, or no training sequence at all.
-    FileNotFoundError
-        If there is no such table.
-    """
+    """Training sequences in memory, one byte per base; see `nearest_training_distance`."""
 
     def __init__(
         self,
@@ -96,18 +83,7 @@ class TrainingStrands:
         return len(self._strands)
 
     def distance_to(self, strands: np.ndarray) -> np.ndarray:
-        """Find the Hamming distance of strands to the nearest training sequence.
-
-        Parameters
-        ----------
-        strands : numpy.ndarray
-            (sequences, strand_length) uint8 letter ids, padded as the tokenizer does.
-
-        Returns
-        -------
-        numpy.ndarray
-            (sequences,) int64 positions that differ.
-        """
+        """Hamming distances (sequences,) int64 of strands (sequences, strand_length) to the training sequences."""
         nearest = np.full(len(strands), self._strands.shape[1] + 1)
         for start in range(0, len(self._strands), _BLOCK_ROWS):
             block = self._strands[start : start + _BLOCK_ROWS]
@@ -117,7 +93,7 @@ class TrainingStrands:
 
 
 def _encode(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> np.ndarray:
-    """Strands (sequences, strand_length) of sequences that must all be fine."""
+    """Strands (sequences, strand_length) of valid sequences."""
     if not len(sequences):
         return np.empty((0, tokenizer.strand_length), np.uint8)
     ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
@@ -125,7 +101,7 @@ def _encode(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> np.ndarray:
 
 
 def _training_strands(tokenizer: KmerTokenizer, training_sequences: Sequence[str] | str | Path) -> Iterator[np.ndarray]:
-    """Strands (rows, strand_length) of training sequences, some at a time."""
+    """Yield strands (rows, strand_length) of training sequences."""
     if not isinstance(training_sequences, (str, Path)):
         yield _encode(tokenizer, training_sequences)
         return

@@ -1,4 +1,4 @@
-"""Figures of some rows of a file: checked before any work, drawn at its end, with nothing stale beside them."""
+"""Figures of the first rows of a file."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 
 
 class RowFigures:
-    """A folder with the figures of the first rows that have a result.
+    """Folder for figures of the first rows with a result, named `PREFIX_NUMBER_KIND.FORMAT`.
 
     Parameters
     ----------
     folder : str or Path
-        Where the figures go, as `PREFIX_NUMBER_KIND.FORMAT`.
+        Folder of the figures.
     num_plots : int
-        Most rows that are drawn.
+        Number of rows to draw.
     plot_format : str
         `"png"`, `"svg"` or `"pdf"`.
     overwrite : bool
-        Replace figures of an earlier run: all of them go, also those that this run does not draw again.
+        Replace all figures of an earlier run.
     prefix : str
-        First word of the files' names.
+        First word of the file names.
 
     Raises
     ------
     FileExistsError
-        If the folder is a file, or holds figures that may not be replaced.
+        If the folder is a file, or has figures and `overwrite` is not set.
     ValueError
-        If the format is unknown, no figure is wanted, or what draws is not installed.
+        If the format is unknown, `num_plots` is below 1, or the extra `analysis` is not installed.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RowFigures:
         self.folder, self.num_plots, self.prefix = Path(folder), num_plots, prefix
         self._suffix = f".{plot_format}"
         if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"{folder} is no folder: give one for the figures")
+            raise FileExistsError(f"{folder} is not a folder: give one for the figures")
         if not overwrite and self._earlier():
             raise FileExistsError(f"{folder} holds figures already; choose another folder or pass --overwrite")
         try:
@@ -61,36 +61,20 @@ class RowFigures:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many rows as are drawn."""
+        """Whether all rows to draw are kept."""
         return len(self._kept) >= self.num_plots
 
     def keep(self, number: int, name: str, result: Any) -> None:
-        """Take the result of a row, unless there are enough.
-
-        Parameters
-        ----------
-        number : int
-            Row of the source, from 1.
-        name : str
-            What the row is called, or an empty text.
-        result : object
-            What `draw` gets.
-        """
+        """Keep the result of a row (`number` from 1, `name` may be empty), unless the folder is full."""
         if not self.is_full:
             self._kept.append((number, name, result))
 
     def results(self) -> list[Any]:
-        """Return what was kept, for scales that all figures share."""
+        """Return the kept results."""
         return [result for _, _, result in self._kept]
 
     def draw(self, figures_of: Callable[[Any, str], Mapping[str, Any]]) -> None:
-        """Draw and save the figures, and remove those of an earlier run.
-
-        Parameters
-        ----------
-        figures_of : callable
-            `figures_of(result, title)` gives the kind of each figure and the figure.
-        """
+        """Save the figures, given as `figures_of(result, title)` by kind, and remove those of an earlier run."""
         from modeling_macaron.plots import save_figure
 
         drawn = set()
@@ -103,7 +87,7 @@ class RowFigures:
                 path.unlink()
 
     def _earlier(self) -> list[Path]:
-        """Files of the folder that have the name of such a figure."""
+        """Figures in the folder, by file name."""
         pattern = re.compile(rf"{self.prefix}_\d+_[a-z]+\.({'|'.join(FIGURE_FORMATS)})")
         if not self.folder.is_dir():
             return []

@@ -1,4 +1,4 @@
-"""From each row of a file to several lines of another, in a stream: what verbs share that look at single bases."""
+"""From each row of a file to several lines of another, in a stream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROW, _NAME, _PROBLEM = pa.field("row", pa.int64()), pa.field("name", pa.string(
 
 
 class FileLines(NamedTuple):
-    """What became of a file.
+    """Summary of a written file.
 
     Attributes
     ----------
@@ -33,9 +33,9 @@ class FileLines(NamedTuple):
     num_lines : int
         Lines of the output.
     num_problems : int
-        Rows among them without a result; the column `problem` of their one line says why.
+        Rows without a result; each has one line with the reason in `problem`.
     num_malformed : int
-        Lines of the source that are no row and were left out.
+        Malformed lines of the source, which were left out.
     malformed : tuple of (int, str)
         Number and reason of the first five of them.
     """
@@ -49,18 +49,18 @@ class FileLines(NamedTuple):
 
 @dataclass(frozen=True)
 class LineWriter:
-    """What a verb makes of a row.
+    """How the lines of a row are computed.
 
     Attributes
     ----------
     fields : pyarrow.Schema
-        Columns of a line between the row's number and `problem`.
+        Columns between `name` and `problem`.
     results : callable
-        `results(strands)` gives the result of each row of a `StrandBatch` that has no problem, in order.
+        Maps a `StrandBatch` to the results of its rows without a problem, in order.
     columns : callable
-        `columns(result)` gives the columns of the lines of one row: arrays (lines,), or one value for all of them.
+        Maps a result to columns: arrays (lines,), or one value for all lines.
     min_length : int
-        Nucleotides that a row must have.
+        Fewest nucleotides of a row.
     """
 
     fields: pa.Schema
@@ -80,36 +80,20 @@ def write_lines(
     figures: RowFigures | None = None,
     verbose: bool = False,
 ) -> FileLines:
-    """Write the lines of every row, as many rows at a time as a batch of the table has.
+    """Write the lines of every row of a table, a batch at a time.
 
     Parameters
     ----------
-    table : PromoterTable
-        The source.
-    output : str or Path
-        `.parquet`, `.csv` or `.tsv`; it appears under its name when it is complete. `row` counts from 1; `name` is
-        there where the rows have names.
-    tokenizer : KmerTokenizer
-        The model's.
-    writer : LineWriter
-        What is written.
+    table, output, tokenizer, writer
+        Source, output file, the model's tokenizer, and the lines to write.
     name_column : str, optional
-        Column with the names of the rows; default: the records' names in FASTA, else none.
+        Column with the names of the rows. Default: the records' names in FASTA, else none.
     strict : bool
-        Stop at the first row that has a problem, or line that is no row.
+        Raise at the first malformed line or row with a problem; nothing is written then.
     figures : RowFigures, optional
         Keeps the results of the first rows.
     verbose : bool
         Show a progress bar.
-
-    Returns
-    -------
-    FileLines
-
-    Raises
-    ------
-    ValueError
-        If the source has no row or no such column, or with `strict`; nothing is written then.
     """
     num_rows = num_lines = num_problems = 0
     with (
@@ -142,7 +126,7 @@ def write_lines(
 def _encode_batches(
     table: PromoterTable, tokenizer: KmerTokenizer, min_length: int
 ) -> Iterator[tuple[TableBatch, StrandBatch, list[str]]]:
-    """Rows of a table with their strands and what is wrong with each, an empty text where nothing is."""
+    """Yield rows of a table with their strands and problems (empty if none)."""
     for batch in table:
         column = batch.table.column(table.columns.sequence)
         strands = tokenizer.encode_strands(*string_buffers(column))
@@ -154,25 +138,7 @@ def _encode_batches(
 
 
 def names_of(table: PromoterTable, batch: TableBatch, column: str | None) -> Sequence[str | None]:
-    """Find the name of each row of a batch.
-
-    Parameters
-    ----------
-    table, batch
-        The source and some of its rows.
-    column : str, optional
-        See `write_lines`.
-
-    Returns
-    -------
-    sequence of (str or None)
-        (batch,), None where rows have no names.
-
-    Raises
-    ------
-    ValueError
-        If there is no such column.
-    """
+    """Name of each row of a batch (batch,), None if rows have no names."""
     column = "name" if column is None and table.unit == "record" else column
     if column is None:
         return [None] * batch.table.num_rows

@@ -1,4 +1,4 @@
-"""Figures along a sequence: heat maps and logos of mutagenesis, profiles of windows; needs the extra `analysis`."""
+"""Figures along a sequence: heat maps and logos, profiles of windows; needs the extra `analysis`."""
 
 from __future__ import annotations
 
@@ -17,37 +17,15 @@ from modeling_macaron.plots import BLUE, COLUMN_WIDTH, GREEN, GREY, VERMILLION
 from .mutagenesis import Mutagenesis, WindowScan, base_importance
 from .mutants import BASES
 
-POSITIONS_PER_LINE = 40  # letters of 5 points fit into a column
+POSITIONS_PER_LINE = 40  # bases of 5 points fit into a journal column
 
-# Okabe and Ito's colours, G in their orange as logos have it.
+# Okabe and Ito's colors; G is orange, as is usual in logos.
 BASE_COLORS = {"A": GREEN, "C": BLUE, "G": "#E69F00", "T": VERMILLION}
-_DIVERGING = "RdBu_r"  # ColorBrewer's, which the colour-blind can read
+_DIVERGING = "RdBu_r"  # readable for the color-blind
 
 
 def lines_of_axes(length: int, line_height: float, per_line: int, title: str) -> tuple[Figure, list[tuple[int, Axes]]]:
-    """Make axes below each other for a sequence that is broken into lines.
-
-    Parameters
-    ----------
-    length, per_line : int
-        Positions of the sequence, and of a line.
-    line_height : float
-        Of the axes of a line, in inches.
-    title : str
-        Title above the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        One journal column wide.
-    list of (int, matplotlib.axes.Axes)
-        First position of each line, from 0, and its axes; ticks count from 1.
-
-    Raises
-    ------
-    ValueError
-        If `per_line` is below 1.
-    """
+    """Make a figure of axes for a sequence broken into lines; return it with the start and axes of each line."""
     if per_line < 1:
         raise ValueError(f"positions_per_line must be at least 1, got {per_line}")
     starts = range(0, length, per_line)
@@ -79,18 +57,18 @@ def mutagenesis_heatmap(
     limit: float | None = None,
     positions_per_line: int = POSITIONS_PER_LINE,
 ) -> Figure:
-    """Plot the delta of every substitution: positions across, A C G T down, in lines below each other.
+    """Plot the delta of every substitution as a heat map, broken into lines.
 
     Parameters
     ----------
     result : Mutagenesis
-        Of one sequence; its letters are written where they stand, an N in the middle of its column.
+        Of one sequence.
     title, label : str
-        Texts; `label` stands at the colour bar, which is in assay units.
+        Texts; `label` is that of the color bar.
     limit : float, optional
-        End of the colours on both sides of 0, in assay units, to compare figures. Default: the largest delta.
+        End of the color scale on both sides of 0, in assay units. Default: the largest delta.
     positions_per_line : int
-        Positions of a line; 40 can be read in a journal column.
+        Positions per line; 40 are readable in a journal column.
 
     Returns
     -------
@@ -100,13 +78,13 @@ def mutagenesis_heatmap(
     Raises
     ------
     ValueError
-        If a limit or a number of positions is not positive.
+        If `limit` or `positions_per_line` is not positive.
     """
     _check_limit(limit)
     largest = float(np.abs(result.deltas).max()) or 1.0
     norm = CenteredNorm(0, largest if limit is None else limit)
     figure, panels = lines_of_axes(len(result.sequence), 0.36, positions_per_line, title)
-    halo = [withStroke(linewidth=0.8, foreground="white")]  # an N stands on colours
+    halo = [withStroke(linewidth=0.8, foreground="white")]  # N is drawn on colored cells
     for start, axes in panels:
         part = slice(start, start + positions_per_line)
         deltas, letters = result.deltas[part].T, result.sequence[part]
@@ -144,30 +122,30 @@ def sequence_logo(
     limit: float | None = None,
     positions_per_line: int = POSITIONS_PER_LINE,
 ) -> Figure:
-    """Draw the letters of a sequence as high as values are; letters of negative height hang below the line.
+    """Draw the bases of a sequence with given heights; negative ones hang below the axis.
 
     Parameters
     ----------
     sequence : str
-        Of A, C, G, T and N; an N is not drawn.
+        A, C, G, T and N; N is not drawn.
     heights : numpy.ndarray
-        (length,) height of each letter.
+        (length,) height of each base.
     title, ylabel : str
         Texts.
     limit : float, optional
-        End of the axis on both sides of 0, to compare figures; higher letters are cut. Default: the heights decide.
+        End of the axis on both sides of 0. Default: from the heights.
     positions_per_line : int
-        Positions of a line; 40 can be read in a journal column.
+        Positions per line; 40 are readable in a journal column.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One journal column wide, all lines to one scale.
+        One journal column wide, with one scale for all lines.
 
     Raises
     ------
     ValueError
-        If there is no letter, or not a finite height for each, or a limit is not positive.
+        If the sequence is empty, a height is missing or not finite, or `limit` is not positive.
     """
     _check_limit(limit)
     heights = np.asarray(heights, np.float64)
@@ -191,7 +169,7 @@ def sequence_logo(
 
 
 def style_value_axis(axes: Axes) -> None:
-    """Give axes few ticks and no frame to the right and above."""
+    """Use few ticks, and no frame to the right and above."""
     axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
     axes.spines[["left", "bottom"]].set_visible(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -206,28 +184,20 @@ def attribution_logo(
     limit: float | None = None,
     positions_per_line: int = POSITIONS_PER_LINE,
 ) -> Figure:
-    """Draw a sequence with letters as high as the share of the expression that is attributed to them.
+    """Draw the bases of a sequence as high as their attributions.
 
     Parameters
     ----------
     sequence : str
-        Of A, C, G, T and N; an N is not drawn.
+        A, C, G, T and N; N is not drawn.
     per_base : numpy.ndarray
         (length,) attributions in assay units, see `Attribution.per_base`.
-    title : str
-        Title above the figure.
-    limit, positions_per_line
+    title, limit, positions_per_line
         See `sequence_logo`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One journal column wide.
-
-    Raises
-    ------
-    ValueError
-        As `sequence_logo`.
     """
     return sequence_logo(
         sequence,
@@ -246,29 +216,18 @@ def mutagenesis_logo(
     limit: float | None = None,
     positions_per_line: int = POSITIONS_PER_LINE,
 ) -> Figure:
-    """Draw a sequence with letters as high as they matter to the model.
-
-    The height of a letter is minus the mean delta of the three substitutions at that base, in assay units: it stands
-    above the line where the base raises the prediction, and hangs below where it lowers it. An N is not drawn.
+    """Draw the bases of a sequence as high as their importance, see `base_importance`.
 
     Parameters
     ----------
     result : Mutagenesis
         Of one sequence.
-    title : str
-        Title above the figure.
-    limit, positions_per_line
+    title, limit, positions_per_line
         See `sequence_logo`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One journal column wide.
-
-    Raises
-    ------
-    ValueError
-        If the limit or the number of positions is not positive.
     """
     return sequence_logo(
         result.sequence,
@@ -281,7 +240,7 @@ def mutagenesis_logo(
 
 
 def window_profile(scan: WindowScan, *, title: str = "", limit: float | None = None) -> Figure:
-    """Plot the delta of each window over the middle of the window.
+    """Plot the delta of each window over its middle.
 
     Parameters
     ----------
@@ -290,17 +249,17 @@ def window_profile(scan: WindowScan, *, title: str = "", limit: float | None = N
     title : str
         Title above the figure.
     limit : float, optional
-        End of the axis on both sides of 0, in assay units, to compare figures.
+        End of the axis on both sides of 0, in assay units. Default: from the deltas.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One journal column wide; in assay units.
+        One journal column wide.
 
     Raises
     ------
     ValueError
-        If the limit is not positive.
+        If `limit` is not positive.
     """
     _check_limit(limit)
     figure, ((_, axes),) = lines_of_axes(len(scan.sequence), 1.4, len(scan.sequence), title)

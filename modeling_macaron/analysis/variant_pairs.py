@@ -1,4 +1,4 @@
-"""Score pairs of sequences in a stream: what every table of variants has in common."""
+"""Predict pairs of reference and alternative sequences in a stream."""
 
 from __future__ import annotations
 
@@ -26,16 +26,14 @@ PROBLEM = "problem"
 
 
 class VariantEffects(NamedTuple):
-    """Effects of variants on expression.
+    """Effects of variants on expression, in assay units.
 
     Attributes
     ----------
-    reference : numpy.ndarray
-        (variants,) float64 expression with the reference, in assay units.
-    alternative : numpy.ndarray
-        (variants,) float64 expression with the alternative, in assay units.
+    reference, alternative : numpy.ndarray
+        (variants,) float64 expression with the reference and the alternative.
     delta : numpy.ndarray
-        (variants,) float64 alternative minus reference, in assay units.
+        (variants,) float64 alternative minus reference.
     """
 
     reference: np.ndarray
@@ -44,18 +42,9 @@ class VariantEffects(NamedTuple):
 
 
 class VariantRows(NamedTuple):
-    """Rows of an output, with the two sequences that each stands for.
+    """Output rows with their sequences, and problems (rows,) that are empty if there is none.
 
-    Attributes
-    ----------
-    table : pyarrow.Table
-        (rows) the columns that stand before the effects.
-    references, alternatives : list of str
-        (rows,) both sequences; whatever where there is a problem.
-    problems : list of str
-        (rows,) why there is no alternative sequence; empty where there is one.
-    refuse_problems : callable
-        `refuse_problems(problems)` raises for the first row with a problem, naming its place.
+    `refuse_problems(problems)` raises for the first row with a problem.
     """
 
     table: pa.Table
@@ -82,36 +71,8 @@ def write_effects(
 ) -> tuple[int, int]:
     """Write the effects of a stream of variants; threads read and write while the model computes.
 
-    Parameters
-    ----------
-    model, tokenizer
-        From `load_model`.
-    batches : iterable of VariantRows
-        The stream.
-    output : str or Path
-        See `variants_file`.
-    both_orientations, strict, batch_size
-        See `variants_file`.
-    progress : tqdm
-        Counts the rows.
-    if_none : callable
-        `if_none()` makes the error of a stream without rows.
-    plots : VariantPlots, optional
-        Gets the variants, untrimmed, and draws at the end.
-    name_column : str, optional
-        Column with the promoters' names, for the figures.
-    overflow : str
-        See `variants_file`.
-
-    Returns
-    -------
-    num_rows, num_problems : int
-        Rows written, and those among them without an effect.
-
-    Raises
-    ------
-    ValueError
-        If the stream has no row, or with `strict` at the first row with a problem; nothing is written then.
+    `progress` counts the rows, `if_none()` makes the error for an empty stream, `name_column` holds the titles of
+    `plots`. For other arguments see `variants_file`. Returns the numbers of rows and of rows without an effect.
     """
     num_rows = num_problems = 0
     with write_table(output) as write, write_behind(write) as put:
@@ -151,7 +112,7 @@ def _add_to_plots(
     effects: VariantEffects,
     name_column: str | None,
 ) -> None:
-    """Give the variants with an effect, untrimmed, to the figures; `lengths` are those of both variable parts."""
+    """Add the variants with an effect, untrimmed, to the figures; `lengths` are those of both variable parts."""
     parts = [
         variable_parts(tokenizer, list(compress(column, fine)), some.tolist())
         for column, some in zip((rows.references, rows.alternatives), lengths, strict=True)
@@ -161,13 +122,7 @@ def _add_to_plots(
 
 
 def check_overflow(overflow: str) -> None:
-    """Refuse what is no manner of treating variable parts that are too long.
-
-    Raises
-    ------
-    ValueError
-        If it is neither `"refuse"` nor `"trim"`.
-    """
+    """Raise a `ValueError` unless `overflow` is `"refuse"` or `"trim"`."""
     if overflow not in ("refuse", "trim"):
         raise ValueError(f'overflow must be "refuse" or "trim", got {overflow!r}')
 
@@ -175,21 +130,9 @@ def check_overflow(overflow: str) -> None:
 def trim_pairs(
     tokenizer: KmerTokenizer, references: list[str], alternatives: list[str], problems: list[str]
 ) -> tuple[tuple[list[str], list[str]], list[str], np.ndarray]:
-    """Trim variable parts that are too long at their 5' ends; constant flanks stay.
+    """Trim variable parts that are too long at their 5' ends, see `variants_file`; constant flanks stay.
 
-    Parameters
-    ----------
-    tokenizer, references, alternatives, problems
-        See `encode_pairs`.
-
-    Returns
-    -------
-    tuple of (list of str, list of str)
-        (rows,) both sequences, with the last `strand_length` nucleotides of their variable parts.
-    list of str
-        (rows,) problems: those known before, and pairs that differ only in what is trimmed.
-    numpy.ndarray
-        (2, rows) int64 nucleotides that each sequence lost.
+    Returns both sequences, problems (rows,) and the number of trimmed nucleotides (2, rows).
     """
     texts = (list(references), list(alternatives))
     pair = [tokenizer.encode_strands(*string_buffers(pa.array(column, pa.string()))) for column in texts]
@@ -212,24 +155,9 @@ def trim_pairs(
 def encode_pairs(
     tokenizer: KmerTokenizer, references: list[str], alternatives: list[str], problems: list[str]
 ) -> tuple[list[StrandBatch], list[str]]:
-    """Encode both sequences of each row.
+    """Encode both sequences of each row, and extend the known problems (rows,).
 
-    Parameters
-    ----------
-    tokenizer : KmerTokenizer
-        It tells what is no promoter.
-    references, alternatives : list of str
-        (rows,) the sequences.
-    problems : list of str
-        (rows,) problems known before, else empty.
-
-    Returns
-    -------
-    list of StrandBatch
-        Reference strands (rows, strand_length) and alternative ones.
-    list of str
-        (rows,) problems: those known before; what the tokenizer refuses in either sequence; constant flanks that are
-        cut from one sequence and not, or not the same, from the other. Nothing is raised.
+    Problems are sequences that the tokenizer rejects, and constant flanks that differ between the two sequences.
     """
     texts, problems = (references, alternatives), list(problems)
     columns = [pa.array(column, pa.string()) for column in texts]
@@ -249,7 +177,7 @@ def encode_pairs(
 
 
 def _is_other_cut(texts: Sequence[list[str]], pair: Sequence[StrandBatch], row: int) -> bool:
-    """Whether one sequence of a row is cut at its flanks, and the other so long only because it is not."""
+    """Whether one sequence of a row has flanks, and the other is too long only because it has none."""
     fine = [strands.problem[row] == 0 for strands in pair]
     if sum(fine) != 1:
         return False
@@ -267,28 +195,13 @@ def _cut_ends(tokenizer: KmerTokenizer, text: str, length: int) -> tuple[str, st
 
 
 def variable_parts(tokenizer: KmerTokenizer, texts: Sequence[str], lengths: Sequence[int]) -> list[str]:
-    """Cut the flanks from texts that have no problem.
-
-    Parameters
-    ----------
-    tokenizer : KmerTokenizer
-        It knows the flanks.
-    texts : sequence of str
-        (rows,) DNA.
-    lengths : sequence of int
-        (rows,) lengths of the variable parts, as `encode_strands` gives them.
-
-    Returns
-    -------
-    list of str
-        (rows,) variable parts in capitals, U as T.
-    """
+    """Cut the flanks from valid texts, given the lengths of their variable parts, and `spell` them."""
     starts = (len(_cut_ends(tokenizer, text, length)[0]) for text, length in zip(texts, lengths, strict=True))
     return [spell(text[at : at + length]) for text, at, length in zip(texts, starts, lengths, strict=True)]
 
 
 def spell(text: str) -> str:
-    """DNA as the tokenizer reads it: in capitals, U as T."""
+    """Write DNA as the tokenizer reads it: upper case, U as T."""
     return text.upper().replace("U", "T")
 
 
@@ -300,26 +213,7 @@ def effects_of(
     batch_size: int,
     progress: tqdm,
 ) -> VariantEffects:
-    """Predict the effects of encoded pairs that have no problem; equal strands are computed once.
-
-    Parameters
-    ----------
-    model : MacaronForExpressionPrediction
-        A model in evaluation mode.
-    pair : sequence of StrandBatch
-        Reference strands (rows, strand_length) and alternative ones.
-    both_orientations : bool
-        Average each sequence's expression over both orientations of its variable part.
-    batch_size : int
-        Sequences that go through the model at once.
-    progress : tqdm
-        Counts the rows.
-
-    Returns
-    -------
-    VariantEffects
-        Arrays (rows,) in assay units.
-    """
+    """Predict the effects (rows,) of valid encoded pairs. Equal strands are computed once."""
     rows, strands = len(pair[0].ids), [batch.ids for batch in pair]
     if both_orientations:
         strands += [_turn_around(batch.ids, batch.lengths) for batch in pair]
@@ -335,7 +229,7 @@ def effects_of(
 
 
 def _turn_around(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Reverse complement of the variable parts (rows, strand_length), padded as the tokenizer pads it."""
+    """Reverse complement of the variable parts (rows, strand_length), with the tokenizer's padding."""
     turned = reverse_complement(ids)
     odd = (ids.shape[1] - lengths) % 2 == 1
     turned[odd] = np.roll(turned[odd], -1, axis=1)
@@ -343,7 +237,7 @@ def _turn_around(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _with_effects(rows: pa.Table, effects: VariantEffects, bad: np.ndarray, problems: list[str]) -> pa.Table:
-    """Rows with the columns of the effects, which are missing where there is a problem."""
+    """Append the columns of effects, which are null for rows with a problem."""
     for name, values in zip(EFFECT_COLUMNS, effects, strict=True):
         column = np.full(len(bad), np.nan)
         column[~bad] = values

@@ -1,4 +1,4 @@
-"""Collect the variants of the first promoters of a stream, and draw them along their sequences."""
+"""Collect the variants of the first promoters of a stream, and plot them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from modeling_macaron.analysis.row_figures import RowFigures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_VARIANTS = 5_000  # of one promoter; more cannot be told apart in a figure
+MAX_VARIANTS = 5_000  # per promoter; more are indistinguishable in a figure
 
 
 class Difference(NamedTuple):
-    """What an alternative sequence changes, less the ends that both share.
+    """Difference of two sequences without their common ends.
 
     Attributes
     ----------
     position : int
-        First position of the reference that changes, or before which letters are inserted, counted from 0.
+        First position of the reference that changes, or before which bases are inserted, from 0.
     removed, inserted : str
-        Letters of the reference that are gone, and those of the alternative in their place.
+        Bases of the reference, and those of the alternative that replace them.
     """
 
     position: int
@@ -34,13 +34,7 @@ class Difference(NamedTuple):
 
 
 class VariantPlots:
-    """Figures of the first promoters, `promoter_1_variants.png` and so on in the order in which they come.
-
-    Parameters
-    ----------
-    folder, num_plots, plot_format, overwrite
-        See `RowFigures`.
-    """
+    """Figures of the first promoters, `promoter_1_variants.png` and so on; see `RowFigures` for the parameters."""
 
     def __init__(
         self, folder: str | Path, num_plots: int = 10, *, plot_format: str = "png", overwrite: bool = False
@@ -52,17 +46,7 @@ class VariantPlots:
     def add(
         self, references: Sequence[str], alternatives: Sequence[str], deltas: np.ndarray, names: Sequence[str]
     ) -> None:
-        """Take the variants of promoters that are drawn.
-
-        Parameters
-        ----------
-        references, alternatives : sequence of str
-            (variants,) variable parts.
-        deltas : numpy.ndarray
-            (variants,) predicted effects.
-        names : sequence of str
-            (variants,) names of the promoters, or empty texts.
-        """
+        """Add variants (variants,) of promoters, given as variable parts; names may be empty."""
         rows = zip(references, alternatives, deltas.tolist(), names, strict=True)
         for reference, alternative, delta, name in rows:
             if reference in self._effects or len(self._effects) < self._figures.num_plots:
@@ -81,7 +65,6 @@ class VariantPlots:
 
 
 def _figures_of(result: tuple[str, list[tuple[Difference, float]]], title: str) -> dict[str, Figure]:
-    """Draw one promoter."""
     from modeling_macaron.analysis.effect_plots import variant_effect_plot
 
     sequence, effects = result
@@ -91,7 +74,7 @@ def _figures_of(result: tuple[str, list[tuple[Difference, float]]], title: str) 
 
 
 def where_they_differ(reference: str, alternative: str) -> Difference:
-    """Find what is another in the alternative, less the ends that both share.
+    """Find the difference of two sequences without their common ends.
 
     Parameters
     ----------
@@ -101,7 +84,7 @@ def where_they_differ(reference: str, alternative: str) -> Difference:
     Returns
     -------
     Difference
-        As far to the right as it can stand; of equal sequences, their end and nothing.
+        Aligned to the right. Empty, at the end, if the sequences are equal.
 
     Examples
     --------
@@ -116,5 +99,5 @@ def where_they_differ(reference: str, alternative: str) -> Difference:
 
 
 def _num_shared(first: str, second: str) -> int:
-    """Count the letters from the left that two texts share."""
+    """Length of the common prefix of two texts."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

@@ -1,4 +1,4 @@
-"""Predict variant effects: the expression of a promoter with the alternative allele minus that with the reference."""
+"""Predict variant effects: expression with the alternative allele minus expression with the reference allele."""
 
 from __future__ import annotations
 
@@ -57,19 +57,7 @@ _DNA, _CERTAIN = frozenset("ACGTUNRYSWKMBDHV"), frozenset("ACGTU")
 
 
 def check_allele(allele: str) -> None:
-    """Refuse an allele that is no certain DNA.
-
-    Parameters
-    ----------
-    allele : str
-        Nucleotides, in either case; it may be empty.
-
-    Raises
-    ------
-    ValueError
-        If it is symbolic (`<DEL>`), a breakend or `*`, holds a letter that is not DNA, or one that stands for several
-        nucleotides (N and the others of IUPAC).
-    """
+    """Raise a `ValueError` if an allele is symbolic (`<DEL>`), a breakend, `*`, not DNA or ambiguous."""
     letters = set(allele.upper())
     if letters & set("<>[]*"):
         raise ValueError("symbolic, breakend or * allele")
@@ -80,39 +68,15 @@ def check_allele(allele: str) -> None:
 
 
 def check_different(reference: str, alternative: str) -> None:
-    """Refuse alleles that are the same (case does not count, and U is T).
-
-    Raises
-    ------
-    ValueError
-        If they are.
-    """
+    """Raise a `ValueError` if alleles are equal, ignoring case and with U as T."""
     if spell(reference) == spell(alternative):
         raise ValueError("both alleles are the same")
 
 
 def apply_variant(sequence: str, start: int, reference: str, alternative: str) -> str:
-    """Put the alternative allele in the place of the reference allele.
+    """Replace the reference allele at `start` (from 0) by the alternative allele; one of them may be empty.
 
-    Parameters
-    ----------
-    sequence : str
-        DNA, in either case; elsewhere than at the variant it may hold N.
-    start : int
-        Position of the first nucleotide of `reference`, counted from 0.
-    reference, alternative : str
-        The alleles; one of another length makes the sequence longer or shorter, and one may be empty.
-
-    Returns
-    -------
-    str
-        The sequence with the alternative.
-
-    Raises
-    ------
-    ValueError
-        On an allele that `check_allele` refuses, if `reference` does not lie within the sequence, or if the sequence
-        holds something else there (case does not count, and U is T).
+    Raises a `ValueError` if `check_allele` rejects an allele, or the sequence does not contain the reference there.
 
     Examples
     --------
@@ -146,7 +110,7 @@ def variant_effects(
     overflow: str = "refuse",
     verbose: bool = False,
 ) -> VariantEffects:
-    """Predict the effects of variants from pairs of sequences; sequences that are equal are computed once.
+    """Predict the effects of variants from pairs of sequences. Equal sequences are computed once.
 
     Parameters
     ----------
@@ -155,9 +119,9 @@ def variant_effects(
     references, alternatives : sequence of str
         (variants,) DNA without and with each variant, with or without the constant flanks.
     both_orientations : bool
-        Average over both orientations: the variable part and its reverse complement, each as the forward strand.
+        Average over the variable part and its reverse complement, each as the forward strand.
     batch_size : int
-        Sequences that go through the model at once.
+        Sequences per forward pass.
     overflow : str
         See `variants_file`.
     verbose : bool
@@ -171,8 +135,8 @@ def variant_effects(
     Raises
     ------
     ValueError
-        If the lists are not of one length, or on a sequence that is no DNA, empty or too long, or a pair that differs
-        in the constant flanks; the message tells which.
+        If the lists differ in length, a sequence is not DNA, empty or too long, or a pair differs in the constant
+        flanks. The message names the pair.
     """
     if isinstance(references, str) or isinstance(alternatives, str):
         raise ValueError("`references` and `alternatives` must be lists of sequences, got one str")
@@ -218,12 +182,11 @@ def variants_file(
     compile_model: bool = False,
     verbose: bool = False,
 ) -> FilePrediction:
-    """Predict the effect of every row of a table in a stream, in its order and with its columns.
+    """Predict the effect of every row of a table, in a stream.
 
-    A row is either a pair of sequences (columns `reference_sequence` and `alternative_sequence`) or a sequence with one
-    variant in it (`sequence`, `position`, `ref`, `alt`); see `PAIR_NAMES` and `ALLELE_NAMES` for the names that are
-    known. A table is of the second kind if a column of the sequence or of the position is given, or if it has one of
-    the position and none named as of pairs.
+    A row is a pair of sequences (columns `reference_sequence`, `alternative_sequence`) or a sequence with one variant
+    (`sequence`, `position`, `ref`, `alt`). For other names see `PAIR_NAMES` and `ALLELE_NAMES`. The table is of the
+    second kind if a column of sequences or positions is given, or if it has a column of positions and none of pairs.
 
     Parameters
     ----------
@@ -232,35 +195,32 @@ def variants_file(
     source : str or Path
         TSV, CSV, XLSX or Parquet.
     output : str or Path
-        `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `reference_expression`,
-        `alternative_expression` and `delta` (alternative minus reference, in assay units), and `problem`, which says
-        why a row has none. It appears under its name when it is complete.
+        `.parquet`, `.csv` or `.tsv` with all columns and rows of the source, then `reference_expression`,
+        `alternative_expression`, `delta` (alternative minus reference, in assay units) and `problem`, the reason if a
+        row has no effect. It appears when it is complete.
     reference_column, alternative_column : str, optional
-        Columns of both sequences, or of both alleles. In a file without header a column is named by its position,
-        counted from 0.
+        Columns of both sequences, or of both alleles. Columns of a file without header are named by number, from 0.
     sequence_column, position_column : str, optional
-        Columns of the sequence and of the position of the reference allele's first nucleotide in it.
+        Columns of the sequence, and of the position of the reference allele's first nucleotide.
     position_base : int
-        The position of a sequence's first nucleotide, 1 (as in VCF and HGVS) or 0.
+        Position of the first nucleotide, 1 (as in VCF and HGVS) or 0.
     overflow : str
-        What becomes of a variable part longer than `strand_length`: `"refuse"` makes it a problem; `"trim"` keeps its
-        3' end, next to the transcription start, so an insertion pushes the same number of nucleotides out at the 5'
-        end. A sequence that is not too long is left as it is. A variant that is trimmed away is a problem.
+        What to do with a variable part longer than `strand_length`. `"refuse"` makes it a problem. `"trim"` keeps its
+        3' end, next to the transcription start; a variant that is trimmed away is a problem.
     both_orientations : bool
         Average over both orientations of the variable part.
     plots : str or Path, optional
-        Folder for figures of the first `num_plots` promoters (different references) that have an effect, with their
-        variants along the sequence, drawn at the end.
+        Folder for figures of the variants of the first `num_plots` promoters (distinct references) with an effect.
     num_plots, plot_format
         See `RowFigures`.
     name_column : str, optional
         Column with the promoters' names, for the titles of the figures.
     strict : bool
-        Raise at the first row with a problem, or line that is no row.
+        Raise at the first malformed line or row with a problem.
     overwrite : bool
-        Replace an output that is there.
+        Replace an existing output.
     batch_size : int
-        Sequences that go through the model at once; equal ones in 16 times as many rows are computed once.
+        Sequences per forward pass. Equal sequences within 16 times as many rows are computed once.
     verbose : bool
         Show a progress bar.
 
@@ -271,18 +231,21 @@ def variants_file(
     Raises
     ------
     ValueError
-        If the source or the kind of output is not understood, or with `strict`.
+        If the source, the type of output or an option is invalid, or a row has a problem and `strict` is set.
     OSError
-        If a file cannot be read or written, or there is no such checkpoint.
+        If a file cannot be read or written, or the checkpoint does not exist.
 
     Notes
     -----
-    Problems of a row: whatever `apply_variant` refuses; a position that is no whole number; an allele that is missing;
-    several alternatives in one row; and for either sequence, what the tokenizer refuses (so, unless `overflow` is
-    `"trim"`, an insertion that makes the variable part longer than `strand_length`). A shorter or longer variable part
-    is padded anew, in its middle. An N elsewhere than in an allele is predicted, as `predict` does. A variant in the
-    constant flanks is a problem too: they are no part of what the model reads. Alleles that are equal are a problem; a
-    pair of equal sequences has an effect of 0.
+    These rows have a problem:
+
+    - The variant is rejected by `apply_variant`, or lies in the constant flanks, which the model does not read.
+    - The position is not a whole number.
+    - An allele is missing, both are equal, or there are several alternatives.
+    - A sequence is rejected by the tokenizer.
+
+    A variable part of changed length is padded again. N outside the alleles is allowed. A pair of equal sequences has
+    an effect of 0.
     """
     if position_base not in (0, 1):
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
@@ -305,7 +268,7 @@ def variants_file(
 
 
 def _read_columns(source: str | Path, given: dict[str, str | None]) -> tuple[list[str], TextsOf]:
-    """Names of the columns of a table, positions where it has no header, and some of their texts."""
+    """Names of the columns of a table (numbers without a header), and how to read some of their texts."""
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {source}")
@@ -328,7 +291,7 @@ def _read_columns(source: str | Path, given: dict[str, str | None]) -> tuple[lis
 
 
 def _find_columns(names: Sequence[str], texts_of: TextsOf, given: dict[str, str | None], where: str) -> dict[str, str]:
-    """Column of each role: reference and alternative, after sequence and position where these are alleles."""
+    """Column of each role: sequence and position (for alleles), reference, alternative."""
     lowered = [name.strip().lower() for name in names]
     of_pairs = any(name in lowered for usual in PAIR_NAMES.values() for name in usual)
     has_position = any(name in lowered for name in ALLELE_NAMES["position"])
@@ -358,7 +321,7 @@ def _find_columns(names: Sequence[str], texts_of: TextsOf, given: dict[str, str 
 def _read_rows(
     table: PromoterTable, columns: dict[str, str], position_base: int, strict: bool
 ) -> Iterator[VariantRows]:
-    """Rows of a table with both sequences of each."""
+    """Yield rows of a table with both sequences."""
     for batch in table:
         table.refuse_columns(batch.table.column_names, (*EFFECT_COLUMNS, PROBLEM))
         texts = [_texts(batch.table.column(name)) for name in columns.values()]
@@ -375,17 +338,16 @@ def _read_rows(
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:
-    """Column as texts, empty where it is missing."""
     return pc.fill_null(column.cast(pa.large_string()), "").to_pylist()
 
 
 def _strip_all(texts: Sequence[str | None]) -> list[str]:
-    """Sequences without white space and line numbers; a missing one is empty."""
+    """Sequences without white space and line numbers; empty if missing."""
     return ["" if text is None else strip_marks(text) for text in texts]
 
 
 def _apply_row(sequence: str, position: str, reference: str, alternative: str, base: int) -> tuple[str, str]:
-    """Alternative sequence of a row, or empty, and why."""
+    """Alternative sequence of a row, and the problem if it is empty."""
     if is_missing(sequence):
         return "", f"missing sequence {sequence!r}"
     try:
@@ -393,7 +355,7 @@ def _apply_row(sequence: str, position: str, reference: str, alternative: str, b
     except ValueError:
         number = np.nan
     if not number.is_integer():
-        return "", "position that is no whole number"
+        return "", "position that is not a whole number"
     reference, alternative = reference.strip(), alternative.strip()
     if "-" in (reference, alternative):
         return "", "allele '-': write a deletion or an insertion as in VCF, with the base before it"

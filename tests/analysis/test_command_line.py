@@ -52,11 +52,11 @@ def test_loading_is_hidden_and_downloads_are_as_they_were(monkeypatch, hidden):
     ("count", "told"),
     [
         (0, []),
-        (1, ["1 line of in.csv is no row and was left out: 3", "line 3: 1 column instead of 2: 'x'"]),
-        (2, ["2 lines of in.csv are no rows and were left out: 3, 4", "line 3: 1 column instead of 2: 'x'"]),
+        (1, ["1 line of in.csv is malformed and was left out: 3", "line 3: 1 column instead of 2: 'x'"]),
+        (2, ["2 lines of in.csv are malformed and were left out: 3, 4", "line 3: 1 column instead of 2: 'x'"]),
         (
             1200,
-            ["1,200 lines of in.csv are no rows and were left out: 3, 4, 5, 6, 7, ...",
+            ["1,200 lines of in.csv are malformed and were left out: 3, 4, 5, 6, 7, ...",
              "line 3: 1 column instead of 2: 'x'"],
         ),
     ],
@@ -84,7 +84,7 @@ def test_scripts_name_lines_that_are_no_rows_and_show_no_loading(tiny_folder, tm
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == [
-        "2 lines of in.csv are no rows and were left out: 3, 4",
+        "2 lines of in.csv are malformed and were left out: 3, 4",
         "line 3: 3 columns instead of 2: 'b,ACGT,more'",
     ]
     assert "Loading" not in done.stderr

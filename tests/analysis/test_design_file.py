@@ -138,7 +138,7 @@ def test_error_of_the_model_leaves_nothing(model, tmp_path):
         ),
         (["out.tsv", "--starts", "in.tsv", "--name_column", "gene"], "has no column 'gene' of names"),
         (["out.tsv", "--starts", "in.tsv", "--gc_range", "0.9", "0.7"], "the smaller first"),
-        (["out.tsv", "--starts", "in.tsv", "--forbid", "QQ"], "no DNA in IUPAC letters"),
+        (["out.tsv", "--starts", "in.tsv", "--forbid", "QQ"], "not DNA in IUPAC codes"),
         (["out.tsv", "--starts", "header.tsv"], "has no rows"),
         (["out.tsv", "--random", "1", "--training", "header.tsv"], "no training sequence"),
     ],

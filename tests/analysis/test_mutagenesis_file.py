@@ -130,7 +130,7 @@ def test_figures_of_the_first_rows(model, tmp_path):
     ]  # fmt: skip
     with pytest.raises(FileExistsError, match="holds figures already"):
         mutagenesis_file(model, path, tmp_path / "windows.tsv", plots=folder, window=2, method="n")
-    with pytest.raises(FileExistsError, match="is no folder"):
+    with pytest.raises(FileExistsError, match="is not a folder"):
         mutagenesis_file(model, path, tmp_path / "windows.tsv", plots=path)
     assert not (tmp_path / "windows.tsv").exists()
     (folder / "row_mine.png").write_text("not one of ours")

@@ -87,7 +87,7 @@ def test_variants_are_the_librarys(answers, tiny_folder, alternative, changed):
         (ONE, "C1A", "alternative", "C1A does not fit the reference: it has A, not C, at position 1 .counted"),
         (ONE, "A21C", "alternative", "A21C lies outside the reference, which has positions 1 to 20"),
         (ONE, "GTC18C", "alternative", "does not fit the reference: it has GTA, not GTC, at position 18"),
-        (ONE, "A20del,", "alternative", "is no change that is understood here"),
+        (ONE, "A20del,", "alternative", "is not a change that is understood here"),
         (ONE, "CGTAC17G", "alternative", "lies outside the reference"),
         (ONE, "A0C", "alternative", "A0C lies outside the reference"),
         (ONE, "A1A", "alternative", "A1A cannot be made: both alleles are the same"),

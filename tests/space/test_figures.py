@@ -211,16 +211,16 @@ def test_digits_follow_the_scale():
         assert [text for text in texts if text not in html] == []
 
 
-def test_a_file_names_the_lines_that_are_no_rows(reference):
+def test_a_file_names_malformed_lines(reference):
     malformed = ((4, "3 columns instead of 2: 'a'"), (7, "b"), (9, "c"))
     file = PredictedFile("a.csv", b"a", 2, 0, 5, 3, 4, 1, np.array([0.5, 1]), "id", ((1, "x", 0.5),), (), malformed)
     text = "".join(parsed(figures.predicted_file(file, reference)).itertext())
-    assert "5 lines of the file were left out: they are no rows. Line 4: 3 columns instead of 2" in text
+    assert "5 lines of the file are malformed and were left out. Line 4: 3 columns instead of 2" in text
     assert (
         "(and lines 7, 9, \u2026)" in text
         and "3 rows too long" in text
-        and "4 rows of whose promoter less than half is known" in text
-        and "1 row with one of the constant flanks alone" in text
+        and "4 rows with less than half of the promoter known" in text
+        and "1 row with only one constant flank" in text
     )
     assert "1x0.50" in text.replace(" ", "")
     assert "(and" not in figures.predicted_file(file._replace(num_malformed=1, malformed=malformed[:1]), reference)

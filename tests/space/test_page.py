@@ -307,7 +307,7 @@ def test_design(visit, model):
     assert one.page.locator("#design-result mark").count() == sum(a != b for a, b in zip(start, designed, strict=True))
     one.fill("design-sites", "GAATTX")
     one.run("design")
-    assert "no DNA in IUPAC letters" in one.problem("design-rules")
+    assert "not DNA in IUPAC codes" in one.problem("design-rules")
     one.fill("design-sites", "")
     one.page.get_by_label("as near as possible to").check()
     one.fill("design-value", "")

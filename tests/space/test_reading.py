@@ -175,7 +175,7 @@ def test_changes(text, expected):
 
 @pytest.mark.parametrize("text", ["12", "A12", "X1A", "T12G, T13A", "g.12T>G", "12T", "12insA", "p.Gly12Asp"])
 def test_changes_that_are_none(text):
-    with pytest.raises(BadInput, match="is no change that is understood here") as caught:
+    with pytest.raises(BadInput, match="is not a change that is understood here") as caught:
         read_change(text)
     assert caught.value.field == "alternative"
 
@@ -189,9 +189,9 @@ def test_sites_and_positions():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0", "within 1 to 80"), ("81", "within 1 to 80"), ("70-81", "within 1 to 80"), ("a", "is no position"),
-        ("3-2", "3-2 runs backwards: write 2-3"), ("1-", "is no position"), ("-5", "is no position"),
-        ("1-2-3", "is no position"), ("99999999999999999999", "is no position"),
+        ("0", "within 1 to 80"), ("81", "within 1 to 80"), ("70-81", "within 1 to 80"), ("a", "is not a position"),
+        ("3-2", "3-2 runs backwards: write 2-3"), ("1-", "is not a position"), ("-5", "is not a position"),
+        ("1-2-3", "is not a position"), ("99999999999999999999", "is not a position"),
     ],
 )  # fmt: skip
 def test_positions_that_are_none(text, message):

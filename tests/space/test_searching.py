@@ -146,7 +146,7 @@ def test_a_search_that_takes_too_long_ends(answers, monkeypatch):
         ({"gc_percent": (60, 40)}, "gc", "from a smaller to a larger percentage, not 60 to 40"),
         ({"gc_percent": (0, 101)}, "gc", "in percent, 0 to 100, not 0 to 101"),
         ({"gc_percent": (-5, 200)}, "gc", "in percent, 0 to 100, not -5 to 200"),
-        ({"sites": "GAAXTC"}, "sites", "'GAAXTC' is no DNA"),
+        ({"sites": "GAAXTC"}, "sites", "'GAAXTC' is not DNA"),
         ({"sites": "NNN"}, "sites", "is everywhere"),
         ({"positions": "0"}, "positions", "0 does not lie within 1 to 20"),
     ],
