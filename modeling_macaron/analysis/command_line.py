@@ -39,7 +39,7 @@ def prepare_process() -> None:
 
 def _show_choices() -> None:
     """Write each message of `tables` to stderr once, in the first of several processes."""
-    logger, handler, shown = logging.getLogger("modeling_macaron.tables"), logging.StreamHandler(), set()
+    logger, handler, shown = logging.getLogger("modeling_macaron.io.tables"), logging.StreamHandler(), set()
     handler.addFilter(lambda record: not (record.getMessage() in shown or shown.add(record.getMessage())))
     logger.handlers[:] = [handler]  # of this call's stderr
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pysam
 
-from modeling_macaron.atomic import new_file
+from modeling_macaron.io.atomic import new_file
 
 
 @contextmanager

@@ -28,9 +28,9 @@ from modeling_macaron.analysis.predict import FilePrediction, check_request, wit
 from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.analysis.variants import apply_variant, check_allele, check_different
+from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
 
 _VCF_BYTES = 64 << 20  # of a header, and of a line: one of 500,000 genotypes has about a third of it

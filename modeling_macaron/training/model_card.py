@@ -10,9 +10,9 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
+from modeling_macaron.io.tables import TABLE_SUFFIXES
 from modeling_macaron.plots import learning_curves, save_figure
 from modeling_macaron.reference import write_reference
-from modeling_macaron.tables import TABLE_SUFFIXES
 
 from .dataset import PreparedData
 from .hardware import hardware

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from modeling_macaron.atomic import is_full_disk
+from modeling_macaron.io.atomic import is_full_disk
 
 _BLOCK = bytes(1 << 20)
 

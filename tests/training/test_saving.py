@@ -10,7 +10,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from modeling_macaron.atomic import explain_full_disk, is_full_disk
+from modeling_macaron.io.atomic import explain_full_disk, is_full_disk
 from modeling_macaron.training.checkpoints import is_complete
 from modeling_macaron.training.saving import alone_in, whole_or_nothing
 from tests.training.test_run import RECIPE, ROOT, SHORT, TINY

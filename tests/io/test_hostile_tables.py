@@ -10,10 +10,10 @@ from pathlib import Path
 import pysam
 import pytest
 
-from modeling_macaron.tables import open_table
+from modeling_macaron.io.tables import open_table
 
 GIGABYTE = 1 << 30
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def squeeze(path, head, piece, megabytes):
@@ -25,7 +25,7 @@ def squeeze(path, head, piece, megabytes):
 
 READ = """
 import sys
-from modeling_macaron.tables import open_table
+from modeling_macaron.io.tables import open_table
 rows = 0
 try:
     for batch in open_table(sys.argv[1], sequence_column="sequence" if sys.argv[1].endswith("csv.gz") else None):
