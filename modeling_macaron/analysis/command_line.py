@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
-from modeling_macaron.memory import keep_freed_memory
+from modeling_macaron.machine import keep_freed_memory
 
 from .design_file import FileDesign
 from .predict import FilePrediction

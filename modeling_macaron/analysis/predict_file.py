@@ -65,7 +65,7 @@ def predict_file(
 
     Threads read and encode the next rows, and write the last ones, while the model computes. Under `accelerate launch`
     each process predicts a share of the rows (all must call this), and the first joins them; end the processes with
-    `modeling_macaron.processes.run_command`.
+    `modeling_macaron.machine.run_command`.
 
     Parameters
     ----------

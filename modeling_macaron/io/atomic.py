@@ -63,16 +63,16 @@ def explain_full_disk(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_file(path: str | Path) -> Iterator[Path]:
+def new_file(path: str | Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield the name of a hidden file beside `path` to write to, which is renamed to `path` if the block succeeds.
 
-    Folders are made and an existing file is replaced. Only one process may write a path at a time.
+    Folders are made and an existing file is replaced. Only one process may write a path at a time, unless `shared`.
     """
     path = Path(path).absolute()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _sibling(path, "partial")
+    partial = _sibling(path, f"partial-{os.getpid()}" if shared else "partial")
     try:
         with explain_full_disk(path):
             yield partial
