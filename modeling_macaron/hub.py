@@ -34,11 +34,10 @@ NOT_UPLOADED = (
 
 
 def check_hub_folder(folder: str | Path) -> None:
-    """Check that a folder holds all that a stranger needs to load the model with the Auto classes.
+    """Check that a folder holds everything that the Auto classes need to load the model.
 
-    That is the config and the tokenizer's config, each with an `auto_map`, the travelling `.py` files that these, the
-    custom pipelines and the files themselves name, readable safetensors weights (one file, or an index and all its
-    shards), and the model card.
+    These are the config and the tokenizer's config, each with an `auto_map`; the `.py` files that they name or import;
+    readable safetensors weights (one file, or an index and all its shards); and the model card.
 
     Parameters
     ----------
@@ -48,9 +47,9 @@ def check_hub_folder(folder: str | Path) -> None:
     Raises
     ------
     NotADirectoryError
-        If `folder` is no folder.
+        If there is no such folder.
     ValueError
-        If something is missing or broken; the message names all of it.
+        If something is missing or broken; the message names everything.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -65,7 +64,7 @@ def check_hub_folder(folder: str | Path) -> None:
         references += _code_references(settings)
     faults += _missing_modules(folder, references) + _weight_faults(folder)
     if faults:
-        raise ValueError(f"{folder} is no complete model folder, nothing was uploaded. Missing: {', '.join(faults)}")
+        raise ValueError(f"{folder} is not a complete model folder, nothing was uploaded. Missing: {', '.join(faults)}")
 
 
 def push_folder(
@@ -77,9 +76,9 @@ def push_folder(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a complete model folder to the Hub; the repository is created when it is not there.
+    """Upload a complete model folder to the Hub, into a new or an existing repository.
 
-    Checkpoints, optimizer states and logs (`NOT_UPLOADED`) stay behind.
+    Checkpoints, optimizer states and logs (`NOT_UPLOADED`) are not uploaded.
 
     Parameters
     ----------
@@ -88,9 +87,9 @@ def push_folder(
     repo_id : str
         `NAME` (of the token's owner) or `OWNER/NAME`.
     private : bool
-        Make a new repository private; an existing one stays what it is.
+        Make a new repository private; an existing one is not changed.
     revision : str, optional
-        Branch to push to, created when it is not there. Default: `main`.
+        Branch to push to, created if needed. Default: `main`.
     commit_message : str, optional
         Default: that of huggingface_hub.
     token : str, optional
@@ -104,7 +103,7 @@ def push_folder(
     Raises
     ------
     ValueError
-        If the folder is not complete, the name is not possible, or the Hub refuses the model card.
+        If the folder is not complete, the name is invalid, or the Hub rejects the model card.
     PermissionError
         If there is no token, or the token may not do this.
     ConnectionError
@@ -127,27 +126,8 @@ def push_folder(
 
 
 def ensure_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> RepoUrl:
-    """Create a model repository when it is not there; a training that is to be pushed asks for it before it starts.
-
-    Parameters
-    ----------
-    repo_id, private, token
-        See `push_folder`.
-
-    Returns
-    -------
-    RepoUrl
-        Its address, a str, with the full name as `repo_id`.
-
-    Raises
-    ------
-    ValueError, PermissionError, ConnectionError
-        See `push_folder`.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise ValueError(f"{repo_id!r} is no repository name (NAME or OWNER/NAME): {error}") from error
+    """Create a model repository unless it exists, and return its address; see `push_folder`."""
+    validate_repo_id(repo_id)
     token = token or get_token()
     if not token:
         raise PermissionError("there is no Hugging Face token: run `hf auth login` or set HF_TOKEN")
@@ -157,20 +137,20 @@ def ensure_repository(repo_id: str, *, private: bool = False, token: str | None 
 
 
 def _read_json(path: Path) -> dict:
-    """Read a JSON object; one that is not there is empty."""
+    """Read a JSON object; a missing file is an empty one."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no JSON object")
+        raise ValueError(f"{path} is not a JSON object")
     return content
 
 
 def _code_references(settings: dict) -> list[str]:
-    """`module.Class` of all classes that the settings name, without those of another repository (`owner/name--`)."""
+    """`module.Class` of all classes that the settings name, except those of another repository (`owner/name--`)."""
     references = [pipeline.get("impl") for pipeline in (settings.get("custom_pipelines") or {}).values()]
     for value in (settings.get("auto_map") or {}).values():
         references += value if isinstance(value, list) else [value]
@@ -178,7 +158,7 @@ def _code_references(settings: dict) -> list[str]:
 
 
 def _missing_modules(folder: Path, references: list[str]) -> list[str]:
-    """Python files that are named, or imported by those that are, and not there."""
+    """Missing Python files that the references or other files need."""
     pending = [reference.split(".")[0] for reference in references]
     seen, missing = set(), []
     while pending:
@@ -235,7 +215,7 @@ def reading_from_hub() -> Iterator[None]:
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Return whether the Hub could not be reached or broke off: a client's error without an answer of the Hub."""
+    """Whether the Hub could not be reached or broke off: an error of the client without an answer of the Hub."""
     return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
 
 
@@ -246,7 +226,7 @@ def _unreachable(endpoint: str, error: BaseException) -> ConnectionError:
 
 @contextmanager
 def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
-    """Turn what goes wrong at the Hub into one line that says what to do."""
+    """Report an error of the Hub in one line that says what to do."""
     try:
         yield
     except HfHubHTTPError as error:
@@ -271,16 +251,12 @@ def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> OSErr
     """Error for an HTTP status."""
     status = error.response.status_code
     said = f" (it says: {_one_line(error.server_message)})" if error.server_message else ""
-    if status == 401:
-        return PermissionError(
-            f"the Hub does not accept the token (401){said}: make one that may write at {endpoint}/settings/tokens, "
-            "then run `hf auth login` or set HF_TOKEN"
-        )
-    if status == 403:
-        return PermissionError(
-            f"the token may not write to {repo_id} (403){said}: it needs write permission, and the owner must be you "
-            "or an organization that you may write to"
-        )
+    hints = {
+        401: f"make a token that may write at {endpoint}/settings/tokens, then run `hf auth login` or set HF_TOKEN",
+        403: "the token needs write permission, and the owner must be you or an organization that you may write to",
+    }
+    if status in hints:
+        return PermissionError(f"the Hub rejected the token for {repo_id} ({status}){said}: {hints[status]}")
     return ConnectionError(f"the Hub answered {status} to the upload to {repo_id}{said or f': {_one_line(error)}'}")
 
 
