@@ -24,7 +24,7 @@ from benchmarks.pages import replace_block, table
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.analysis.evaluation import TITLES, evaluate_files, write_result
 from modeling_macaron.analysis.predict import predict
-from modeling_macaron.atomic import new_file
+from modeling_macaron.io.atomic import new_file
 from modeling_macaron.training.model_card import TRAINING_FACTS, training_table
 from tokenization import KmerTokenizer
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 from benchmarks.figures import Results, time_in_turn
 from benchmarks.memory import run_script
-from modeling_macaron.atomic import new_file
 from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.sources import open_source
+from modeling_macaron.io.atomic import new_file
 from modeling_macaron.training.collator import PromoterCollator
 from modeling_macaron.training.dataset import PreparedData
 from tokenization import FLANK3, FLANK5, KmerTokenizer

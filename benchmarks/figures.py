@@ -20,8 +20,8 @@ from time import perf_counter
 import psutil
 import torch
 
-from modeling_macaron.atomic import new_file
-from modeling_macaron.training.hardware import read_processor
+from modeling_macaron.io.atomic import new_file
+from modeling_macaron.machine import read_processor
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

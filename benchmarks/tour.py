@@ -32,8 +32,8 @@ from modeling_macaron.analysis.effect_plots import variant_effect_plot
 from modeling_macaron.analysis.evaluation import TITLES
 from modeling_macaron.analysis.variant_pairs import variable_parts
 from modeling_macaron.analysis.variant_plots import where_they_differ
+from modeling_macaron.io.tables import string_buffers
 from modeling_macaron.plots import save_figure, scatter_with_density
-from modeling_macaron.tables import string_buffers
 from tokenization import KmerTokenizer
 
 SPLIT = SPLITS[CHECKPOINT.name]

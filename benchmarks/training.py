@@ -13,7 +13,7 @@ import torch
 from benchmarks.figures import Results
 from benchmarks.inference import SIZES, random_ids
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.memory import keep_freed_memory
+from modeling_macaron.machine import keep_freed_memory
 from modeling_macaron.training.cpu import train_on_cpu
 
 LIBRARY = {

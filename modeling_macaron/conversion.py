@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from modeling_macaron.io.atomic import new_folder
 from tokenization import KmerTokenizer
 
-from .atomic import new_folder
 from .configuration_macaron import MacaronConfig
 from .modeling_macaron import MacaronForExpressionPrediction
 

@@ -48,7 +48,7 @@ def check_hub_folder(folder: str | Path) -> None:
         references += _code_references(settings)
     faults += _missing_modules(folder, references) + _weight_faults(folder)
     if faults:
-        raise ValueError(f"{folder} is no complete model folder, nothing was uploaded. Missing: {', '.join(faults)}")
+        raise ValueError(f"{folder} is not a complete model folder, nothing was uploaded. Missing: {', '.join(faults)}")
 
 
 def push_folder(
@@ -113,10 +113,7 @@ def push_folder(
 
 def ensure_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> RepoUrl:
     """Create a model repository if needed; see `push_folder` for arguments and errors."""
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise ValueError(f"{repo_id!r} is no repository name (NAME or OWNER/NAME): {error}") from error
+    validate_repo_id(repo_id)
     token = token or get_token()
     if not token:
         raise PermissionError("there is no Hugging Face token: run `hf auth login` or set HF_TOKEN")
@@ -132,9 +129,9 @@ def _read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no JSON object")
+        raise ValueError(f"{path} is not a JSON object")
     return content
 
 
@@ -232,16 +229,12 @@ def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> OSErr
     """Error for an HTTP status."""
     status = error.response.status_code
     said = f" (it says: {_one_line(error.server_message)})" if error.server_message else ""
-    if status == 401:
-        return PermissionError(
-            f"the Hub does not accept the token (401){said}: make one that may write at {endpoint}/settings/tokens, "
-            "then run `hf auth login` or set HF_TOKEN"
-        )
-    if status == 403:
-        return PermissionError(
-            f"the token may not write to {repo_id} (403){said}: it needs write permission, and the owner must be you "
-            "or an organization that you may write to"
-        )
+    hints = {
+        401: f"make a token that may write at {endpoint}/settings/tokens, then run `hf auth login` or set HF_TOKEN",
+        403: "the token needs write permission, and the owner must be you or an organization that you may write to",
+    }
+    if status in hints:
+        return PermissionError(f"the Hub rejected the token for {repo_id} ({status}){said}: {hints[status]}")
     return ConnectionError(f"the Hub answered {status} to the upload to {repo_id}{said or f': {_one_line(error)}'}")
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter
 
-from modeling_macaron.atomic import new_file
+from modeling_macaron.io.atomic import new_file
 
 COLUMN_WIDTH = 3.35  # inches, of a journal
 

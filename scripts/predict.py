@@ -19,8 +19,8 @@ from pathlib import Path
 
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict_file import predict_file
-from modeling_macaron.parts import parts_folder
-from modeling_macaron.processes import run_command
+from modeling_macaron.io.parts import parts_folder
+from modeling_macaron.machine import run_command
 from tokenization.tokenization_kmer import PROBLEMS, TOO_LONG
 
 

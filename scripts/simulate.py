@@ -11,9 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from modeling_macaron.atomic import check_free
 from modeling_macaron.data.simulation import simulate
-from modeling_macaron.table_writer import write_table
+from modeling_macaron.io.atomic import check_free
+from modeling_macaron.io.table_writer import write_table
 
 
 def main(argv: list[str] | None = None) -> None:

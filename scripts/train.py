@@ -12,7 +12,7 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_macaron.analysis.command_line import prepare_process
-from modeling_macaron.processes import run_command
+from modeling_macaron.machine import run_command
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.model_card import TRAINING_FACTS, compare_with_ridge
 from modeling_macaron.training.run import train

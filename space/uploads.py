@@ -15,8 +15,8 @@ import pyarrow.parquet
 
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.predict_file import PREDICTION, PROBLEM, predict_file
-from modeling_macaron.parts import parts_folder
-from modeling_macaron.tables import PromoterTable, open_table, string_buffers
+from modeling_macaron.io.parts import parts_folder
+from modeling_macaron.io.tables import PromoterTable, open_table, string_buffers
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, StrandBatch
 from tokenization.tokenization_kmer import N_ID
 

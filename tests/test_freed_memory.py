@@ -4,12 +4,12 @@ import platform
 import subprocess
 import sys
 
-from modeling_macaron.memory import keep_freed_memory
+from modeling_macaron.machine import keep_freed_memory
 
 
 def test_freed_memory_is_kept_where_there_is_glibc():
     """In a process of its own, since the setting cannot be undone."""
-    program = "from modeling_macaron.memory import keep_freed_memory; print(keep_freed_memory())"
+    program = "from modeling_macaron.machine import keep_freed_memory; print(keep_freed_memory())"
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert printed.strip() == str(platform.libc_ver()[0] == "glibc")
 

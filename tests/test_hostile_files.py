@@ -19,8 +19,8 @@ from transformers import AutoModel
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, loading
 from modeling_macaron.analysis.predict import predict
+from modeling_macaron.io.tables import open_table
 from modeling_macaron.loading import load_checkpoint, load_model, load_settings
-from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
 ROOT = Path(__file__).parents[1]

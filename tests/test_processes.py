@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import atexit, os, sys
 os.environ["WORLD_SIZE"] = sys.argv[1]
-from modeling_macaron.processes import run_command
+from modeling_macaron.machine import run_command
 
 class Destructor:
     def __del__(self):

@@ -14,9 +14,9 @@ from torch import nn
 from modeling_macaron.analysis.encoding import encode_sequences, spell_letters, variable_parts, variable_slices
 from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.predict import check_batch_size
+from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer, StrandBatch
 
 

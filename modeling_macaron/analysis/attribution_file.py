@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from modeling_macaron.io.tables import open_table
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer, StrandBatch
 
 from .attribution import (
@@ -78,7 +78,7 @@ def attribution_file(
     model, tokenizer, device
         See `load_model`.
     source : str or Path
-        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
+        TSV, CSV, FASTA or Parquet; see `modeling_macaron.io.tables.open_table`.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (if rows have names), `position` (from 1
         in the variable part), `base`, `attribution`, `predicted_expression`, `predicted_baseline` (all in assay units)

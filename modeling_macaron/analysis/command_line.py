@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
-from modeling_macaron.memory import keep_freed_memory
+from modeling_macaron.machine import keep_freed_memory
 
 from .design_file import FileDesign
 from .predict import FilePrediction
@@ -35,7 +35,7 @@ def prepare_process() -> None:
 
 def _show_choices() -> None:
     """Write each message of `tables` to stderr once, on the main process only."""
-    logger, handler, shown = logging.getLogger("modeling_macaron.tables"), logging.StreamHandler(), set()
+    logger, handler, shown = logging.getLogger("modeling_macaron.io.tables"), logging.StreamHandler(), set()
     handler.addFilter(lambda record: not (record.getMessage() in shown or shown.add(record.getMessage())))
     logger.handlers[:] = [handler]  # of this call's stderr
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)

@@ -20,10 +20,10 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.io.streams import progress_bar
+from modeling_macaron.io.tables import open_table
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
 from .constraints import Constraints, Rules, random_promoters

@@ -13,11 +13,11 @@ import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
-from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.io.atomic import check_free, new_file
+from modeling_macaron.io.table_writer import check_output, write_table
+from modeling_macaron.io.tables import PromoterTable, open_table, string_buffers
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.table_writer import check_output, write_table
-from modeling_macaron.tables import PromoterTable, open_table, string_buffers
 from tokenization import KmerTokenizer
 
 from .constraints import Constraints
@@ -116,7 +116,7 @@ def design_file(
         `A12G C40T`, positions from 1), `nearest_training_distance`, `out_of_range` (see `Design`) and `problem`. A
         start that nothing can be designed from has one line that says why. The file appears when it is complete.
     starts : str or Path, optional
-        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`. Default: random promoters.
+        TSV, CSV, FASTA or Parquet; see `modeling_macaron.io.tables.open_table`. Default: random promoters.
     sequence_column : str, optional
         Name of the column with the DNA, or its position in a file without header.
     name_column, strict

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.tables import string_buffers
+from modeling_macaron.io.tables import string_buffers
 from tokenization import KmerTokenizer, StrandBatch
 
 _LETTER_BYTES = np.frombuffer(b"ACGTN", np.uint8)  # token ids 0 to 4

@@ -17,9 +17,9 @@ from types import ModuleType
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.atomic import check_free, new_file
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.tables import string_buffers
+from modeling_macaron.io.atomic import check_free, new_file
+from modeling_macaron.io.streams import progress_bar
+from modeling_macaron.io.tables import string_buffers
 
 from .measurements import Measurements, load_measurements, read_predictions
 

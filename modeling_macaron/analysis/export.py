@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from modeling_macaron.analysis.predict import predict_strands
-from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.io.atomic import check_free, new_file
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction, cost_of_merging
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, reverse_complement

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pysam
 
-from modeling_macaron.atomic import new_file
+from modeling_macaron.io.atomic import new_file
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def open_fasta(path: str | Path) -> pysam.FastaFile:
             built = {"filepath_index": fai} | ({"filepath_index_compressed": gzi} if gzi.exists() else {})
             fasta = pysam.FastaFile(str(path), **{name: str(index) for name, index in built.items()})
             for index in built.values():
-                with suppress(OSError), new_file(f"{path}{index.name}") as partial:
+                with suppress(OSError), new_file(f"{path}{index.name}", shared=True) as partial:
                     shutil.copyfile(index, partial)
             return fasta
     except pysam.SamtoolsError as error:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pysam
 
-from modeling_macaron.tables import Columns, PromoterTable, TableBatch
+from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch
 from tokenization.tokenization_kmer import MOST_LETTERS
 
 BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pysam
@@ -28,13 +25,11 @@ from modeling_macaron.analysis.predict import FilePrediction, check_request, wit
 from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
 from modeling_macaron.analysis.variant_plots import VariantPlots
 from modeling_macaron.analysis.variants import apply_variant, check_allele, check_different
+from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
 
-_VCF_BYTES = 64 << 20  # of the header and of a line; 500,000 genotypes take about a third
-_PIECE_BYTES = 1 << 20
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
 _SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in _COLUMNS])
 
@@ -86,8 +81,8 @@ def vcf_file(
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     vcf : str or Path
-        VCF, plain or compressed by bgzip, or BCF. With an index, only the promoters' regions are read. All indexes of
-        the file (`.tbi`, `.csi`) must be up to date, see `is_current`; otherwise the whole file is read.
+        VCF, plain or compressed by bgzip, or BCF. If an up-to-date index exists, only the promoters' regions are read.
+        All indexes of the file (`.tbi`, `.csi`) must be up to date, see `is_current`. Otherwise the whole file is read.
     genome : str or Path
         FASTA, plain or compressed by bgzip; see `open_fasta`.
     promoters : str or Path
@@ -174,54 +169,10 @@ def _first_contig(vcf: str | Path) -> str:
     """Contig of the first record. Raises if the file has none."""
     if not Path(vcf).is_file():
         raise FileNotFoundError(f"there is no file {vcf}")
-    _check_sizes(Path(vcf))
     first = next(_records(Path(vcf), None), None)
     if first is None:
         raise ValueError(f"{vcf} has no variants")
     return first.contig
-
-
-def _check_sizes(path: Path) -> None:
-    """Reject a VCF or BCF with a header or line that would fill the memory; with an index, check only its beginning."""
-    with open(path, "rb") as file:
-        opened = gzip.open if file.read(2) == b"\x1f\x8b" else open
-    indexed = _has_new_index(path)
-    try:
-        with opened(path, "rb") as file:
-            for what, size in _bcf_sizes(file) if file.peek(3)[:3] == b"BCF" else _vcf_sizes(file):
-                if size > _VCF_BYTES:
-                    raise ValueError(f"{path} has a {what} of more than {_VCF_BYTES:,} bytes; is it VCF?")
-                if indexed and what == "line" and size < _PIECE_BYTES:
-                    return
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as VCF: {error}") from error
-
-
-def _vcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
-    """Bytes so far of the header, then of the current line, after each piece."""
-    size, begins = 0, True
-    for piece in iter(partial(file.readline, _PIECE_BYTES), b""):
-        if begins and not piece.startswith(b"#"):
-            break
-        size, begins = size + len(piece), piece.endswith(b"\n")
-        yield "header", size
-    else:
-        return
-    size = 0
-    while piece:
-        size = len(piece) - 1 - piece.rfind(b"\n") if b"\n" in piece else size + len(piece)
-        yield "line", size
-        piece = file.read(_PIECE_BYTES)
-
-
-def _bcf_sizes(file: BinaryIO) -> Iterator[tuple[str, int]]:
-    """Bytes of the header and of each record, from their length fields."""
-    what, lengths = "header", file.read(9)[5:]
-    while len(lengths) in (4, 8):
-        size = sum(struct.unpack(f"<{len(lengths) // 4}I", lengths))
-        yield what, size
-        file.seek(size, 1)
-        what, lengths = "line", file.read(8)
 
 
 def _records(path: Path, contigs: dict[str, _Contig] | None) -> Iterator[pysam.VariantRecord]:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from modeling_macaron.delimited import find_layout, open_bytes
-from modeling_macaron.tables import READ_DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, Columns, find_columns
+from modeling_macaron.io.delimited import find_layout, open_bytes
+from modeling_macaron.io.tables import READ_DELIMITERS, SEQUENCE_NAMES, VALUE_NAMES, Columns, find_columns
 
 
 class Measurements(NamedTuple):

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.progress import progress_bar
 from tokenization import KmerTokenizer
 
 from .encoding import encode_sequences, spell_letters, variable_parts

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from modeling_macaron.io.tables import open_table
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.tables import open_table
 from tokenization import KmerTokenizer
 
 from .encoding import variable_parts
@@ -71,7 +71,7 @@ def mutagenesis_file(
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`.
     source : str or Path
-        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`.
+        TSV, CSV, FASTA or Parquet; see `modeling_macaron.io.tables.open_table`.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (if rows have names), `position` (from 1
         in the variable part), `ref`, `alt`, `predicted_reference`, `delta` (mutant minus original, in assay units) and

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.tables import open_table, string_buffers
+from modeling_macaron.io.streams import progress_bar
+from modeling_macaron.io.tables import open_table, string_buffers
 from tokenization import KmerTokenizer
 
 _BLOCK_ROWS = 8192  # fits into a processor's cache
@@ -34,8 +34,8 @@ def nearest_training_distance(
     sequences : sequence of str
         DNA, with or without the constant flanks.
     training_sequences : sequence of str, or str or Path
-        DNA, or a table file (see `modeling_macaron.tables.open_table`). Rows that are not DNA or too long are skipped,
-        as in training.
+        DNA, or a table file (see `modeling_macaron.io.tables.open_table`). Rows that are not DNA or too long are
+        skipped, as in training.
     verbose : bool
         Show a progress bar.
 

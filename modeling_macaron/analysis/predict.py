@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_macaron.atomic import check_free
+from modeling_macaron.io.atomic import check_free
+from modeling_macaron.io.streams import progress_bar
+from modeling_macaron.io.table_writer import check_output
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.table_writer import check_output
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import N_ID
 

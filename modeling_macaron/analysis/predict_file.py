@@ -27,13 +27,12 @@ from modeling_macaron.analysis.predict import (
     without_trimming,
 )
 from modeling_macaron.configuration_macaron import MacaronConfig
+from modeling_macaron.io.parts import TableParts, check_parts, parts_folder
+from modeling_macaron.io.streams import progress_bar, read_ahead, write_behind
+from modeling_macaron.io.table_writer import check_columns, write_table
+from modeling_macaron.io.tables import PromoterTable, TableBatch, open_table, string_buffers
 from modeling_macaron.loading import load_model
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.overlap import read_ahead, write_behind
-from modeling_macaron.parts import TableParts, check_parts, parts_folder
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.table_writer import check_columns, write_table
-from modeling_macaron.tables import PromoterTable, TableBatch, open_table, string_buffers
 from tokenization import PROBLEMS, TOKENIZER_SETTINGS, KmerTokenizer, StrandBatch
 
 PREDICTION, PROBLEM = "predicted_expression", "problem"
@@ -67,14 +66,14 @@ def predict_file(
 
     Threads read and encode the next rows, and write the last ones, while the model computes. Under `accelerate launch`
     each process predicts a share of the rows (all must call this), and the first joins them; end the processes with
-    `modeling_macaron.processes.run_command`.
+    `modeling_macaron.machine.run_command`.
 
     Parameters
     ----------
     model, tokenizer, device, merged, dtype, compile_model
         See `load_model`. The default device of one of several processes is the GPU of its own.
     source : str or Path
-        TSV, CSV, FASTA or Parquet; see `modeling_macaron.tables.open_table`. With `genome`, a BED of six columns or
+        TSV, CSV, FASTA or Parquet; see `modeling_macaron.io.tables.open_table`. With `genome`, a BED of six columns or
         more: the genomic intervals of the variable parts, with strand.
     output : str or Path
         `.parquet`, `.csv` or `.tsv`; it gets all columns of the source, then `predicted_expression` (assay units),

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.overlap import read_ahead, write_behind
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.table_writer import write_table
-from modeling_macaron.tables import PromoterTable, TableBatch, string_buffers
+from modeling_macaron.io.streams import progress_bar, read_ahead, write_behind
+from modeling_macaron.io.table_writer import write_table
+from modeling_macaron.io.tables import PromoterTable, TableBatch, string_buffers
 from tokenization import KmerTokenizer, StrandBatch
 from tokenization.tokenization_kmer import TOO_SHORT
 

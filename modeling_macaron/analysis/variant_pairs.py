@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from modeling_macaron.analysis.encoding import explain_rows
 from modeling_macaron.analysis.predict import predict_strands
 from modeling_macaron.analysis.variant_plots import VariantPlots
+from modeling_macaron.io.streams import read_ahead, write_behind
+from modeling_macaron.io.table_writer import write_table
+from modeling_macaron.io.tables import string_buffers
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.overlap import read_ahead, write_behind
-from modeling_macaron.table_writer import write_table
-from modeling_macaron.tables import string_buffers
 from tokenization import KmerTokenizer, StrandBatch, reverse_complement
 from tokenization.tokenization_kmer import TOO_LONG
 

@@ -26,11 +26,9 @@ from modeling_macaron.analysis.variant_pairs import (
     write_effects,
 )
 from modeling_macaron.analysis.variant_plots import VariantPlots
-from modeling_macaron.delimited import find_layout
-from modeling_macaron.loading import load_model
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.tables import (
+from modeling_macaron.io.delimited import find_layout
+from modeling_macaron.io.streams import progress_bar
+from modeling_macaron.io.tables import (
     READ_DELIMITERS,
     SEQUENCE_NAMES,
     VALUE_NAMES,
@@ -41,6 +39,8 @@ from modeling_macaron.tables import (
     open_table,
     parquet_texts,
 )
+from modeling_macaron.loading import load_model
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer, is_missing, strip_marks
 
 PAIR_NAMES = {

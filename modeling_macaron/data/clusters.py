@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from modeling_macaron.data.rows import hash_strands
-from modeling_macaron.progress import progress_bar
+from modeling_macaron.io.streams import progress_bar
 from tokenization import reverse_complement
 from tokenization.tokenization_kmer import N_ID
 

@@ -13,14 +13,13 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.table import MemoryMappedTable
 
-from modeling_macaron.atomic import new_folder
 from modeling_macaron.data.clusters import DEFAULT_KMER, MAX_KMER
 from modeling_macaron.data.report import Tally, describe_rows, describe_stored
 from modeling_macaron.data.rows import EncodedRows, describe_refused, encode_rows
 from modeling_macaron.data.splits import SPLITS, Division, KeptRows
-from modeling_macaron.overlap import read_ahead
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.tables import PromoterTable, TableBatch
+from modeling_macaron.io.atomic import new_folder
+from modeling_macaron.io.streams import progress_bar, read_ahead
+from modeling_macaron.io.tables import PromoterTable, TableBatch
 from tokenization import KmerTokenizer
 
 _KEPT_FILE = "kept.arrow"

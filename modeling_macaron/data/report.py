@@ -12,7 +12,7 @@ import numpy as np
 
 from modeling_macaron.data.rows import REASONS, TOO_LONG, EncodedRows
 from modeling_macaron.data.splits import SPLITS, Division, StoredRows
-from modeling_macaron.tables import PromoterTable
+from modeling_macaron.io.tables import PromoterTable
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer
 
 MALFORMED = "wrong number of columns"

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling_macaron.tables import PromoterTable, string_buffers
+from modeling_macaron.io.tables import PromoterTable, string_buffers
 from tokenization import MISSING_WORDS, PROBLEMS, KmerTokenizer
 
 REASONS = (

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.tables import TableBatch
+from modeling_macaron.io.tables import TableBatch
 from tokenization import FLANK3, FLANK5, PROBLEMS, KmerTokenizer
 
 CHEMICAL_POTENTIAL = 2.5  # kT; a consensus site is occupied with p = 0.92

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HTTPError
 
 from modeling_macaron.data.simulation import simulate
 from modeling_macaron.hub import is_unreachable
-from modeling_macaron.tables import (
+from modeling_macaron.io.tables import (
     TABLE_SUFFIXES,
     Columns,
     PromoterTable,
@@ -53,7 +53,7 @@ def open_source(
     Parameters
     ----------
     source : str, optional
-        A file (see `modeling_macaron.tables.open_table`), `"simulate"`, a data set on the Hub (`owner/name`) or a
+        A file (see `modeling_macaron.io.tables.open_table`), `"simulate"`, a data set on the Hub (`owner/name`) or a
         folder laid out as one. Default: the measurements of the Random Promoter DREAM Challenge 2022 on the Hub.
     sequence_column, value_column, split_column : str, optional
         Columns, if the usual names do not find them. Several value columns (such as replicates) are averaged row by

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from modeling_macaron.data.clusters import find_clusters, first_rows, pack_strands, unpack_strands
 from modeling_macaron.data.rows import EncodedRows, are_missing_words, hash_strands, mix64, parse_values
-from modeling_macaron.tables import PromoterTable, TableBatch
+from modeling_macaron.io.tables import PromoterTable, TableBatch
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}

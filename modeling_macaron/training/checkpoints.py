@@ -1,17 +1,22 @@
-"""Find complete checkpoints to resume from."""
+"""Checkpoints: written completely or not at all, and found again to resume from."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
+import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
+
+from modeling_macaron.io.atomic import is_full_disk
 
 from .arguments import MacaronTrainingArguments
 from .averaging import RAW_WEIGHTS
@@ -25,6 +30,22 @@ class NumProcesses(TrainerCallback, ExportableState):
     def state(self) -> dict:
         """State to write: the number of processes of this run, not of the resumed one."""
         return {"args": {}, "attributes": {"num_processes": PartialState().num_processes}}
+
+
+@contextmanager
+def whole_or_nothing(folder: Path) -> Iterator[None]:
+    """Remove the checkpoint that the block writes if the disk is full, and raise an `OSError` that says so."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        is_of_torch = isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter", str(error))
+        if not (is_of_torch or is_full_disk(error)):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(
+            f"no space is left for {folder}, which was removed: make room (--save_total_limit keeps fewer checkpoints) "
+            "and go on with --resume_from_checkpoint auto"
+        ) from error
 
 
 def find_checkpoint(args: MacaronTrainingArguments) -> str | None:

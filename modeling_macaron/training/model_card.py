@@ -10,12 +10,12 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
+from modeling_macaron.io.tables import TABLE_SUFFIXES
+from modeling_macaron.machine import hardware
 from modeling_macaron.plots import learning_curves, save_figure
 from modeling_macaron.reference import write_reference
-from modeling_macaron.tables import TABLE_SUFFIXES
 
 from .dataset import PreparedData
-from .hardware import hardware
 from .streaming import StreamedPromoters
 from .trainer import MacaronTrainer
 

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import time
-from contextlib import nullcontext
 from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,13 +14,13 @@ import numpy as np
 from torch import nn
 from transformers import EarlyStoppingCallback, set_seed
 
-from modeling_macaron.atomic import check_not_input, new_file, new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
+from modeling_macaron.io.atomic import check_not_input, new_file, new_folder
+from modeling_macaron.io.tables import Columns
 from modeling_macaron.loading import load_checkpoint
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.reference import REFERENCE
-from modeling_macaron.tables import Columns
 from tokenization import KmerTokenizer
 
 from .arguments import MacaronTrainingArguments, ModelArguments
@@ -32,7 +31,6 @@ from .cpu import train_on_cpu
 from .dataset import PreparedData, PromoterDataset
 from .metrics import conformal_quantiles, correlation, trimer_settings
 from .model_card import LEARNING_CURVE, TRAINING_FACTS, write_model_card
-from .saving import alone_in
 from .streaming import StreamedPromoters
 from .trainer import MacaronTrainer
 
@@ -259,7 +257,7 @@ def make_trainer(
 def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Path | None:
     """Train, choose the checkpoint with the best validation Pearson r, and write (and push) the folder for the Hub.
 
-    With several processes, call it through `modeling_macaron.processes.run_command`, which ends them safely.
+    With several processes, call it through `modeling_macaron.machine.run_command`, which ends them safely.
 
     Parameters
     ----------
@@ -295,9 +293,8 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     if checkpoint is not None:
         _check_same_architecture(checkpoint, model.config)
     trainer = make_trainer(model, args, data)
-    with alone_in(Path(args.output_dir)) if args.should_save else nullcontext():
-        _check_same_rows(trainer, data, resuming=checkpoint is not None)
-        _train_and_save(trainer, data, checkpoint, final)
+    _check_same_rows(trainer, data, resuming=checkpoint is not None)
+    _train_and_save(trainer, data, checkpoint, final)
     trainer.accelerator.wait_for_everyone()  # the launcher stops all processes if one fails while the main one writes
     if not trainer.is_world_process_zero():
         return None

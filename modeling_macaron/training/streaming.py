@@ -22,7 +22,7 @@ import torch
 
 from modeling_macaron.data.clusters import KeySet
 from modeling_macaron.data.rows import parse_values
-from modeling_macaron.tables import Columns, find_columns, parquet_texts, string_buffers
+from modeling_macaron.io.tables import Columns, find_columns, parquet_texts, string_buffers
 from tokenization import KmerTokenizer
 
 logger = logging.getLogger(__name__)

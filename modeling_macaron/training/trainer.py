@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import Trainer, TrainerCallback
@@ -21,15 +22,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 
 from .averaging import WeightAverage, check_same_decay
-from .checkpoints import NumProcesses
+from .checkpoints import NumProcesses, whole_or_nothing
 from .collator import PromoterCollator
 from .dataset import PromoterDataset
-from .finite import FiniteLoss
 from .metrics import compute_metrics
-from .saving import whole_or_nothing
 from .streaming import StreamedPromoters
 
 logger = logging.getLogger(__name__)
+
+_SHOWN_ROWS = 10
 
 
 class BeginEpoch(TrainerCallback):
@@ -41,6 +42,41 @@ class BeginEpoch(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         """Set the epoch."""
         self.dataset.begin_epoch(int(state.epoch + 1e-6))  # a resumed run starts inside an epoch
+
+
+class _FiniteLoss:
+    """Remember batches whose loss may not be finite; nothing waits for a GPU until they are checked."""
+
+    def __init__(self, accelerator: Accelerator, name_row: Callable[[int], str] = str):
+        self._accelerator, self._name_row = accelerator, name_row
+        self._batches: list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def note(self, step: int, rows: torch.Tensor, row_losses: torch.Tensor, loss: torch.Tensor) -> None:
+        """Remember a batch: optimizer steps before it, its rows and their losses, each (batch,), and its loss ()."""
+        self._batches.append((step, rows, row_losses.detach(), loss.detach()))
+
+    def check(self) -> None:
+        """Raise on every process if a loss was not finite on any; all processes must call this together."""
+        batches, self._batches = self._batches, []
+        if not batches:
+            return
+        finite = torch.stack([torch.isfinite(loss) & torch.isfinite(losses).all() for *_, losses, loss in batches])
+        if bool(self._accelerator.gather(finite.all().reshape(1)).all()):
+            return
+        if bool(finite.all()):
+            raise FloatingPointError("the loss is not finite on another process, which names the rows")
+        step, rows, losses, _ = batches[int(finite.int().argmin())]
+        bad = ~torch.isfinite(losses)
+        bad |= ~bad.any()  # without a bad row, the weights have diverged
+        found = rows.to(bad.device)[bad].tolist()
+        names = ", ".join(map(self._name_row, found[:_SHOWN_ROWS])) + (", ..." if len(found) > _SHOWN_ROWS else "")
+        cause = "look at their values, or train in float32"
+        if bad.all():
+            cause = "the weights have diverged: go on from the last checkpoint with a smaller learning rate"
+        raise FloatingPointError(
+            f"the loss is not finite at step {step + 1}, from {len(found)} of {len(bad)} rows of a batch ({names}); "
+            f"{cause}"
+        )
 
 
 class MacaronTrainer(Trainer):
@@ -82,7 +118,7 @@ class MacaronTrainer(Trainer):
             )
         self._logged_losses = torch.zeros(2, device=self.args.device)
         self._steps_since_log = 0
-        self._finite_loss = FiniteLoss(self.accelerator, getattr(self.train_dataset, "name_row", str))
+        self._finite_loss = _FiniteLoss(self.accelerator, getattr(self.train_dataset, "name_row", str))
         self.add_callback(NumProcesses())
         if self.train_dataset is not None:
             self.add_callback(BeginEpoch(self.train_dataset))
@@ -296,8 +332,7 @@ class MacaronTrainer(Trainer):
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
         self._add_callback_states()
-        num_bytes = sum(weights.numel() * weights.element_size() for weights in self.model.parameters())
-        with whole_or_nothing(folder, 3 * num_bytes):  # weights and two moments of Adam
+        with whole_or_nothing(folder):
             super()._save_checkpoint(*args, **kwargs)
 
     def _add_callback_states(self) -> None:

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.predict import FilePrediction
-from modeling_macaron.progress import progress_bar
-from modeling_macaron.tables import open_table
+from modeling_macaron.io.streams import progress_bar
+from modeling_macaron.io.tables import open_table
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

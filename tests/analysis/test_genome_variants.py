@@ -11,10 +11,10 @@ import pandas as pd
 import pysam
 import pytest
 
-from modeling_macaron.analysis import fasta_index, genome_variants
+from modeling_macaron.analysis import fasta_index
 from modeling_macaron.analysis.fasta_index import _has_index
 from modeling_macaron.analysis.genome import Promoter
-from modeling_macaron.analysis.genome_variants import _by_contig, _check_sizes, _has_new_index, _records, vcf_file
+from modeling_macaron.analysis.genome_variants import _by_contig, _has_new_index, _records, vcf_file
 from tests.analysis.variant_cases import (
     EFFECTS,
     SCRIPT,
@@ -402,23 +402,6 @@ def test_bad_files_are_told_in_one_line_and_leave_nothing(
     assert {path.name for path in tmp_path.iterdir()} - before <= {"g.fa.fai"}, "the index alone, beside its FASTA"
 
 
-@pytest.mark.parametrize("kind", ["vcf", "vcf.gz", "vcf.gz+index", "bcf"])
-@pytest.mark.parametrize(("megabytes", "told"), [(2, ""), (4, "a line of more than 3,000,000 bytes")])
-def test_sizes_of_lines_are_not_added_up(tmp_path, monkeypatch, kind, megabytes, told):
-    monkeypatch.setattr(genome_variants, "_VCF_BYTES", 3_000_000)
-    lines = [("chr1", start, ".", "A", "C", ".") for start in range(0, 100_000)]
-    write_vcf(tmp_path / "v.vcf", [*lines, ("chr1", 100_000, ".", "A" * megabytes * 1_000_000, "C", ".")])
-    text = (tmp_path / "v.vcf").read_text().replace("=VCFv4.2\n", "=VCFv4.2\n##note=" + "x" * 2_000_000 + "\n")
-    (tmp_path / "v.vcf").write_text(text)
-    vcf = convert_vcf(tmp_path / "v.vcf", kind)
-    if told and "index" not in kind:
-        with pytest.raises(ValueError, match=told):
-            _check_sizes(vcf)
-    else:
-        _check_sizes(vcf)
-        assert sum(1 for _ in _records(vcf, None)) == 100_001
-
-
 def test_an_interval_that_no_model_reads_is_not_fetched(tiny_folder, tmp_path):
     write_genome(tmp_path / "g.fa", {"chr1": "ACGT" * 2_501})
     write_bed(tmp_path / "p.bed", [Promoter("chr1", 0, 10_001, "p", "+"), Promoter("chr1", 0, 10_000, "q", "+")])
@@ -555,7 +538,7 @@ def test_a_genome_in_a_folder_that_cannot_be_written_is_read(tiny_folder, tmp_pa
     (tmp_path / "g.fa.fai").write_text("stale\n")
     os.utime(tmp_path / "g.fa.fai", OLD)
 
-    def fail(path):
+    def fail(path, **_):
         raise PermissionError(f"no writing to {path}")
 
     monkeypatch.setattr(fasta_index, "new_file", fail)

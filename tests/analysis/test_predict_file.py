@@ -20,7 +20,7 @@ from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis import predict_file as predict_file_module
 from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.predict_file import predict_file
-from modeling_macaron.parts import TableParts
+from modeling_macaron.io.parts import TableParts
 from scripts.predict import main
 from tests.launching import free_port
 from tokenization import KmerTokenizer

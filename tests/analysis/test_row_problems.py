@@ -17,7 +17,7 @@ from modeling_macaron.analysis.mutagenesis_file import mutagenesis_file
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.analysis.variants import variant_effects, variants_file
 from modeling_macaron.data.prepare import prepare_dataset
-from modeling_macaron.tables import open_table
+from modeling_macaron.io.tables import open_table
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = ["NA", "N/A", "nan", "NaN", "none", "NULL", "nd", "-", "."]

@@ -13,7 +13,7 @@ from modeling_macaron.data.clusters import KeySet, find_clusters, pack_strands, 
 from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.report import format_report
 from modeling_macaron.data.splits import split_clusters
-from modeling_macaron.tables import open_table
+from modeling_macaron.io.tables import open_table
 from tests.data.test_prepare import all_rows, random_dna, write_tsv
 from tokenization import KmerTokenizer
 from tokenization.tokenization_kmer import is_missing

@@ -19,7 +19,7 @@ from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.report import format_report
 from modeling_macaron.data.rows import REASONS, hash_strands, parse_values
 from modeling_macaron.data.sources import GROUND_TRUTH, open_source
-from modeling_macaron.tables import Columns, PromoterTable, TableBatch, open_table
+from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch, open_table
 from tokenization import MISSING_WORDS, KmerTokenizer
 
 FLANKED = "TGCATTTTTTTCACATC{}GGTTACGGCTGTT"

@@ -22,8 +22,8 @@ from safetensors.torch import load
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.analysis.genome_variants import vcf_file
 from modeling_macaron.analysis.predict import predict
+from modeling_macaron.io.tables import open_table, string_buffers
 from modeling_macaron.loading import load_model
-from modeling_macaron.tables import open_table, string_buffers
 from tokenization import TOKENIZER_SETTINGS, reverse_complement
 
 pytestmark = pytest.mark.timeout(3600)

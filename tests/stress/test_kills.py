@@ -55,8 +55,8 @@ def test_prediction_writes_the_same_bytes(inputs, tmp_path):
             broken.unlink()
             shutil.rmtree(parts, ignore_errors=True)
 
-    at_work = ["broken.csv.parts/*.arrow", ".broken.csv.partial-*"], seconds
-    moments = [at_work, ([".broken.csv.partial-*"], SHORT), at_work, ([], seconds)]
+    at_work = ["broken.csv.parts/*.arrow", ".broken.csv.partial"], seconds
+    moments = [at_work, ([".broken.csv.partial"], SHORT), at_work, ([], seconds)]
     command = [*predict, broken, "--batch_size", "64", "--resume"]
     kill_again_and_again(command, tmp_path, moments, finish, log)
     run_well(command, log)
@@ -74,7 +74,7 @@ def test_preparation_writes_the_same_bytes(inputs, tmp_path):
             assert same_tree(whole, broken, ".arrow")
             shutil.rmtree(broken)
 
-    at_work = [".broken.partial-*"], seconds
+    at_work = [".broken.partial"], seconds
     kill_again_and_again([*prepare, broken], tmp_path, [at_work, at_work, at_work, ([], seconds)], finish, log)
     run_well([*prepare, broken], log)
     assert broken.exists() and not list(tmp_path.glob(".broken*"))

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from modeling_macaron.training.dataset import PromoterDataset
-from modeling_macaron.training.finite import FiniteLoss
+from modeling_macaron.training.trainer import _FiniteLoss
 from tests.training.test_trainer import make_trainer, tiny_model
 
 
 class OneProcess:
-    """What `FiniteLoss` takes of an Accelerator; `others` are the first bad batches of other processes."""
+    """The part of an Accelerator that is used; `others` says whether the losses of other processes are finite."""
 
     def __init__(self, *others):
         self.others = list(others)
@@ -28,7 +28,7 @@ def note(guard, step, bad, loss=0.0):
 
 
 def test_first_bad_batch_is_named_and_good_ones_are_forgotten():
-    guard = FiniteLoss(OneProcess())
+    guard = _FiniteLoss(OneProcess())
     note(guard, 0, [])
     guard.check()
     for step, bad in ((1, []), (2, [1, 3]), (3, [0])):
@@ -38,18 +38,18 @@ def test_first_bad_batch_is_named_and_good_ones_are_forgotten():
 
 
 def test_loss_without_a_bad_row_blames_all_rows():
-    guard = FiniteLoss(OneProcess())
+    guard = _FiniteLoss(OneProcess())
     note(guard, 0, [], loss=float("inf"))
     with pytest.raises(FloatingPointError, match=r"from 4 of 4 rows.*the weights have diverged"):
         guard.check()
 
 
-@pytest.mark.parametrize(("others", "match"), [((1,), "from 1 of 4"), ((0,), "another process"), ((3,), "from 1 of 4")])
-def test_process_that_had_it_first_names_the_rows(others, match):
-    guard = FiniteLoss(OneProcess(*others))
-    for step, bad in enumerate(([], [2], [])):
+@pytest.mark.parametrize(("others", "own"), [((True,), [2]), ((False,), [2]), ((False,), [])])
+def test_every_process_raises_and_those_with_bad_rows_name_them(others, own):
+    guard = _FiniteLoss(OneProcess(*others))
+    for step, bad in enumerate(([], own, [])):
         note(guard, step, bad)
-    with pytest.raises(FloatingPointError, match=match):
+    with pytest.raises(FloatingPointError, match="step 2, from 1 of 4 rows" if own else "another process"):
         guard.check()
 
 
@@ -95,4 +95,4 @@ def test_diverged_weights_stop_the_run(prepared, tmp_path):
 def test_healthy_run_is_not_stopped(prepared, tmp_path):
     trainer = make_trainer(prepared, tmp_path, max_steps=3, gradient_accumulation_steps=2)
     assert trainer.train().global_step == 3
-    assert trainer._finite_loss._rows == []
+    assert trainer._finite_loss._batches == []

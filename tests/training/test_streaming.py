@@ -19,7 +19,7 @@ from huggingface_hub.errors import HTTPError
 
 from modeling_macaron.data.clusters import KeySet
 from modeling_macaron.data.prepare import prepare_dataset
-from modeling_macaron.tables import open_table, string_buffers
+from modeling_macaron.io.tables import open_table, string_buffers
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.collator import PromoterCollator
 from modeling_macaron.training.dataset import PreparedData

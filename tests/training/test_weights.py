@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_macaron.data.prepare import prepare_dataset
-from modeling_macaron.tables import open_table
+from modeling_macaron.io.tables import open_table
 from modeling_macaron.training.collator import PromoterCollator
 from modeling_macaron.training.dataset import PreparedData
 from scripts.prepare_data import main as prepare

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather
 
-from modeling_macaron.atomic import explain_full_disk
+from modeling_macaron.io.atomic import explain_full_disk
 
 REQUEST = "request.json"
 
@@ -19,16 +19,9 @@ REQUEST = "request.json"
 class TableParts:
     """Folder `OUTPUT.parts` with the finished parts of a table that is being written, each an Arrow file.
 
-    As a context manager, to be entered once `begin` was called, it keeps the folder after an error where any part is
-    finished, but for a `ValueError` in a run that began anew: what was asked for, or the source, was wrong then. (An
-    error of a disk or a network behind it does not count as such.)
-
-    Parameters
-    ----------
-    output : str or Path
-        The table that the parts will make.
-    request : dict
-        All that decides what the parts hold, as JSON: parts of another request are never joined to these.
+    `request` is JSON that determines what the parts hold; parts of different requests are never joined. As a context
+    manager, entered after `begin`, it keeps the folder after an error if any part is finished. A `ValueError` in a new
+    run removes it, since the request or the source was wrong, unless a failing disk or network caused the error.
     """
 
     def __init__(self, output: str | Path, request: dict) -> None:
@@ -36,22 +29,7 @@ class TableParts:
         self.request = json.loads(json.dumps(request))
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder, or take over what an interrupted run has left there.
-
-        Parameters
-        ----------
-        resume : bool
-            Go on with finished parts.
-        overwrite : bool
-            Without `resume`, remove them.
-
-        Raises
-        ------
-        FileExistsError
-            If there are parts, and neither is asked for.
-        ValueError
-            If the parts are of another request.
-        """
+        """Make the folder, or with `resume` take over finished parts of the same request."""
         check_parts(self.folder, resume=resume, overwrite=overwrite)
         if resume and (self.folder / REQUEST).is_file():
             self._check_same_request()
@@ -74,7 +52,7 @@ class TableParts:
         return self._path(number).is_file()
 
     def write(self, number: int, table: pa.Table) -> None:
-        """Write part `number`; it is there completely or not at all."""
+        """Write part `number` completely or not at all."""
         self._put(self._path(number).name, lambda path: pyarrow.feather.write_feather(table, str(path)))
 
     def read(self, number: int) -> pa.Table:
@@ -82,7 +60,7 @@ class TableParts:
         return pyarrow.feather.read_table(str(self._path(number)))
 
     def remove(self) -> None:
-        """Remove the folder; a process that is killed meanwhile leaves none that looks unfinished."""
+        """Remove the folder; it is renamed first, so that a killed process leaves nothing that looks unfinished."""
         doomed = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")
         try:
             self.folder.rename(doomed)
@@ -106,7 +84,7 @@ class TableParts:
         return self.folder / f"{number:08d}.arrow"
 
     def _put(self, name: str, write: Callable[[Path], object]) -> None:
-        """Write a file under a name of its own, then give it its name."""
+        """Write a file under a temporary name, then rename it."""
         partial = self.folder / f".{name}.{os.getpid()}"
         with explain_full_disk(self.folder):
             write(partial)
@@ -114,7 +92,7 @@ class TableParts:
 
 
 def _is_failing_device(error: BaseException) -> bool:
-    """Whether an operating system's error stands behind an error."""
+    """Whether an error was caused by an error of the operating system."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
 
 
@@ -124,20 +102,7 @@ def parts_folder(output: str | Path) -> Path:
 
 
 def check_parts(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to begin where an interrupted run has left parts, unless it is told what to do with them.
-
-    Parameters
-    ----------
-    folder : Path
-        See `parts_folder`.
-    resume, overwrite : bool
-        Go on with them, or remove them.
-
-    Raises
-    ------
-    FileExistsError
-        If the folder is there and neither is asked for, or if it is none of ours.
-    """
+    """Raise if an interrupted run left parts and neither `resume` nor `overwrite` is given, or a folder is foreign."""
     if not folder.exists():
         return
     ours = folder.is_dir() and all(_is_ours(path) for path in folder.iterdir())

@@ -12,42 +12,18 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from modeling_macaron.atomic import new_file
-from modeling_macaron.tables import DELIMITERS
+from modeling_macaron.io.atomic import new_file
+from modeling_macaron.io.tables import DELIMITERS
 
 
 def check_output(output: str | Path) -> None:
-    """Refuse an output of unknown kind, before any work is done for it.
-
-    Parameters
-    ----------
-    output : str or Path
-        File to be written.
-
-    Raises
-    ------
-    ValueError
-        If its suffix, in capitals or not, is not `.parquet`, `.csv`, `.tsv` or `.txt`.
-    """
+    """Raise if the suffix of an output is not `.parquet`, `.csv`, `.tsv` or `.txt`, in any case."""
     if Path(output).suffix.lower() not in (".parquet", *DELIMITERS):
         raise ValueError(f"{output}: unknown kind of output; .parquet, .csv and .tsv are known")
 
 
 def check_columns(output: str | Path, schema: pa.Schema) -> None:
-    """Refuse columns that the kind of output cannot hold, before any work is done for them.
-
-    Parameters
-    ----------
-    output : str or Path
-        File to be written.
-    schema : pyarrow.Schema
-        Its columns.
-
-    Raises
-    ------
-    ValueError
-        If delimited text is to hold lists or the like.
-    """
+    """Raise if an output in delimited text cannot hold the columns, such as lists."""
     if Path(output).suffix.lower() not in DELIMITERS:
         return
     for column in schema:
@@ -61,17 +37,9 @@ def check_columns(output: str | Path, schema: pa.Schema) -> None:
 
 @contextmanager
 def write_table(output: str | Path) -> Iterator[Callable[[pa.Table], None]]:
-    """Give a function that writes the next rows to a hidden file, which takes its name once the block has ended well.
+    """Yield `write(table)`, which appends rows to a `.parquet`, `.csv` or `.tsv` file; all tables have one schema.
 
-    Parameters
-    ----------
-    output : str or Path
-        `.parquet`, `.csv` or `.tsv` file to be written; one that stands there is replaced.
-
-    Yields
-    ------
-    callable
-        `write(table)` for a `pyarrow.Table`; all have one schema.
+    The file appears only if the block succeeds; an existing one is replaced.
 
     Raises
     ------
@@ -96,7 +64,7 @@ def write_table(output: str | Path) -> Iterator[Callable[[pa.Table], None]]:
 
 
 class _TextWriter:
-    """Write delimited text with quotes only in those tables of a stream where a field needs them."""
+    """Write delimited text; a table is quoted only if one of its fields needs it."""
 
     def __init__(self, path: Path, schema: pa.Schema, delimiter: str) -> None:
         self._options = {"include_header": False, "delimiter": delimiter}

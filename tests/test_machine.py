@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_macaron.training import hardware as module
+from modeling_macaron import machine as module
 
 CPUINFO = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Processor @ 2.00GHz

@@ -15,9 +15,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_macaron import delimited
 from modeling_macaron.analysis.measurements import read_frame
-from modeling_macaron.tables import open_table, string_buffers
+from modeling_macaron.io import delimited
+from modeling_macaron.io.tables import open_table, string_buffers
 
 DNA = st.text("ACGTNacgtu", min_size=4, max_size=20)
 NUMBER = st.floats(-100, 100).map(repr)
@@ -375,12 +375,12 @@ TABLE = "name,sequence\nµ,ACGTACGT\n"
     ("name", "content", "message"),
     [
         ("t.csv", TABLE.encode("utf-16"), "is text in UTF-16 (Excel's 'Unicode Text'): save it as text in UTF-8"),
-        ("t.csv", TABLE.encode("utf-16-be"), "is no text but a binary file: save it as text in UTF-8"),
-        ("t.csv", b"PK\x03\x04\x14\x00\x06\x00\n\x00", "is no text but a binary file"),
+        ("t.csv", TABLE.encode("utf-16-be"), "is a binary file, not text: save it as text in UTF-8"),
+        ("t.csv", b"PK\x03\x04\x14\x00\x06\x00\n\x00", "is a binary file, not text"),
         ("t.csv", TABLE.encode("latin-1"), "t.csv, line 2: not UTF-8 text; save it as text in UTF-8"),
         ("t.csv", b"name,sequence\n" + b"a,ACGT\n" * 200_000 + b"\xb5,ACGT\n", "is not UTF-8 text throughout"),
         ("t.fa", ">a\nACGT\n".encode("utf-16"), "is text in UTF-16"),
-        ("t.fa", b"\x89PNG\x00\x00", "is no text but a binary file"),
+        ("t.fa", b"\x89PNG\x00\x00", "is a binary file, not text"),
     ],
 )
 def test_other_encodings_and_binary_files_are_told_as_such(tmp_path, name, content, message):

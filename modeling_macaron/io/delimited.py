@@ -47,31 +47,14 @@ _OF_DAMAGED_SHEETS = (
 
 
 class Layout(NamedTuple):
-    """Shape of a delimited file.
-
-    Attributes
-    ----------
-    delimiter : str
-        The character between two fields.
-    names : list of str
-        Column names: of the header, else positions counted from 0. Empty columns without a name at the end are left
-        out.
-    skip_lines : int
-        Lines before the first row.
-    has_header : bool
-        Whether the first line that is not blank names the columns.
-    sample : list of list of str
-        The first rows, field by field.
-    padding : int
-        Number of empty columns without a name at the end of each row.
-    """
+    """Shape of a delimited file."""
 
     delimiter: str
-    names: list[str]
-    skip_lines: int
+    names: list[str]  # of the header, else positions counted from 0, without empty columns at the end
+    skip_lines: int  # before the first row
     has_header: bool
-    sample: list[list[str]]
-    padding: int = 0
+    sample: list[list[str]]  # the first rows, field by field
+    padding: int = 0  # empty columns without a name at the end of each row
 
     def texts_of(self, name: str) -> list[str]:
         """Give the sampled fields of a column."""
@@ -119,30 +102,13 @@ def is_number(text: str) -> bool:
 
 
 def looks_like_dna(text: str) -> bool:
-    """Whether a field is most likely a sequence: four letters or more, nearly all of them A, C, G, T, U or N."""
+    """Whether a field is most likely a sequence: at least four letters, nearly all of them A, C, G, T, U or N."""
     text = _SPACES_AND_NUMBERS.sub("", text)
     return len(text) >= 4 and len(_DNA.findall(text)) > 0.9 * len(text)
 
 
 def open_bytes(path: Path, compression: str | None, max_rows: int | None = None) -> pa.NativeFile:
-    """Open a text file, or the first sheet of an `.xlsx` file as comma-separated text.
-
-    Parameters
-    ----------
-    path, compression
-        See `find_layout`.
-    max_rows : int, optional
-        Rows of the sheet that are wanted.
-
-    Returns
-    -------
-    pyarrow.NativeFile
-
-    Raises
-    ------
-    ValueError
-        If the spreadsheet cannot be read.
-    """
+    """Open a text file, or the first sheet (up to `max_rows`) of an `.xlsx` file as comma-separated text."""
     if path.suffix.lower() != ".xlsx":
         return pa.input_stream(str(path), compression=compression)
     try:
@@ -172,17 +138,7 @@ def _field(cell: object) -> str:
 
 
 def read_head(path: Path, compression: str | None) -> bytes:
-    """Read the whole lines of the first megabyte of a file, or all of it where it has no line break.
-
-    Parameters
-    ----------
-    path, compression
-        See `find_layout`.
-
-    Returns
-    -------
-    bytes
-    """
+    """Read the whole lines of the first megabyte of a file, or all of it if it has no line break."""
     with open_bytes(path, compression, _SAMPLE_LINES) as stream:
         head = stream.read(_HEAD_BYTES)
     if len(head) == _HEAD_BYTES:
@@ -191,28 +147,15 @@ def read_head(path: Path, compression: str | None) -> bytes:
 
 
 def refuse_binary(head: bytes, path: Path) -> None:
-    """Refuse a file that is no text of one byte a letter, from its beginning.
-
-    Parameters
-    ----------
-    head : bytes
-        From `read_head`.
-    path : Path
-        The file, for the message.
-
-    Raises
-    ------
-    ValueError
-        Saying what it is.
-    """
+    """Raise if a file is UTF-16 or binary, by its beginning."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(f"{path} is text in UTF-16 (Excel's 'Unicode Text'): save it as {_WANTED}")
     if b"\0" in head:
-        raise ValueError(f"{path} is no text but a binary file: save it as {_WANTED}")
+        raise ValueError(f"{path} is a binary file, not text: save it as {_WANTED}")
 
 
 def _refuse_other_encodings(head: bytes, path: Path) -> None:
-    """Refuse text that is not UTF-8; a letter may be cut off at the end."""
+    """Raise if text is not UTF-8; a character may be cut off at the end."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError as error:
@@ -221,30 +164,11 @@ def _refuse_other_encodings(head: bytes, path: Path) -> None:
 
 
 def find_layout(path: Path, compression: str | None, delimiter: str, known_names: Collection[str]) -> Layout:
-    """Find header and columns from the beginning of a file.
+    """Find header and columns from the beginning of a file; `compression` is `"gzip"`, `"zstd"` or None.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    compression : str or None
-        `"gzip"`, `"zstd"` or `None`.
-    delimiter : str
-        The character between two fields. Another one (tab, comma, semicolon) is used if only that one gives a column
-        with a known name or with DNA.
-    known_names : collection of str
-        Names (in lower case) that a header may hold; the first line that is not blank is a header if it holds one of
-        them, or neither a number nor DNA nor a word for a missing value.
-
-    Returns
-    -------
-    Layout
-        What was found.
-
-    Raises
-    ------
-    ValueError
-        If the file has no line that is not blank, or is not UTF-8 text.
+    Another delimiter (tab, comma, semicolon) is used if only that one gives a column with a known name or with DNA. The
+    first line that is not blank is a header if it holds one of `known_names` (in lower case), or neither a number nor
+    DNA nor a word for a missing value. Raises a `ValueError` if the file is empty or not UTF-8 text.
     """
     head = read_head(path, compression)
     refuse_binary(head, path)
@@ -282,7 +206,7 @@ def _split(lines: list[str], delimiter: str, known_names: Collection[str]) -> tu
 
 
 def _measure(names: list[str], rows: list[list[str]]) -> tuple[int, int]:
-    """Count the columns to be read, and those after them that are empty and have no name."""
+    """Count the columns to be read, and the empty columns without a name after them."""
     width = max((index for index, name in enumerate(names, start=1) if name.strip()), default=0)
     if not width or any(text for row in rows for text in row[width:]):
         return len(names), 0
@@ -293,31 +217,11 @@ def _measure(names: list[str], rows: list[list[str]]) -> tuple[int, int]:
 def read_delimited(
     path: Path, compression: str | None, layout: Layout, on_malformed: Callable[[int, str], None]
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Stream a delimited file; blank lines are left out.
+    """Yield tables of all columns as text, and the line (rows,) int64 of each row; blank lines are left out.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    compression : str or None
-        `"gzip"`, `"zstd"` or `None`.
-    layout : Layout
-        What `find_layout` found.
-    on_malformed : callable
-        Called with the number of each line with too few or too many columns, and the reason.
-
-    Yields
-    ------
-    rows : pyarrow.Table
-        (rows of a block) with every column as a string.
-    numbers : numpy.ndarray
-        (rows of a block,) int64 line of each row, counted from 1.
-
-    Raises
-    ------
-    ValueError
-        If a field in quotes spans lines: it would shift the numbers of all lines below it. If a column without a name
-        is not empty.
+    `on_malformed` is called with the number and the reason for each line with too few or too many columns. Raises a
+    `ValueError` if a field in quotes spans lines, which would shift the numbers of all lines below it, or if a column
+    without a name is not empty.
     """
     malformed: list[int] = []
 
@@ -366,7 +270,7 @@ def _blocks(stream: pa.NativeFile, layout: Layout, on_invalid: Callable, path: P
 
 
 def _leave_out(first: int, count: int, left_out: list[int]) -> np.ndarray:
-    """Return the first `count` integers from `first` on that are not left out."""
+    """Return the first `count` integers from `first` on that are not in `left_out`."""
     numbers = np.arange(first, first + count + len(left_out), dtype=np.int64)
     return numbers[~np.isin(numbers, left_out)][:count] if left_out else numbers
 
@@ -374,7 +278,7 @@ def _leave_out(first: int, count: int, left_out: list[int]) -> np.ndarray:
 def _refuse_line_breaks(
     block: pa.RecordBatch | None, numbers: np.ndarray | None, malformed: list[int], path: Path
 ) -> None:
-    """Refuse line breaks within a field; a malformed line that holds one has a negative number."""
+    """Raise if a field holds a line break; a malformed line that holds one has a negative number."""
     broken = [-number for number in malformed if number < 0]
     for column in block.columns if block is not None else ():
         letters = column.buffers()[2]
@@ -386,7 +290,7 @@ def _refuse_line_breaks(
 
 
 def _drop_padding(rows: pa.Table, numbers: np.ndarray, layout: Layout, path: Path) -> pa.Table:
-    """Leave out the columns without a name, which must be empty."""
+    """Drop the columns without a name, which must be empty."""
     for column in rows.columns[len(layout.names) :]:
         filled = np.flatnonzero(pc.binary_length(column).to_numpy())
         if filled.size:
@@ -396,7 +300,7 @@ def _drop_padding(rows: pa.Table, numbers: np.ndarray, layout: Layout, path: Pat
 
 
 def _drop_blank(rows: pa.Table, numbers: np.ndarray) -> tuple[pa.Table, np.ndarray]:
-    """Leave out rows of which every column is empty."""
+    """Drop rows in which every column is empty."""
     filled = np.zeros(rows.num_rows, dtype=bool)
     for column in rows.columns:
         filled |= pc.binary_length(column).to_numpy() > 0

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from modeling_macaron.delimited import (
+from modeling_macaron.io.delimited import (
     are_mostly,
     find_layout,
     is_number,
@@ -77,7 +77,7 @@ class TableBatch(NamedTuple):
     table : pyarrow.Table
         (batch rows) with all columns of the source; of text files every column is a string.
     numbers : numpy.ndarray
-        (batch,) int64 line, record or row of the source that each row stands in, counted from 1.
+        (batch,) int64 line, record or row of the source of each row, counted from 1.
     """
 
     table: pa.Table
@@ -101,15 +101,15 @@ class PromoterTable:
     read_batches : callable
         `read_batches(table)` starts reading and gives an iterator of `TableBatch`.
     num_rows : int or None
-        Rows of the source where that is known beforehand.
+        Rows of the source, if known.
     details : dict
-        What else a report should say about the source.
+        Further facts about the source, for reports.
     malformed : list of (int, str)
-        Number and reason of the lines that are no row, in order; grows while iterating. The first 1,000 are kept.
+        Number and reason of malformed lines, in order; grows while iterating. The first 1,000 are kept.
     num_malformed : int
         Number of all such lines so far.
     extra_columns : tuple of str
-        Further columns that are worth keeping, such as the ground truth of a simulation.
+        Further columns to keep, such as the ground truth of a simulation.
     replicates : tuple of str
         Additional value columns; missing replicates are skipped when averaging.
     decimal_comma : tuple of str
@@ -130,19 +130,13 @@ class PromoterTable:
     decimal_comma: tuple[str, ...] = ()
 
     def values_of(self, rows: pa.Table, name: str | None = None) -> pa.ChunkedArray:
-        """Value column of some rows, or a replicate by its name, with decimal points."""
+        """Values of some rows, of the value column or of a replicate by name, with decimal points."""
         name = name or self.columns.value
         has_comma = name in self.decimal_comma
         return pc.replace_substring(rows[name], ",", ".", max_replacements=1) if has_comma else rows[name]
 
     def __iter__(self) -> Iterator[TableBatch]:
-        """Read the source.
-
-        Raises
-        ------
-        ValueError
-            If the source cannot be read to its end.
-        """
+        """Read the source; raises a `ValueError` if it cannot be read to its end."""
         self.malformed.clear()
         self.num_malformed = 0
         try:
@@ -151,42 +145,23 @@ class PromoterTable:
             raise ValueError(f"{self.path} cannot be read: {_one_line(error)}") from error
 
     def add_malformed(self, number: int, reason: str) -> None:
-        """Count a line that is no row."""
+        """Count a malformed line."""
         self.num_malformed += 1
         if len(self.malformed) < _MAX_MALFORMED:
             self.malformed.append((number, reason))
 
     @property
     def first_malformed(self) -> tuple[tuple[int, str], ...]:
-        """Numbers and reasons of the first five lines that are no row."""
+        """Numbers and reasons of the first five malformed lines."""
         return tuple(self.malformed[:5])
 
     def refuse_malformed(self) -> None:
-        """Stop at the first line that is no row.
-
-        Raises
-        ------
-        ValueError
-            If one was read; the message tells where and why.
-        """
+        """Raise for the first malformed line that was read."""
         if self.num_malformed:
             raise self.error_at(*self.malformed[0])
 
     def refuse_problems(self, numbers: np.ndarray, problems: Sequence[str]) -> None:
-        """Stop at the first row of a batch that has a problem, or at a line before it that is no row.
-
-        Parameters
-        ----------
-        numbers : numpy.ndarray
-            (batch,) numbers of the rows, see `TableBatch`.
-        problems : sequence of str
-            (batch,) why a row has no result, empty where it has one.
-
-        Raises
-        ------
-        ValueError
-            The message tells where and why.
-        """
+        """Raise for the first row of a batch with a problem, or for a malformed line before it."""
         first = next((row for row, problem in enumerate(problems) if problem), None)
         # A thread reads ahead: malformed lines below this batch may be known before the problems of rows above them.
         if self.malformed and self.malformed[0][0] < numbers[-1 if first is None else first]:
@@ -195,7 +170,7 @@ class PromoterTable:
             raise self.error_at(int(numbers[first]), problems[first])
 
     def no_rows(self) -> ValueError:
-        """Make the error of a source in which no row was read, with the first line that is none where there is one."""
+        """Make the error of a source in which no row was read."""
         if not self.num_malformed:
             return ValueError(f"{self.path} has no rows")
         number, reason = self.malformed[0]
@@ -203,34 +178,11 @@ class PromoterTable:
         return ValueError(f"{self.path} has no row that can be read; {self.unit} {number}: {reason}{others}")
 
     def error_at(self, number: int, reason: str) -> ValueError:
-        """Make the error that names a place of this source.
-
-        Parameters
-        ----------
-        number : int
-            Line, record or row.
-        reason : str
-            What is wrong with it.
-
-        Returns
-        -------
-        ValueError
-        """
+        """Make the error that names a line, record or row of this source."""
         return ValueError(f"{self.path}, {self.unit} {number}: {reason}")
 
     def refuse_columns(self, present: Sequence[str], added: Sequence[str]) -> None:
-        """Refuse a source that has a column of the same name as one that is to be added.
-
-        Parameters
-        ----------
-        present, added : sequence of str
-            Columns of the source, and those that come beside them.
-
-        Raises
-        ------
-        ValueError
-            Naming them.
-        """
+        """Raise if the source has a column with the name of one that the output adds."""
         taken = [name for name in added if name in present]
         if taken:
             columns, they = ("columns", "them") if len(taken) > 1 else ("column", "it")
@@ -265,7 +217,7 @@ def open_table(
     batch_rows : int
         Most rows of a batch.
     require_value : bool
-        Whether a table without a value column is refused.
+        Whether a table without a value column is rejected.
 
     Returns
     -------
@@ -301,20 +253,7 @@ def open_table(
 
 
 def string_buffers(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes of a text column without a Python object per row; a missing text counts as empty.
-
-    Parameters
-    ----------
-    column : pyarrow.ChunkedArray or pyarrow.Array
-        (batch,) of any text type; slices are fine.
-
-    Returns
-    -------
-    letters : numpy.ndarray
-        uint8 bytes of the texts one after another.
-    offsets : numpy.ndarray
-        (batch + 1,) int64: text i is `letters[offsets[i]:offsets[i + 1]]`.
-    """
+    """Bytes (uint8) and offsets (batch + 1,) int64 of a text column, without a Python object per row; null is ""."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
         array = array.cast(pa.large_string())
@@ -333,32 +272,10 @@ def string_buffers(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.n
 def find_columns(
     names: Sequence[str], given: Columns, where: str, require_value: bool, texts_of: TextsOf
 ) -> tuple[Columns, str]:
-    """Find the columns that matter by the names given or by the usual ones, and among several by what they hold.
+    """Find the columns by the given or the usual names, and among several by what they hold.
 
-    Parameters
-    ----------
-    names : sequence of str
-        All column names of the table.
-    given : Columns
-        Names that the caller insists on, else `None`.
-    where : str
-        The source, for messages.
-    require_value : bool
-        Whether the value column must be found.
-    texts_of : callable
-        Gives some fields of a column as text.
-
-    Returns
-    -------
-    columns : Columns
-        The names found.
-    found_by : str
-        How they were found, for reports.
-
-    Raises
-    ------
-    ValueError
-        If a given name is not there, or if names and contents give none or more than one.
+    `where` names the source in messages, and `texts_of` gives some fields of a column as text. Returns the columns and
+    how they were found. Raises a `ValueError` if a given name is missing, or if a column is missing or ambiguous.
     """
     _refuse_repeated(names, where)
     usual = {
@@ -381,7 +298,7 @@ def log_choice(where: str, role: str, name: str, among: Sequence[str]) -> None:
 
 
 def parquet_texts(file: pyarrow.parquet.ParquetFile, name: str) -> list[str]:
-    """Give the first fields of a column as text, without those that are null."""
+    """Give the first fields of a column as text, without nulls."""
     batches = file.iter_batches(_SAMPLE_ROWS, columns=[name])
     return [str(value) for batch in islice(batches, 1) for value in batch.column(0).to_pylist() if value is not None]
 
@@ -479,7 +396,7 @@ def _open_parquet(path: Path, given: Columns, batch_rows: int, require_value: bo
 
 
 def number_batches(tables: Iterator[pa.Table]) -> Iterator[TableBatch]:
-    """Give the rows of a stream of tables their numbers, from 1 on."""
+    """Give the rows of a stream of tables their numbers, from 1."""
     first = 1
     for table in tables:
         yield TableBatch(table, np.arange(first, first + table.num_rows, dtype=np.int64))
@@ -506,7 +423,7 @@ def _open_fasta(path: Path, compression: str | None, given: Columns, batch_rows:
 def _fasta_tables(
     lines: io.TextIOWrapper, path: Path, keys: Sequence[str], bare: bool, batch_rows: int
 ) -> Iterator[pa.Table]:
-    """Tables of `name`, `sequence` and `value` (text, empty where the header has none)."""
+    """Tables of `name`, `sequence` and `value` (text, empty if the header has none)."""
     records: list[tuple[str, str, str]] = []
     letters = 0
     for header, sequence in _fasta_records(lines, path):
@@ -534,7 +451,9 @@ def _fasta_records(lines: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, s
         line = line.strip()
         length = 0 if line.startswith(">") else length + len(line)
         if max(length, len(line)) > _RECORD_LETTERS:
-            raise ValueError(f"{path}, line {number}: a record of more than {_RECORD_LETTERS:,} letters is no promoter")
+            raise ValueError(
+                f"{path}, line {number}: a record of more than {_RECORD_LETTERS:,} letters is not a promoter"
+            )
         if line.startswith(">"):
             if header is not None:
                 yield header, "".join(pieces)

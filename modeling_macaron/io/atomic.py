@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from safetensors import SafetensorError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_free(path: str | Path, overwrite: bool, inputs: Iterable[object] = ()) -> None:
-    """Reject an output file that may not be written, before any work is done for it.
-
-    Parameters
-    ----------
-    path : str or Path
-        File to be written.
-    overwrite : bool
-        Whether a file may be replaced.
-    inputs : iterable
-        What is read, see `check_not_input`.
-
-    Raises
-    ------
-    IsADirectoryError
-        If it is a folder.
-    FileExistsError
-        If it exists and may not be replaced, or is an input.
-    """
+    """Raise if an output file is a folder, exists and may not be replaced, or is an input (see `check_not_input`)."""
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the file to write")
     check_not_input(path, inputs)
@@ -44,19 +25,9 @@ def check_free(path: str | Path, overwrite: bool, inputs: Iterable[object] = ())
 
 
 def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
-    """Reject an output path that resolves to an input.
+    """Raise if an output exists and is an input, lies in one, or holds one.
 
-    Parameters
-    ----------
-    output : str or Path
-        File or folder to be written.
-    inputs : iterable
-        Files and folders that are read. Everything else is ignored: loaded models, names on the Hub, None.
-
-    Raises
-    ------
-    FileExistsError
-        If the output is an input, lies in a folder that is one, or holds one.
+    Only paths count as inputs; loaded models, names on the Hub and None are ignored.
     """
     output = Path(output)
     for one in inputs:
@@ -71,18 +42,8 @@ def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Tell whether an error says that a disk, a quota or the size that a file may have is used up.
-
-    Parameters
-    ----------
-    error : BaseException
-        Of the operating system, or of safetensors, which gives the system's number in its message.
-
-    Returns
-    -------
-    bool
-    """
-    if isinstance(error, SafetensorError):
+    """Whether an error says that a disk, a quota or the largest size of a file is used up."""
+    if isinstance(error, SafetensorError):  # the message holds the system's number
         found = re.search(r"\b(?:os error|code:) (\d+)\b", str(error))
         return found is not None and int(found[1]) in _FULL
     return isinstance(error, OSError) and error.errno in _FULL
@@ -90,18 +51,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 @contextmanager
 def explain_full_disk(path: str | Path) -> Iterator[None]:
-    """Tell which file a full disk has no room for, and what to do.
-
-    Parameters
-    ----------
-    path : str or Path
-        What is being written.
-
-    Raises
-    ------
-    OSError
-        Where that was the cause, in place of what the block raised.
-    """
+    """Raise an `OSError` that names the file if a disk is full; other errors stay as they are."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -113,30 +63,16 @@ def explain_full_disk(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_file(path: str | Path) -> Iterator[Path]:
-    """Give the name of a hidden file beside `path` to write to, which takes that name once the block has ended well.
+def new_file(path: str | Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield the name of a hidden file beside `path` to write to, which is renamed to `path` if the block succeeds.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file to be written, in a folder that is made if need be; one that stands there is replaced.
-
-    Yields
-    ------
-    Path
-        The file to write to.
-
-    Raises
-    ------
-    IsADirectoryError
-        If `path` is a folder.
+    Folders are made and an existing file is replaced. Only one process may write a path at a time, unless `shared`.
     """
     path = Path(path).absolute()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
-    partial = _sibling(path, "partial")
+    partial = _sibling(path, f"partial-{os.getpid()}" if shared else "partial")
     try:
         with explain_full_disk(path):
             yield partial
@@ -149,25 +85,21 @@ def new_file(path: str | Path) -> Iterator[Path]:
 def new_folder(
     output_dir: str | Path, *, overwrite: bool = False, marker: str = "report.json", inputs: Iterable[object] = ()
 ) -> Iterator[Path]:
-    """Give a hidden folder beside `output_dir` to write into, which takes that name once the block has ended well.
+    """Yield an empty hidden folder beside `output_dir`, which is renamed to `output_dir` if the block succeeds.
 
-    After an error or Ctrl-C the hidden folder is removed; what a killed process left is removed by the next call.
+    Otherwise it is removed; the next call removes what a killed process left. Only one process may write a folder at a
+    time.
 
     Parameters
     ----------
     output_dir : str or Path
         The folder to be written.
     overwrite : bool
-        Replace an existing folder. Only one that holds `marker` is replaced.
+        Replace an existing folder, if it holds `marker`.
     marker : str
-        File by which a folder of the same kind is known.
+        File that identifies folders of the same kind.
     inputs : iterable
-        What is read, see `check_not_input`.
-
-    Yields
-    ------
-    Path
-        The empty folder to write into.
+        See `check_not_input`.
 
     Raises
     ------
@@ -175,12 +107,14 @@ def new_folder(
         If `output_dir` exists and may not be replaced, or is or holds an input.
     """
     output_dir = Path(output_dir).absolute()
+    partial, replaced = (_sibling(output_dir, kind) for kind in ("partial", "replaced"))
+    if replaced.exists() and not output_dir.exists():  # a process was killed between the two renamings
+        replaced.rename(output_dir)
     check_not_input(output_dir, inputs)
     _check_free(output_dir, overwrite, marker)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(output_dir)
-    partial, replaced = (_sibling(output_dir, kind) for kind in ("partial", "replaced"))
-    partial.mkdir()
+    for left in (partial, replaced):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
         with explain_full_disk(output_dir):
             yield partial
@@ -212,22 +146,5 @@ def _check_free(output_dir: Path, overwrite: bool, marker: str) -> None:
         )
 
 
-def _sibling(output_dir: Path, kind: str) -> Path:
-    """Name hidden beside `output_dir` that tells which process of which machine it belongs to."""
-    return output_dir.with_name(f".{output_dir.name}.{kind}-{platform.node()}-{os.getpid()}")
-
-
-def _remove_stale(output_dir: Path) -> None:
-    """Remove what processes of this machine that run no more have left behind."""
-    pattern = re.compile(re.escape(f".{output_dir.name}.") + r"(partial|replaced)-(.*)-(\d+)")
-    for path in output_dir.parent.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match and match[2] == platform.node():
-            process = int(match[3])
-            if process == os.getpid() or not psutil.pid_exists(process):
-                if match[1] == "replaced" and not output_dir.exists():
-                    path.rename(output_dir)  # killed between the two renamings
-                elif path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+def _sibling(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}")

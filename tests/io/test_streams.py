@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from modeling_macaron.overlap import read_ahead, write_behind
+from modeling_macaron.io.streams import read_ahead, write_behind
 
 
 def test_items_keep_their_order():

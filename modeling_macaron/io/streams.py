@@ -1,0 +1,57 @@
+"""Read ahead, write behind, and show progress."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+Item = TypeVar("Item")
+_END = object()
+
+
+def read_ahead(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
+    """Yield items that a thread reads up to `ahead` in advance; stopping early does not wait for a slow source."""
+    iterator, thread = iter(items), ThreadPoolExecutor(1)
+    try:
+        waiting = deque(thread.submit(next, iterator, _END) for _ in range(ahead + 1))
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(thread.submit(next, iterator, _END))
+            yield item
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def write_behind(write: Callable[[Item], object], behind: int = 2) -> Iterator[Callable[[Item], None]]:
+    """Give a function that hands items to a writing thread, which may be `behind` items late.
+
+    An error of the writer is raised by a later call or at the end of the block.
+    """
+    thread = ThreadPoolExecutor(1)
+    waiting: deque[Future] = deque()
+
+    def put(item: Item) -> None:
+        waiting.append(thread.submit(write, item))
+        while len(waiting) > behind:
+            waiting.popleft().result()
+
+    try:
+        yield put
+        while waiting:
+            waiting.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def progress_bar(what: str, total: int | None = None, *, verbose: bool = True) -> tqdm:
+    """Make a progress bar, readable for one item and for millions; `what` names the items in the plural."""
+    shape = f"{what}: {{n:,.0f}} [{{elapsed}}, {{rate_noinv_fmt}}]"
+    if total:
+        count = "{n:,.0f} of {total:,.0f}"
+        shape = f"{what}: {{percentage:3.0f}}%|{{bar}}| {count} [{{elapsed}}<{{remaining}}, {{rate_noinv_fmt}}]"
+    return tqdm(total=total or None, unit="", unit_scale=True, bar_format=shape, disable=not verbose)
