@@ -1,4 +1,4 @@
-"""Tokenizer of promoter DNA: letters in, both strands out, read by the model as overlapping k-mers."""
+"""Tokenizer of promoter DNA: token ids of both strands, which the model reads as overlapping k-mers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N_ID, MASK_ID = 4, 5
 MOST_LETTERS = 10_000  # of a strand, as in the config
 COMPLEMENT = np.array([3, 2, 1, 0, N_ID, MASK_ID], dtype=np.uint8)
 
-# The constant ends of the construct of the Random Promoter DREAM Challenge 2022.
+# Constant ends of the construct of the Random Promoter DREAM Challenge 2022.
 FLANK5 = "TGCATTTTTTTCACATC"
 FLANK3 = "GGTTACGGCTGTT"
 
@@ -30,28 +30,27 @@ PROBLEMS = (
 )
 EMPTY, TOO_SHORT, BAD_LETTER, TOO_LONG, MISSING, NO_BASE = range(1, len(PROBLEMS))
 
-# Words for a missing value, in capitals. NA, NAN, ND, NTC, TBD and WT could be read as DNA.
+# NA, NAN, ND, NTC, TBD and WT could be read as DNA.
 MISSING_WORDS = frozenset(
     {"NA", "N/A", "N.A.", "#N/A", "<NA>", "NAN", "NONE", "NULL", "ND", "N/D", "N.D.", "NTC", "TBD", "WT"}
     | {"-", "--", ".", "?"}
 )
 _LONGEST_WORD = max(map(len, MISSING_WORDS))
 
-# What to do about it, where a caller can.
 _REMEDIES = {
     BAD_LETTER: "; A, C, G, T, U, N, IUPAC ambiguity letters and [MASK] are",
     TOO_LONG: " (`strand_length`); pass truncation=True to keep its middle, or check the flanks",
 }
 
 _INVALID = 255
-_MASK_BYTE = b"\x80"  # never a byte of ASCII text, and never the first byte of a UTF-8 letter
+_MASK_BYTE = b"\x80"  # neither ASCII nor the first byte of a UTF-8 character
 
 _SPACES = re.compile(r"[\s\u200b\ufeff]+")
 _ENDS = re.compile(r"^5['′’]?-+|^5['′’]|-+3['′’]?$|3['′’]$")  # noqa: RUF001
 
 
 def _letter_table() -> np.ndarray:
-    """Ids of all 256 byte values; U is T, and an IUPAC ambiguity letter is N."""
+    """Token ids of all 256 byte values: U as T, IUPAC ambiguity codes as N."""
     table = np.full(256, _INVALID, dtype=np.uint8)
     for letters, letter_id in (("A", 0), ("C", 1), ("G", 2), ("TU", 3), ("NRYSWKMBDHV", N_ID)):
         for letter in letters + letters.lower():
@@ -69,11 +68,11 @@ class StrandBatch(NamedTuple):
     Attributes
     ----------
     ids : numpy.ndarray
-        (batch, strand_length) uint8 letter ids; a row with a problem holds N only.
+        (batch, strand_length) uint8 token ids; a row with a problem holds only N.
     lengths : numpy.ndarray
         (batch,) int64 length of the variable part in nucleotides, after trimming and before any truncation.
     problem : numpy.ndarray
-        (batch,) uint8: 0 where the row is fine, else an index into `PROBLEMS`.
+        (batch,) uint8 index into `PROBLEMS`; 0 without a problem.
     trimmed : numpy.ndarray
         (batch,) bool, whether flanks were cut.
     """
@@ -85,22 +84,12 @@ class StrandBatch(NamedTuple):
 
 
 def is_missing(text: str) -> bool:
-    """Whether a text is a usual word for a missing value, such as `NA`, in any case; an empty text is not."""
+    """Whether a text is a word for a missing value such as `NA`, in any case; False for an empty text."""
     return text.strip().upper() in MISSING_WORDS
 
 
 def strip_marks(text: str) -> str:
-    """Remove what is often copied along with a sequence.
-
-    Parameters
-    ----------
-    text : str
-        One sequence.
-
-    Returns
-    -------
-    str
-        Without white space, the line numbers of GenBank (numbers between white space), and `5'-` and `-3'` at the ends.
+    """Remove white space, GenBank line numbers, and `5'-` and `-3'` at the ends of a sequence.
 
     Examples
     --------
@@ -112,7 +101,7 @@ def strip_marks(text: str) -> str:
 
 
 def _rows_of(places: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Rows that contain the given byte positions."""
+    """Rows that contain these byte positions."""
     return np.unique(np.searchsorted(offsets, places, side="right") - 1)
 
 
@@ -129,55 +118,54 @@ def _strip_rows(letters: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> t
 
 
 def _missing_rows(letters: np.ndarray, offsets: np.ndarray) -> list[int]:
-    """Rows that hold a word for a missing value."""
+    """Rows that are a word for a missing value."""
     lengths = np.diff(offsets)
     short = np.flatnonzero((lengths > 0) & (lengths <= _LONGEST_WORD)).tolist()
     return [row for row in short if is_missing(letters[offsets[row] : offsets[row + 1]].tobytes().decode("latin-1"))]
 
 
 def reverse_complement(ids: np.ndarray) -> np.ndarray:
-    """Return the reverse complement of letter ids, (..., length) in and out; N and the mask stay what they are."""
+    """Reverse complement of token ids (..., length); N and the mask are their own complements."""
     return COMPLEMENT[ids[..., ::-1]]
 
 
 def _to_lists(ids: np.ndarray) -> list[list[int]]:
-    """Rows (batch, length) uint8 as lists of int; from bytes this takes a third of the time of `tolist`."""
+    """Convert rows (batch, length) uint8 to lists of int, three times as fast as `tolist`."""
     length, letters = ids.shape[1], ids.tobytes()
     return [list(letters[start : start + length]) for start in range(0, len(letters), length)]
 
 
 class KmerTokenizer(PreTrainedTokenizer):
-    """Turn promoter DNA into the letter ids of both strands.
+    """Tokenize promoter DNA into the token ids of both strands.
 
-    A sequence is trimmed of its constant flanks, padded with N on both sides to `strand_length` (an odd N goes to the
-    right), and its reverse complement is appended: `2 * strand_length` ids. The model reads each position as the k-mer
-    around it, which `kmers` writes out. Lower case is accepted, U is read as T, every IUPAC ambiguity letter as N;
-    `[MASK]` is the masked nucleotide (the letter M is 'A or C'). White space, line numbers and `5'-` are removed, see
+    The tokenizer cuts the constant flanks, pads with N on both sides to `strand_length` (an odd N goes to the right)
+    and appends the reverse complement, which gives `2 * strand_length` ids. The model reads each position as the k-mer
+    around it, see `kmers`. Lower case is accepted; U is read as T and IUPAC ambiguity codes as N. `[MASK]` is the
+    masked nucleotide, whereas M is the code for A or C. White space, line numbers and `5'-` are removed, see
     `strip_marks`.
 
     Parameters
     ----------
     kmer_size : int
-        Length of the k-mer that a position stands for, in nucleotides.
+        Length of the k-mer at each position, in nucleotides.
     strand_length : int
-        Nucleotides of a strand after padding.
+        Length of a padded strand, in nucleotides.
     flank5, flank3 : str
-        Constant ends of the construct; default: those of the Random Promoter DREAM Challenge 2022 (17 and 13 nt).
+        Constant ends of the construct. Default: those of the Random Promoter DREAM Challenge 2022 (17 and 13 nt).
     trimming : str
-        `"auto"` cuts the flanks where both are there, `"always"` cuts their lengths whatever stands there, `"never"`
-        cuts nothing.
+        `"auto"` cuts the flanks if both are present, `"always"` cuts their lengths unchecked, `"never"` cuts nothing.
 
     Raises
     ------
     ValueError
-        On any letter that is not DNA (with its position), on an empty sequence, on a word for a missing value (`NA`),
-        on a variable part without A, C, G, T, U or `[MASK]`, on a sequence shorter than the flanks that `"always"`
-        cuts, and on a variable part longer than `strand_length` unless `truncation=True`.
+        If a sequence is empty or missing (`NA`), has a character that is not DNA, is shorter than the flanks that
+        `"always"` cuts, or if its variable part has no A, C, G, T, U or `[MASK]`, or is longer than `strand_length`
+        without `truncation=True`.
 
     Notes
     -----
-    `truncation=True` cuts from the middle out: the `strand_length` nucleotides around the middle are kept and both ends
-    are cut alike, with an odd nucleotide taken from the right. It mirrors the padding.
+    `truncation=True` keeps the middle `strand_length` nucleotides and cuts both ends alike, an odd nucleotide from the
+    right, which mirrors the padding.
 
     Examples
     --------
@@ -236,29 +224,29 @@ class KmerTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of letters: A, C, G, T, N and the mask."""
+        """Number of tokens: A, C, G, T, N and the mask."""
         return len(LETTERS)
 
     def get_vocab(self) -> dict[str, int]:
-        """Letters and their ids."""
+        """Tokens and their ids."""
         return {letter: index for index, letter in enumerate(LETTERS)}
 
     def encode_strands(self, letters: np.ndarray, offsets: np.ndarray, truncation: bool = False) -> StrandBatch:
-        """Encode the forward strands of a batch from the bytes of its text, without a Python object per row.
+        """Encode the forward strands of a batch from the bytes of its text; problems are returned, not raised.
 
         Parameters
         ----------
         letters : numpy.ndarray
-            uint8 bytes of all sequences one after another, as in the data buffer of an Arrow string array.
+            uint8 bytes of the concatenated sequences, as in the data buffer of an Arrow string array.
         offsets : numpy.ndarray
             (batch + 1,) integers: sequence i is `letters[offsets[i]:offsets[i + 1]]`.
         truncation : bool
-            Cut what is longer than `strand_length` instead of reporting it.
+            Truncate sequences that are longer than `strand_length` instead of reporting them.
 
         Returns
         -------
         StrandBatch
-            Ids (batch, strand_length), lengths and the problem of each row. Nothing is raised.
+            Ids (batch, strand_length), lengths and the problem of each row.
         """
         offsets = np.asarray(offsets, dtype=np.int64)
         letters, offsets = letters[offsets[0] : offsets[-1]], offsets - offsets[0]
@@ -284,21 +272,7 @@ class KmerTokenizer(PreTrainedTokenizer):
         return StrandBatch(ids, variable_lengths, problem, trimmed)
 
     def explain(self, text: str, problem: int, length: int) -> str:
-        """Say what is wrong with a sequence.
-
-        Parameters
-        ----------
-        text : str
-            The sequence as `encode_strands` read it: `[MASK]` stands for nothing there.
-        problem, length : int
-            What `encode_strands` gives for it.
-
-        Returns
-        -------
-        str
-            With the letter and its 1-based position after `strip_marks`, or the lengths in nucleotides; empty without
-            a problem.
-        """
+        """Describe the problem and the length that `encode_strands` returned for a text; empty without a problem."""
         text = strip_marks(text)
         if problem == BAD_LETTER:
             letters = enumerate(text)
@@ -317,7 +291,7 @@ class KmerTokenizer(PreTrainedTokenizer):
         return f"{length} nt are more than the {self.strand_length} that the model reads" if problem else ""
 
     def _trim(self, codes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Start and length of each variable part, and the rows shorter than flanks that must be cut."""
+        """Find the starts, lengths and problems (batch,) of the variable parts."""
         starts, lengths = offsets[:-1], np.diff(offsets)
         problem = np.zeros(len(lengths), dtype=np.uint8)
         left, right = len(self.flank5), len(self.flank3)
@@ -335,7 +309,7 @@ class KmerTokenizer(PreTrainedTokenizer):
         return starts + left * trimmed, lengths - (left + right) * trimmed, problem
 
     def _pad_centered(self, codes: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Put each piece of `codes` in the middle of a row of N, (batch, strand_length)."""
+        """Center each piece of `codes` in a row of N (batch, strand_length)."""
         length = self.strand_length
         left = (length - lengths) // 2
         margin = np.full(length, N_ID, dtype=np.uint8)
@@ -348,21 +322,21 @@ class KmerTokenizer(PreTrainedTokenizer):
         return ids
 
     def kmers(self, text: str) -> list[str]:
-        """Write out the k-mer that each of the `2 * strand_length` positions of a sequence stands for.
+        """Return the k-mers of the `2 * strand_length` positions of a sequence.
 
-        The window of position i starts `(kmer_size - 1) // 2` letters before it. A window may reach from the forward
-        strand into the other one; where it reaches beyond the ends there is nothing, written `-`.
+        The window of position i starts `(kmer_size - 1) // 2` positions before it. It may reach from the forward strand
+        into the reverse one; positions beyond the ends are written `-`.
         """
         left = (self.kmer_size - 1) // 2
         letters = ["-"] * left + self.tokenize(text) + ["-"] * (self.kmer_size - 1 - left)
         return ["".join(letters[i : i + self.kmer_size]) for i in range(2 * self.strand_length)]
 
     def tokenize(self, text: str, **kwargs) -> list[str]:
-        """Letters of both strands of one sequence, `2 * strand_length` of them."""
+        """Return the `2 * strand_length` tokens of both strands of a sequence."""
         return self.convert_ids_to_tokens(self(text, **kwargs)["input_ids"])
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Save nothing: the six letters are fixed and need no file."""
+        """Save nothing: the vocabulary is fixed."""
         return ()
 
     def _encode_plus(
@@ -397,7 +371,7 @@ class KmerTokenizer(PreTrainedTokenizer):
         return BatchEncoding(data, tensor_type=return_tensors)
 
     def _encode_texts(self, texts: list[str], truncation_strategy: TruncationStrategy, is_single: bool) -> np.ndarray:
-        """Forward strands (batch, strand_length) of texts that must all be fine."""
+        """Forward strands (batch, strand_length); raises for the first text with a problem."""
         truncation = truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE
         for index, text in enumerate(texts):
             if not isinstance(text, str):
@@ -412,14 +386,14 @@ class KmerTokenizer(PreTrainedTokenizer):
             index = int(np.flatnonzero(batch.problem)[0])
             where = "" if is_single else f"sequence {index} of the batch: "
             problem = int(batch.problem[index])
-            text = texts[index].replace("[MASK]", "N" * len("[MASK]"))  # a mask is fine here, and keeps its place
+            text = texts[index].replace("[MASK]", "N" * len("[MASK]"))  # keeps the positions
             explained = self.explain(text, problem, int(batch.lengths[index]))
             raise ValueError(where + explained + _REMEDIES.get(problem, ""))
         return batch.ids
 
     @staticmethod
     def _to_bytes(texts: list[str]) -> tuple[bytes, np.ndarray]:
-        """Join texts to one byte a letter, mask tokens included; letters outside ASCII become '?', which is no DNA."""
+        """Join texts to bytes, one per token; characters outside ASCII become `?`, which is not DNA."""
         joined = "".join(texts)
         if "[" not in joined:
             return joined.encode("ascii", "replace"), np.fromiter(map(len, texts), np.int64, len(texts))
@@ -431,15 +405,15 @@ class KmerTokenizer(PreTrainedTokenizer):
 
     def _convert_id_to_token(self, index: int) -> str:
         if not 0 <= index < len(LETTERS):
-            raise ValueError(f"id {index} is no letter: ids are 0 to {len(LETTERS) - 1}")
+            raise ValueError(f"unknown token id {index}: ids are 0 to {len(LETTERS) - 1}")
         return LETTERS[index]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Join letters without spaces."""
+        """Join tokens without spaces."""
         return "".join(tokens)
 
     def _decode(self, token_ids, skip_special_tokens: bool = False, **kwargs) -> str:
-        """Forward strand without its padding (so an N at either end of the sequence is lost too)."""
+        """Decode the forward strand without padding; an N at either end of the sequence is lost too."""
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         if len(ids) == 2 * self.strand_length:
             ids = ids[: self.strand_length]
