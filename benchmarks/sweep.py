@@ -28,9 +28,9 @@ from transformers import PrinterCallback, set_seed
 from benchmarks.figures import make_parser
 from benchmarks.pages import table
 from modeling_macaron.analysis.command_line import prepare_process
+from modeling_macaron.machine import hardware
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.dataset import PreparedData
-from modeling_macaron.training.hardware import hardware
 from modeling_macaron.training.run import build_model, make_trainer
 
 RECIPE = "recipe"
