@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import Queue
+from threading import Event, Thread
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -15,15 +17,33 @@ _END = object()
 
 
 def read_ahead(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
-    """Yield items that a thread reads up to `ahead` in advance; stopping early does not wait for a slow source."""
-    iterator, thread = iter(items), ThreadPoolExecutor(1)
+    """Yield items that a thread reads up to `ahead` in advance. A caller that stops does not wait for a slow source."""
+    waiting: Queue[tuple[Item, BaseException | None]] = Queue(ahead)
+    stopped = Event()
+
+    def read() -> None:
+        try:
+            for item in items:
+                waiting.put((item, None))
+                if stopped.is_set():
+                    return
+            waiting.put((_END, None))
+        except BaseException as error:  # noqa: BLE001  raised again in the caller
+            waiting.put((_END, error))
+
+    Thread(target=read, daemon=True).start()  # the interpreter joins an executor's threads when it exits
     try:
-        waiting = deque(thread.submit(next, iterator, _END) for _ in range(ahead + 1))
-        while (item := waiting.popleft().result()) is not _END:
-            waiting.append(thread.submit(next, iterator, _END))
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
             yield item
     finally:
-        thread.shutdown(wait=False, cancel_futures=True)
+        stopped.set()
+        while not waiting.empty():
+            waiting.get_nowait()
 
 
 @contextmanager

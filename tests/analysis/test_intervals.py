@@ -285,4 +285,4 @@ def test_command_line(files, capsys):
     with pytest.raises(SystemExit) as caught:
         script.main(["--help"])
     assert caught.value.code == 0
-    assert "rows of one cluster are drawn together" in " ".join(capsys.readouterr().out.split())
+    assert "bootstrap resamples of clusters" in " ".join(capsys.readouterr().out.split())

@@ -78,11 +78,11 @@ def test_model_is_asked_for_the_rows_of_the_table(script, files, monkeypatch):
     predict = importlib.import_module("modeling_macaron.analysis.predict")
     asked = {}
 
-    def fake(model, sequences, *, tokenizer, batch_size, verbose):
-        asked.update(model=model, number=len(sequences), batch_size=batch_size)
-        return np.array([sequence.count("A") for sequence in sequences], dtype=float)
+    def fake(model, strands, batch_size, progress):
+        asked.update(model=model, number=len(strands), batch_size=batch_size)
+        return (strands == 0).sum(axis=1, keepdims=True).astype(float)
 
-    monkeypatch.setattr(predict, "predict", fake)
+    monkeypatch.setattr(predict, "predict_all", fake)
     monkeypatch.setattr("modeling_macaron.loading.load_model", lambda model: (model, KmerTokenizer()))
     script.main(arguments(files, predictions=None, model="some/model", split="validation", batch_size=7))
     assert asked == {"model": "some/model", "number": 10, "batch_size": 7}

@@ -104,10 +104,11 @@ def test_final_folder_is_complete(finished, prepared):
 
 def test_last_lines_tell_what_came_out(finished, prepared):
     results = json.loads((finished / "all_results.json").read_text())
-    summary, place = (finished / "output.txt").read_text().splitlines()[-2:]
+    summary, ridge, place = (finished / "output.txt").read_text().splitlines()[-3:]
     rows = f"{len(PreparedData(prepared).validation):,} validation rows"
     assert summary.startswith("12 steps in ")
     assert f"{rows} Pearson r {results['eval_pearson_r']:.3f}" in summary
+    assert ridge.startswith("Ridge regression on k-mer counts of the same rows: Pearson r ")
     assert str(finished / "final") in place
 
 
