@@ -151,7 +151,9 @@ class MacaronTrainingArguments(TrainingArguments):
             self.restore_callback_states_from_checkpoint = True
         if self.use_cpu or not torch.accelerator.is_available():
             # `train_on_cpu` compiles each block; the Trainer would compile the whole model.
-            self.compile_blocks, self.torch_compile = self.torch_compile, False
+            asked = (self.torch_compile, self.torch_compile_backend, self.torch_compile_mode)
+            self.compile_blocks = any(asked)
+            self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
         self.remove_unused_columns = False
         self.label_names = ["labels"]
         super().__post_init__()
