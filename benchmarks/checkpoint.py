@@ -3,7 +3,7 @@
     python -m benchmarks.checkpoint --table measured_library.parquet --pairs pairs.parquet
 
 Scores the folder, with intervals and ridge regression beside it, writes `evaluation.json` and a plot into it, and
-renders its `README.md`; of the library's checkpoint, also the repository's `model_card.md`. Without a table it renders
+renders its `README.md`; of the committed one, also the repository's `model_card.md`. Without a table it renders
 them from the committed figures. The folder's code is replaced by that of the repository.
 """
 
@@ -32,28 +32,26 @@ CHECKPOINT = ROOT / "checkpoints" / "macaron-promoter-library"
 MODEL_CARD, README = ROOT / "model_card.md", ROOT / "README.md"
 BLOCK = "checkpoint"
 EVALUATION = "evaluation.json"
-SPLITS = {"macaron-promoter-library": "validation"}
+PLOT = "validation.png"
+TEMPLATE = Path(__file__).parent / "card_template.md"
+SPLIT = "validation"
 EXAMPLE = "GTCTGCACATGCTTGCATCCGGGTAAGCCGTACCAGTCTTGACCGATTGCAGCTTAGGCATGACTCACTGAACTCGTACG"
 _DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 
 
-def _plot(checkpoint: Path) -> str:
-    return f"{SPLITS[checkpoint.name] or 'test'}.png"
-
-
-def measure(checkpoint: Path, table: Path, pairs: Path, train: Path, resamples: int) -> dict:
+def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
     """Score a checkpoint on rows that it was not trained on, and write the figures and a plot into its folder.
 
     Returns the content of `evaluation.json`: the result of `evaluate_files`, and `example`.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = evaluate_files(
-            table, Path(folder, EVALUATION), model=checkpoint, pairs=pairs, split=SPLITS[checkpoint.name],
-            baseline_train=train, intervals=resamples, plots=folder, verbose=True,
+            table, Path(folder, EVALUATION), model=checkpoint, pairs=pairs, split=SPLIT,
+            baseline_train=table, intervals=resamples, plots=folder, verbose=True,
         )  # fmt: skip
-        shutil.copyfile(Path(folder, "all.png"), checkpoint / _plot(checkpoint))
+        shutil.copyfile(Path(folder, "all.png"), checkpoint / PLOT)
     result["run"] |= {"table": table.name, "pairs": pairs.name, "model": checkpoint.name}
-    result["baseline"]["trained_on"] = train.name
+    result["baseline"]["trained_on"] = table.name
     result["example"] = {"sequence": EXAMPLE, "expression": float(predict(str(checkpoint), [EXAMPLE])[0])}
     write_result(result, checkpoint / EVALUATION)
     return result
@@ -70,16 +68,11 @@ def refresh_code(checkpoint: Path) -> None:
             shutil.copyfile(path, checkpoint / path.name)
 
 
-def _categories(result: dict) -> dict[str, dict]:
-    """Figures of each category, without the official scores."""
-    return {name: figures for name, figures in result["all"].items() if name in TITLES}
-
-
 def results_table(result: dict) -> str:
     """Format the categories of a result as Markdown: number, correlations with intervals, ridge, coverage."""
-    coverage = any("coverage_90" in figures for figures in _categories(result).values())
+    coverage = any("coverage_90" in figures for figures in result["all"].values())
     rows = [["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho", *(["within 90 %"] * coverage)]]
-    for name, figures in _categories(result).items():
+    for name, figures in result["all"].items():
         cells = [TITLES[name], f"{figures['n']:,}"]
         for measure in ("pearson_r", "spearman_rho"):
             low, high = figures[f"{measure}_interval"]
@@ -95,20 +88,18 @@ def results_table(result: dict) -> str:
 
 def _metadata(name: str, result: dict) -> ModelCardData:
     """Metadata of the Hub, with the figures of each category."""
-    split = SPLITS[name]
-    rows = "test set" if split is None else "designed library, held-out clusters"
     results = [
         EvalResult(
             task_type="text-classification",
             task_name="Promoter expression",
             dataset_type=_DATASET,
-            dataset_name=f"Random Promoter DREAM Challenge 2022, {rows}",
-            dataset_split=split or "test",
+            dataset_name="Random Promoter DREAM Challenge 2022, designed library, held-out clusters",
+            dataset_split=SPLIT,
             metric_type=metric_type,
             metric_name=f"{metric_name}, {TITLES[category].lower()}",
             metric_value=figures[measure],
         )
-        for category, figures in _categories(result).items()
+        for category, figures in result["all"].items()
         for measure, metric_type, metric_name in (
             ("pearson_r", "pearsonr", "Pearson r"),
             ("spearman_rho", "spearmanr", "Spearman rho"),
@@ -139,9 +130,8 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
     facts, result = _read_figures(checkpoint)
     tokenizer = KmerTokenizer.from_pretrained(checkpoint)
     size = (checkpoint / "model.safetensors").stat().st_size
-    source = Path(__file__).parent / f"card_{checkpoint.name.rsplit('-', 1)[-1]}.md"
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
-        source.read_text(encoding="utf-8")
+        TEMPLATE.read_text(encoding="utf-8")
     )
     return template.render(
         card_data=_metadata(checkpoint.name, result).to_yaml(),
@@ -157,11 +147,8 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
         example_expression=result["example"]["expression"],
         run=result["run"],
         result=result["all"],
-        private=result["private"],
         without_interval=[
-            TITLES[name].lower()
-            for name, figures in _categories(result).items()
-            if figures["pearson_r_interval"][0] is None
+            TITLES[name].lower() for name, figures in result["all"].items() if figures["pearson_r_interval"][0] is None
         ],
         results=results_table(result),
         training=training_table(facts),
@@ -209,12 +196,11 @@ def main(argv: list[str] | None = None) -> int:
     """Measure where there is a table, and render."""
     parser = make_parser("checkpoint", __doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure and to render")
-    parser.add_argument("--train", type=Path, help="training rows of ridge regression (default: those of the table)")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over clusters")
     args = parse_library(parser, argv)
     refresh_code(args.checkpoint)
     if args.table is not None:
-        measure(args.checkpoint, args.table, args.pairs, args.train or args.table, args.resamples)
+        measure(args.checkpoint, args.table, args.pairs, args.resamples)
     cards = {args.checkpoint / "README.md": ""}
     if args.checkpoint.resolve() == CHECKPOINT:
         cards[MODEL_CARD] = f"{CHECKPOINT.relative_to(ROOT).as_posix()}/"

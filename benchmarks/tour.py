@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import pearsonr, spearmanr
 
-from benchmarks.checkpoint import CHECKPOINT, README, SPLITS, parse_library
+from benchmarks.checkpoint import CHECKPOINT, README, SPLIT, parse_library
 from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, write_json
 from benchmarks.pages import replace_block, table
 from modeling_macaron.analysis.effect_plots import variant_effect_plot
@@ -36,7 +36,6 @@ from modeling_macaron.io.tables import string_buffers
 from modeling_macaron.plots import save_figure, scatter_with_density
 from tokenization import KmerTokenizer
 
-SPLIT = SPLITS[CHECKPOINT.name]
 FIGURES = ROOT / "docs" / "tour"
 RESULT = RESULTS / "tour" / "library.json"
 BLOCK = "tour"
