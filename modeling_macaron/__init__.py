@@ -9,6 +9,7 @@ _MODULES = {
     "MacaronModel": "modeling_macaron",
     "MacaronOutput": "modeling_macaron",
     "MacaronPreTrainedModel": "modeling_macaron",
+    "Predictor": "predictor",
     "PromoterExpressionPipeline": "pipeline_macaron",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ from tokenization import KmerTokenizer
 
 _OF_DAMAGED_FILES = (SafetensorError, StrictDataclassError, ValueError)
 _OF_WRONG_SETTINGS = (AttributeError, LookupError, OverflowError, RecursionError, TypeError)
-_WIDEST_FLASH_HEAD = 256
 _ATTENTION = (None, "eager", "sdpa")
 _DTYPES = (None, "float64", "float32", "bfloat16", "float16")
 # Fields that transformers acts on: a kernel from the Hub, another library, another file.
@@ -41,78 +41,9 @@ _CHOICES_OF_A_FILE = {
 }
 
 
-def load_model(
-    model: str | Path | MacaronForExpressionPrediction,
-    tokenizer: KmerTokenizer | None = None,
-    device: str | torch.device | None = None,
-    *,
-    merged: bool = False,
-    dtype: str | torch.dtype | None = None,
-    compile_model: bool = False,
-) -> tuple[MacaronForExpressionPrediction, KmerTokenizer]:
-    """Load a checkpoint, or prepare a loaded model, for prediction.
-
-    A loaded model is changed in place, as by `model.to`. With `merged` the model is a new one.
-
-    Parameters
-    ----------
-    model : str, Path or MacaronForExpressionPrediction
-        Checkpoint folder, name on the Hub, or a model.
-    tokenizer : KmerTokenizer, optional
-        Default: the checkpoint's. A model that was never saved gets the challenge's tokenizer, with the model's strand
-        and k-mer length.
-    device : str or torch.device, optional
-        Default: a GPU if there is one for a checkpoint; unchanged for a loaded model.
-    merged : bool
-        Merge the attention's projections: the same numbers for less arithmetic, see `to_merged`. On a GPU, wide heads
-        are then computed by batched products (`attn_implementation="eager"`) instead of `"sdpa"`. Any other attention
-        of a loaded model stays.
-    dtype : str or torch.dtype, optional
-        Convert the weights, for example to `"bfloat16"`. Default: unchanged.
-    compile_model : bool
-        Compile the model for this machine (`torch.compile`). The start is slower, the rest faster.
-
-    Returns
-    -------
-    MacaronForExpressionPrediction, KmerTokenizer
-        The model in evaluation mode.
-
-    Raises
-    ------
-    OSError
-        If there is no such checkpoint.
-    ValueError
-        If the dtype is not a floating-point type, the device cannot be used, or the checkpoint is damaged: see
-        `load_checkpoint`.
-    """
-    dtype = _floating_point(dtype)
-    _check_device(device)
-    if isinstance(model, (str, Path)):
-        model, tokenizer = load_checkpoint(model, tokenizer)
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
-    elif tokenizer is None and model.name_or_path:
-        tokenizer = KmerTokenizer.from_pretrained(model.name_or_path)
-    elif tokenizer is None:
-        tokenizer = KmerTokenizer(kmer_size=model.config.kmer_size, strand_length=model.config.strand_length)
-    if merged:
-        model = model.to_merged()
-    changes = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
-    model = model.to(**changes) if changes else model
-    is_merged, is_default = model.config.attention_projections == "merged", model.config._attn_implementation == "sdpa"
-    if is_merged and is_default and _has_no_flash_kernel(model.config, model.device):
-        model.set_attn_implementation("eager")
-    if compile_model:
-        model.compile()
-    return model.eval(), tokenizer
-
-
-def _has_no_flash_kernel(config: MacaronConfig, device: torch.device) -> bool:
-    """Whether merged heads, as wide as the stream, are too wide for flash attention on a GPU.
-
-    Batched products are then faster than PyTorch's other kernels: 16,500 against 14,200 sequences/s of the paper's
-    model on an H200 (`benchmarks/results/nvidia-h200.json`).
-    """
-    return device.type == "cuda" and config.hidden_size > _WIDEST_FLASH_HEAD
+def default_device() -> str:
+    """Return a GPU if there is one; each of several processes on a machine has its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def load_checkpoint(
@@ -280,19 +211,3 @@ def _is_of_reader(error: BaseException) -> bool:
     """Whether an error was raised by code of the standard library or transformers, not by ours."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     return frame.f_globals["__name__"].partition(".")[0] in ("json", "transformers")
-
-
-def _check_device(device: str | torch.device | None) -> None:
-    """Reject an unusable device before anything is loaded."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _floating_point(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Find a floating-point dtype by its name."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise ValueError(f"dtype {dtype!r} is not a floating-point type such as float32, bfloat16 or float16")
-    return found

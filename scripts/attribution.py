@@ -11,36 +11,40 @@ and `problem`.
 """
 
 import argparse
-import sys
 
 from modeling_macaron.analysis import command_line
-from modeling_macaron.analysis.attribution_file import BASELINES, METHODS, attribution_file
+from modeling_macaron.analysis.attribution import BASELINES, METHODS, attribution_file
+from modeling_macaron.analysis.files import FileResult
+from modeling_macaron.machine import run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.make_parser(__doc__)
     command_line.add_files(parser)
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="(%(default)s)")
     parser.add_argument("--steps", type=int, default=64, help="steps of the integrated gradients (%(default)s)")
     parser.add_argument("--baseline", choices=BASELINES, default="n", help="start of the paths (%(default)s)")
-    command_line.add_figures(parser, same_scale=True)
-    command_line.add_rows(parser)
-    command_line.add_names(parser)
-    command_line.add_batches(parser, batch_size=64, of="points")
+    command_line.add_figures(parser)
+    parser.add_argument("--same_scale", action="store_true", help="draw all figures to one scale")
+    command_line.add_run(parser)
+    command_line.add_model(parser, dtype="convert the weights; half precision is coarse")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and attribute."""
     args = build_parser().parse_args(argv)
-    command_line.prepare_process()
-    try:
-        result = attribution_file(**vars(args), verbose=True)
-    except (ValueError, OSError, MemoryError) as error:
-        sys.exit(f"error: {error}")
+    result = command_line.run(lambda: _attribute(args))
     command_line.report_lines(result, args.source, args.output)
 
 
+def _attribute(args: argparse.Namespace) -> FileResult:
+    figures = command_line.figures_of(args, same_scale=args.same_scale)
+    predictor, options = command_line.load_predictor(args), command_line.file_options(args)
+    settings = {name: getattr(args, name) for name in ("method", "steps", "baseline")}
+    return attribution_file(predictor, args.source, args.output, **settings, figures=figures, options=options)
+
+
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -13,15 +13,15 @@ training data) and `problem`.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from modeling_macaron.analysis import command_line
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.constraints import Constraints
-from modeling_macaron.analysis.design import RANKS, SearchOptions
-from modeling_macaron.analysis.design_file import design_file
+from modeling_macaron.analysis.design import RANKS, SearchOptions, design_file, random_starts
 from modeling_macaron.analysis.design_search import METHODS
+from modeling_macaron.analysis.files import FileResult
+from modeling_macaron.machine import run_command
 
 
 def parse_target(text: str) -> str | float:
@@ -67,7 +67,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("model", help="checkpoint folder or name on the Hub")
     parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
     origin = parser.add_mutually_exclusive_group(required=True)
@@ -75,8 +75,6 @@ def build_parser() -> argparse.ArgumentParser:
     origin.add_argument("--random", type=int, dest="num_starts", metavar="N", help="start from N random promoters")
     parser.add_argument("--length", type=int, metavar="NT", help="length of random promoters (80, or a strand)")
     parser.add_argument("--gc", type=float, help="GC fraction of random promoters (0.5, or the middle of --gc_range)")
-    command_line.add_rows(parser, strict="stop at the first start that cannot be used")
-    command_line.add_names(parser)
     parser.add_argument(
         "--target",
         type=parse_target,
@@ -89,43 +87,49 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="kept, as 12 or 1-5")
     parser.add_argument("--training", type=Path, metavar="FILE", help="training table, for nearest_training_distance")
     parser.add_argument("--fasta", type=Path, metavar="FILE", help="also write the designs as FASTA")
-    command_line.add_overwrite(parser)
-    command_line.add_batches(parser)
-    parser.add_argument("--merged", action="store_true", help="merge the attention projections: same numbers, faster")
+    command_line.add_run(parser, strict="stop at the first start that cannot be used")
+    command_line.add_model(parser, dtype="convert the weights; half precision hides small effects")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and design."""
-    options = vars(build_parser().parse_args(argv))
-    command_line.prepare_process()
-    gc_range, sites, fixed = (options.pop(name) for name in ("gc_range", "forbid", "fix"))
-    options["training_sequences"] = options.pop("training")
-    search = SearchOptions(**{name: options.pop(name) for name in SearchOptions._fields})
-    options["num_starts"] = 1 if options["num_starts"] is None else options["num_starts"]
-    try:
-        positions = tuple(position for part in fixed for position in part)
-        constraints = Constraints(gc_range and tuple(gc_range), tuple(sites), positions)
-        result = design_file(**options, options=search, constraints=constraints, verbose=True)
-    except (ValueError, OSError, MemoryError) as error:
-        sys.exit(f"error: {error}")
-    designs, starts = plural(result.num_designs, "design"), plural(result.num_starts, "start")
-    print(f"{designs} for {starts} written to {options['output']}")
-    if result.num_designs:
-        print(f"predicted change in the median: {result.median_change:+.3f} assay units")
-    if result.num_designs and not isinstance(search.target, str):
-        print(f"{result.num_reached} of {result.num_designs} reached {search.target:g}; nearest {result.nearest:.2f}")
+    args = build_parser().parse_args(argv)
+    result = command_line.run(lambda: _design(args))
+    if not command_line.is_main_process():
+        return
+    details, num_designs = result.details, int(result.details["num_designs"])
+    print(f"{plural(num_designs, 'design')} for {plural(result.num_rows, 'start')} written to {args.output}")
+    if num_designs:
+        print(f"predicted change in the median: {details['median_change']:+.3f} assay units")
+    if "nearest" in details:
+        reached = f"{details['num_reached']} of {num_designs} reached {args.target:g}"
+        print(f"{reached}; nearest {details['nearest']:.2f}")
     if result.num_problems:
-        print(f"{plural(result.num_problems, 'start')} could not be used: the column `problem` says why")
-    if result.num_unchanged:
-        print(f"{plural(result.num_unchanged, 'design')} without an edit: none brought the start closer to the target")
-    if result.num_out_of_range:
-        designs = plural(result.num_out_of_range, "design")
-        print(f"{designs} predicted beyond 3 standard deviations of the training data: see `out_of_range`")
-    if result.num_designs and options["training_sequences"] is None:
+        print(f"{plural(result.num_problems, 'start')} could not be used: the column `problem` gives the reason")
+    if unchanged := details["num_unchanged"]:
+        print(f"{plural(unchanged, 'design')} without an edit: none brought the start closer to the target")
+    if far := details["num_out_of_range"]:
+        print(f"{plural(far, 'design')} predicted beyond 3 standard deviations of the training data: `out_of_range`")
+    if num_designs and args.training is None:
         print("`nearest_training_distance` is empty: --training FILE compares the designs with the training sequences")
-    command_line.report_malformed(result, options["starts"])
+    command_line.report_malformed(result, args.starts)
+
+
+def _design(args: argparse.Namespace) -> FileResult:
+    search = SearchOptions(**{name: getattr(args, name) for name in SearchOptions.__dataclass_fields__})
+    positions = tuple(position for part in args.fix for position in part)
+    constraints = Constraints(args.gc_range and tuple(args.gc_range), tuple(args.forbid), positions)
+    predictor, starts = command_line.load_predictor(args, args.starts, args.training), args.starts
+    if starts is None:
+        starts = random_starts(
+            predictor, args.num_starts, length=args.length, gc=args.gc, constraints=constraints, seed=args.seed
+        )
+    return design_file(
+        predictor, starts, args.output, search, constraints=constraints, training_sequences=args.training,
+        fasta=args.fasta, options=command_line.file_options(args),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

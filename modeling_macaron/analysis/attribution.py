@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_macaron.analysis.encoding import encode_sequences, spell_letters, variable_parts, variable_slices
-from modeling_macaron.analysis.mutants import BASES
-from modeling_macaron.analysis.predict import check_batch_size
+from modeling_macaron.analysis.files import ROWS_AT_ONCE, FileOptions, FileResult, LineTask, check_files, run_task
+from modeling_macaron.analysis.row_figures import RowFigures
+from modeling_macaron.dna import BASES, encode_sequences, pad_centered, spell, variable_parts
 from modeling_macaron.io.streams import progress_bar
-from modeling_macaron.loading import load_model
+from modeling_macaron.io.tables import open_table
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from tokenization import KmerTokenizer, StrandBatch
+from modeling_macaron.predictor import Predictor, as_predictor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = ("integrated_gradients", "gradient_x_input")
+BASELINES = ("n", "uniform")
+_GRADIENT_SHARE = 4  # a backward pass needs more memory: batches are so many times smaller
 
 
 class Attribution(NamedTuple):
@@ -41,12 +49,12 @@ class Attribution(NamedTuple):
     @property
     def per_base(self) -> list[np.ndarray]:
         """Sum over A, C, G and T, (length,) for each sequence."""
-        return [letters.sum(axis=1) for letters in self.attributions]
+        return [bases.sum(axis=1) for bases in self.attributions]
 
     @property
     def completeness_error(self) -> np.ndarray:
         """Sum of the attributions minus (expression - baseline expression), (sequences,)."""
-        totals = np.array([letters.sum() for letters in self.attributions], dtype=np.float64)
+        totals = np.array([bases.sum() for bases in self.attributions], dtype=np.float64)
         return totals - (self.expression - self.baseline_expression)
 
 
@@ -69,38 +77,31 @@ class OneHotExpression(nn.Module):
         forward_strand = F.pad(one_hot, (padding // 2, padding - padding // 2))
         both_strands = torch.cat([forward_strand, forward_strand.flip(1, 2)], dim=2)
         known = both_strands[:, :, : config.sequence_length].transpose(1, 2)
-        letters = torch.cat([known, 1 - known.sum(2, keepdim=True), torch.zeros_like(known[:, :, :1])], dim=2)
-        readings = [letters, letters.roll(config.strand_length, 1)] if config.both_orientations else [letters]
+        bases = torch.cat([known, 1 - known.sum(2, keepdim=True), torch.zeros_like(known[:, :, :1])], dim=2)
+        readings = [bases, bases.roll(config.strand_length, 1)] if config.both_orientations else [bases]
         embedded = embeddings.embed_one_hot(torch.cat(readings))
         logits = self.model(inputs_embeds=embedded, output_nucleotide_logits=False).logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).view(len(readings), -1, 1).mean(dim=0)
         return logits * config.expression_std + config.expression_mean
 
 
-def as_one_hot_module(
-    model: str | Path | MacaronForExpressionPrediction, tokenizer: KmerTokenizer | None = None
-) -> OneHotExpression:
+def as_one_hot_module(predictor: Predictor | str | Path | MacaronForExpressionPrediction) -> OneHotExpression:
     """Wrap a model for packages that read one-hot DNA, such as tangermeme and captum.
 
-    The module pads the sequence, appends the reverse complement and predicts as `predict` does. The weight of N is one
-    minus the sum of A, C, G and T, so a column of zeros is N. The gradient for a base is the effect of replacing N by
-    that base.
+    The module pads the sequence, appends the reverse complement and predicts as `Predictor.predict` does. The weight of
+    N is one minus the sum of A, C, G and T, so a column of zeros is N. The gradient for a base is the effect of
+    replacing N by that base.
 
     Parameters
     ----------
-    model, tokenizer
-        See `load_model`. The model is not copied; it is set to evaluation mode.
+    predictor : Predictor, str, Path or MacaronForExpressionPrediction
+        A predictor, or what `Predictor.from_pretrained` takes. The model is not copied.
 
     Returns
     -------
     OneHotExpression
         Maps variable parts without flanks, (batch, 4, length) floats with channels A, C, G, T and a length of up to
         `strand_length`, to expression (batch, 1) in assay units.
-
-    Raises
-    ------
-    ValueError
-        If tokenizer and model differ in strand length.
 
     Examples
     --------
@@ -110,22 +111,14 @@ def as_one_hot_module(
     >>> module(torch.eye(4).repeat(1, 1, 20)).shape  # ACGT twenty times
     torch.Size([1, 1])
     """
-    model, tokenizer = load_model(model, tokenizer)
-    if tokenizer.strand_length != model.config.strand_length:
-        raise ValueError(
-            f"the tokenizer pads to {tokenizer.strand_length} nt, the model reads {model.config.strand_length} nt"
-        )
-    return OneHotExpression(model).eval()
+    return OneHotExpression(as_predictor(predictor).model).eval()
 
 
 def gradient_x_input(
-    model: str | Path | MacaronForExpressionPrediction,
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
     sequences: Sequence[str],
     *,
     gradient_correction: bool = True,
-    tokenizer: KmerTokenizer | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
     verbose: bool = False,
 ) -> Attribution:
     """Attribute expression to bases by gradient times input (Shrikumar et al. 2016, arXiv:1605.01713).
@@ -134,15 +127,14 @@ def gradient_x_input(
 
     Parameters
     ----------
-    model, tokenizer, device
-        See `load_model`. Use float32 or float64 weights, since gradients in half precision are coarse.
+    predictor : Predictor, str, Path or MacaronForExpressionPrediction
+        A predictor, or what `Predictor.from_pretrained` takes. Use float32 or float64 weights, since gradients in half
+        precision are coarse. A backward pass takes a quarter of its batch size.
     sequences : sequence of str
         DNA, with or without the constant flanks.
     gradient_correction : bool
         Subtract the mean over A, C, G and T from the gradient at each position. One-hot sequences cannot move in that
         direction, so training does not constrain it (Majdandzic et al. 2023, Genome Biology 24:109).
-    batch_size : int
-        Sequences per forward pass.
     verbose : bool
         Show a progress bar.
 
@@ -156,27 +148,25 @@ def gradient_x_input(
     ValueError
         If a sequence is not DNA, is empty, too long or masked. The message names it.
     """
-    inputs = _encode(model, sequences, tokenizer, device)
-    return local_gradients(inputs, gradient_correction=gradient_correction, batch_size=batch_size, verbose=verbose)
+    predictor = as_predictor(predictor)
+    parts = variable_parts(encode_sequences(predictor.tokenizer, sequences))
+    return _attribute(predictor, parts, None, "n", gradient_correction, verbose)
 
 
 def integrated_gradients(
-    model: str | Path | MacaronForExpressionPrediction,
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
     sequences: Sequence[str],
     *,
     steps: int = 64,
     baseline: str | np.ndarray = "n",
     gradient_correction: bool = False,
-    tokenizer: KmerTokenizer | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
     verbose: bool = False,
 ) -> Attribution:
     """Attribute the difference in expression from a baseline by integrated gradients (Sundararajan et al. 2017, ICML).
 
     Parameters
     ----------
-    model, sequences, tokenizer, device, verbose
+    predictor, sequences, verbose
         See `gradient_x_input`.
     steps : int
         Nodes of the Gauss-Legendre quadrature. The ReLU of the convolution makes gradients jump along the path, so the
@@ -186,8 +176,6 @@ def integrated_gradients(
         shuffled sequences: (4,), (length, 4) or (sequences, length, 4). The remaining weight is that of N.
     gradient_correction : bool
         As in `gradient_x_input`. The sum is then complete only if sequence and baseline have no N.
-    batch_size : int
-        Points of the paths per forward pass.
 
     Returns
     -------
@@ -207,97 +195,26 @@ def integrated_gradients(
     >>> [bases.shape for bases in result.per_base]
     [(10,), (12,)]
     """
-    check_steps(steps)
-    return path_gradients(
-        _encode(model, sequences, tokenizer, device),
-        steps=steps,
-        baseline=baseline,
-        gradient_correction=gradient_correction,
-        batch_size=batch_size,
-        verbose=verbose,
-    )
+    predictor = as_predictor(predictor)
+    parts = variable_parts(encode_sequences(predictor.tokenizer, sequences))
+    return _attribute(predictor, parts, steps, baseline, gradient_correction, verbose)
 
 
-def check_steps(steps: int) -> None:
-    """Raise a `ValueError` if `steps` is below 1."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-
-
-class Inputs(NamedTuple):
-    """One-hot sequences (sequences, 4, strand_length) float32, and the slice of each variable part."""
-
-    module: OneHotExpression
-    one_hot: np.ndarray
-    spans: list[slice]
-    sequences: list[str]
-
-
-class _Path(NamedTuple):
-    """Baselines (sequences, 4, strand_length), and nodes in 0 to 1 with their quadrature weights."""
-
-    baseline: np.ndarray
-    nodes: np.ndarray
-    weights: np.ndarray
-
-
-def encode_inputs(module: OneHotExpression, strands: StrandBatch) -> Inputs:
-    """Turn the strands without a problem into padded one-hot DNA."""
-    fine = strands.problem == 0
-    strands = StrandBatch(*(array[fine] for array in strands))
-    one_hot = np.eye(len(BASES) + 1, len(BASES), dtype=np.float32)[strands.ids].transpose(0, 2, 1)
-    return Inputs(module, one_hot, variable_slices(strands), [spell_letters(part) for part in variable_parts(strands)])
-
-
-def _encode(
-    model: str | Path | MacaronForExpressionPrediction,
-    sequences: Sequence[str],
-    tokenizer: KmerTokenizer | None,
-    device: str | torch.device | None,
-) -> Inputs:
-    model, tokenizer = load_model(model, tokenizer, device)
-    return encode_inputs(as_one_hot_module(model, tokenizer), encode_sequences(tokenizer, sequences))
-
-
-def local_gradients(
-    inputs: Inputs, *, gradient_correction: bool = True, batch_size: int = 64, verbose: bool = False
-) -> Attribution:
-    """Attribute encoded sequences; see `gradient_x_input`."""
-    path = _Path(np.zeros_like(inputs.one_hot), nodes=np.ones(1), weights=np.ones(1))
-    return _attribute(inputs, path, gradient_correction, batch_size, verbose)
-
-
-def path_gradients(
-    inputs: Inputs,
-    *,
-    steps: int = 64,
-    baseline: str | np.ndarray = "n",
-    gradient_correction: bool = False,
-    batch_size: int = 64,
-    verbose: bool = False,
-) -> Attribution:
-    """Attribute encoded sequences; see `integrated_gradients`."""
-    check_steps(steps)
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    path = _Path(_spread_baseline(baseline, inputs), (nodes + 1) / 2, weights / 2)
-    return _attribute(inputs, path, gradient_correction, batch_size, verbose)
-
-
-def _spread_baseline(baseline: str | np.ndarray, inputs: Inputs) -> np.ndarray:
+def _spread_baseline(baseline: str | np.ndarray, spans: Sequence[slice], strand_length: int) -> np.ndarray:
     """Put the baseline on every variable part, (sequences, 4, strand_length). The padding stays N."""
     if isinstance(baseline, str):
-        if baseline not in ("n", "uniform"):
+        if baseline not in BASELINES:
             raise ValueError(f'baseline must be "n", "uniform" or an array, got {baseline!r}')
         baseline = np.full(len(BASES), 0.0 if baseline == "n" else 1 / len(BASES))
     weights = np.asarray(baseline, dtype=np.float32)
     if weights.ndim not in (1, 2, 3) or weights.shape[-1] != len(BASES):
         raise ValueError(f"baseline must be (4,), (length, 4) or (sequences, length, 4), got {weights.shape}")
-    if weights.ndim == 3 and len(weights) != len(inputs.spans):
-        raise ValueError(f"baseline has {len(weights)} sequences for {len(inputs.spans)}")
+    if weights.ndim == 3 and len(weights) != len(spans):
+        raise ValueError(f"baseline has {len(weights)} sequences for {len(spans)}")
     if not ((weights >= 0).all() and (weights.sum(axis=-1) <= 1 + 1e-5).all()):
         raise ValueError("baseline must be weights of A, C, G and T: 0 or more, with a sum of at most 1")
-    spread = np.zeros_like(inputs.one_hot)
-    for row, span in enumerate(inputs.spans):
+    spread = np.zeros((len(spans), len(BASES), strand_length), np.float32)
+    for row, span in enumerate(spans):
         own = weights[row] if weights.ndim == 3 else weights
         if own.ndim == 2 and len(own) != span.stop - span.start:
             raise ValueError(f"baseline has {len(own)} bases, sequence {row} of the batch {span.stop - span.start}")
@@ -305,27 +222,46 @@ def _spread_baseline(baseline: str | np.ndarray, inputs: Inputs) -> np.ndarray:
     return spread
 
 
-def _attribute(inputs: Inputs, path: _Path, gradient_correction: bool, batch_size: int, verbose: bool) -> Attribution:
-    """Multiply the weighted sum of gradients along each path by the difference between sequence and baseline."""
-    check_batch_size(batch_size)
-    way, steps = inputs.one_hot - path.baseline, len(path.nodes)
-    gradients = np.zeros(way.shape)
-    total = len(way) * steps
-    with progress_bar("gradients", total, verbose=verbose) as progress:
+def _attribute(
+    predictor: Predictor,
+    parts: Sequence[np.ndarray],
+    steps: int | None,
+    baseline: str | np.ndarray = "n",
+    gradient_correction: bool = False,
+    verbose: bool = False,
+) -> Attribution:
+    """Multiply the weighted sum of gradients along each path by the difference between sequence and baseline.
+
+    Without `steps`, the only gradient is that at the sequence.
+    """
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    module, length = as_one_hot_module(predictor), predictor.config.strand_length
+    strands = np.concatenate([np.empty((0, length), np.uint8), *(pad_centered(part[None], length) for part in parts)])
+    starts = [(length - len(part)) // 2 for part in parts]
+    spans = [slice(start, start + len(part)) for start, part in zip(starts, parts, strict=True)]
+    one_hot = np.eye(len(BASES) + 1, len(BASES), dtype=np.float32)[strands].transpose(0, 2, 1)
+    baselines = _spread_baseline(baseline, spans, length)
+    nodes, weights = np.polynomial.legendre.leggauss(steps or 1)
+    nodes, weights = ((nodes + 1) / 2, weights / 2) if steps else (np.ones(1), np.ones(1))
+    way, num_nodes = one_hot - baselines, len(nodes)
+    gradients, total = np.zeros(way.shape), len(way) * num_nodes
+    batch_size = max(predictor.batch_size // _GRADIENT_SHARE, 1)
+    with progress_bar("gradients", total, verbose=verbose) as progress, predictor.explain_lack_of_memory():
         for start in range(0, total, batch_size):
-            row, step = np.divmod(np.arange(start, min(start + batch_size, total)), steps)
-            points = path.baseline[row] + path.nodes[step, None, None] * way[row]
-            np.add.at(gradients, row, path.weights[step, None, None] * _gradients(inputs.module, points))
+            row, step = np.divmod(np.arange(start, min(start + batch_size, total)), num_nodes)
+            points = baselines[row] + nodes[step, None, None] * way[row]
+            np.add.at(gradients, row, weights[step, None, None] * gradients_at(module, points))
             progress.update(len(row))
     if gradient_correction:
         gradients -= gradients.mean(axis=1, keepdims=True)
     attributions = way * gradients
-    baselines, places = np.unique(path.baseline, axis=0, return_inverse=True)
+    distinct, places = np.unique(baselines, axis=0, return_inverse=True)
     return Attribution(
-        inputs.sequences,
-        [letters[:, span].T.copy() for letters, span in zip(attributions, inputs.spans, strict=True)],
-        _expression(inputs.module, inputs.one_hot, batch_size),
-        _expression(inputs.module, baselines, batch_size)[places.ravel()],
+        [spell(part) for part in parts],
+        [bases[:, span].T.copy() for bases, span in zip(attributions, spans, strict=True)],
+        _expression(module, one_hot, batch_size),
+        _expression(module, distinct, batch_size)[places.ravel()],
     )
 
 
@@ -336,7 +272,7 @@ def _to_tensor(module: OneHotExpression, points: np.ndarray) -> torch.Tensor:
 
 
 @torch.enable_grad()
-def _gradients(module: OneHotExpression, points: np.ndarray) -> np.ndarray:
+def gradients_at(module: OneHotExpression, points: np.ndarray) -> np.ndarray:
     """Gradients of the expression at points, both (batch, 4, length), as float64."""
     one_hot = _to_tensor(module, points).requires_grad_()
     return torch.autograd.grad(module(one_hot).sum(), one_hot)[0].cpu().double().numpy()
@@ -350,3 +286,114 @@ def _expression(module: OneHotExpression, points: np.ndarray, batch_size: int) -
         batch = module(_to_tensor(module, points[start : start + batch_size]))
         values.append(batch.flatten().cpu().double().numpy())
     return np.concatenate(values)
+
+
+class RowAttribution(NamedTuple):
+    """Contributions (length,) of the bases of one sequence to its predicted expression, in assay units."""
+
+    sequence: str
+    per_base: np.ndarray
+    expression: float
+    baseline_expression: float
+
+
+def attribution_file(
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    source: str | Path,
+    output: str | Path,
+    *,
+    method: str = "integrated_gradients",
+    steps: int = 64,
+    baseline: str = "n",
+    figures: RowFigures | None = None,
+    options: FileOptions | None = None,
+) -> FileResult:
+    """Attribute the expression of every row of a file to its bases, with one output line per base.
+
+    Parameters
+    ----------
+    predictor : Predictor, str, Path or MacaronForExpressionPrediction
+        A predictor, or what `Predictor.from_pretrained` takes.
+    source : str or Path
+        TSV, CSV, XLSX, FASTA or Parquet; see `open_table`.
+    output : str or Path
+        `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (if rows have names), `position` (from 1
+        in the variable part), `base`, `attribution`, `predicted_expression`, `predicted_baseline` (all in assay units)
+        and `problem`. A row without a prediction has one line with the reason.
+    method : str
+        `"integrated_gradients"` or `"gradient_x_input"`.
+    steps, baseline
+        See `integrated_gradients`. The baseline is `"n"` or `"uniform"`. Gradient x input ignores both.
+    figures : RowFigures, optional
+        Folder for logos of the first rows with a prediction.
+    options : FileOptions, optional
+        Columns, strictness, overwriting, resuming, progress.
+
+    Returns
+    -------
+    FileResult
+
+    Raises
+    ------
+    ValueError, OSError
+        As `predict_file`.
+    """
+    options = options or FileOptions()
+    check_files(output, options, (predictor, source))
+    for name, value, known in (("method", method, METHODS), ("baseline", baseline, BASELINES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    predictor = as_predictor(predictor)
+    table = open_table(source, sequence_column=options.sequence_column, batch_rows=ROWS_AT_ONCE)
+    task = _AttributionTask(table, predictor.tokenizer, options.name_column)
+    task.predictor, task.figures = predictor, figures
+    task.settings = {
+        "columns": [table.columns.sequence, options.name_column], "method": method, "steps": steps, "baseline": baseline
+    }  # fmt: skip
+    return run_task(task, predictor, table, output, options, [source])
+
+
+class _AttributionTask(LineTask):
+    """One line per base."""
+
+    fields = pa.schema([
+        ("position", pa.int64()), ("base", pa.string()), ("attribution", pa.float64()),
+        ("predicted_expression", pa.float64()), ("predicted_baseline", pa.float64()),
+    ])  # fmt: skip
+    predictor: Predictor
+    limit: float | None = None
+
+    def results(self, ids: list[np.ndarray]) -> Iterator[RowAttribution]:
+        if self.settings["method"] == "integrated_gradients":
+            result = _attribute(self.predictor, ids, self.settings["steps"], self.settings["baseline"])
+        else:
+            result = _attribute(self.predictor, ids, None, gradient_correction=True)
+        rows = zip(result.sequences, result.per_base, result.expression, result.baseline_expression, strict=True)
+        for sequence, per_base, expression, baseline in rows:
+            yield RowAttribution(sequence, per_base, float(expression), float(baseline))
+
+    def columns_of(self, result: RowAttribution) -> Mapping[str, Any]:
+        return {
+            "position": np.arange(1, len(result.sequence) + 1),
+            "base": list(result.sequence),
+            "attribution": result.per_base,
+            "predicted_expression": result.expression,
+            "predicted_baseline": result.baseline_expression,
+        }
+
+    def result_from(self, ids: np.ndarray, lines: pa.Table) -> RowAttribution:
+        values = (lines[name][0].as_py() for name in ("predicted_expression", "predicted_baseline"))
+        return RowAttribution(spell(ids), lines["attribution"].to_numpy(), *values)
+
+    def draw(self) -> None:
+        if self.figures.same_scale:
+            largest = max((float(np.abs(row.per_base).max()) for row in self.figures.results()), default=0.0)
+            self.limit = largest or None
+        super().draw()
+
+    def figures_of(self, result: RowAttribution, title: str) -> dict[str, Figure]:
+        from modeling_macaron.analysis.sequence_plots import attribution_logo
+
+        return {"attribution": attribution_logo(result.sequence, result.per_base, title=title, limit=self.limit)}

@@ -7,14 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from modeling_macaron.dna import BASES, IUPAC
 from tokenization import KmerTokenizer
-
-from .mutants import BASES
-
-IUPAC = {
-    "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
-    "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
-}  # fmt: skip
 
 _C, _G = BASES.index("C"), BASES.index("G")
 _ROUNDING = 1e-9  # both limits are inclusive
@@ -75,13 +69,13 @@ class _Pattern(NamedTuple):
     left: np.ndarray
     right: np.ndarray
 
-    def hits(self, letters: np.ndarray) -> np.ndarray:
+    def hits(self, ids: np.ndarray) -> np.ndarray:
         """Which windows (rows, windows) of sequences (rows, length) match. Window 0 begins in the flank."""
-        sides = [np.broadcast_to(side, (len(letters), side.size)) for side in (self.left, self.right)]
-        construct = np.concatenate([sides[0], letters, sides[1]], axis=1)
+        sides = [np.broadcast_to(side, (len(ids), side.size)) for side in (self.left, self.right)]
+        construct = np.concatenate([sides[0], ids, sides[1]], axis=1)
         width = len(self.allowed)
         num_windows = max(construct.shape[1] - width + 1, 0)
-        found = np.ones((len(letters), num_windows), dtype=bool)
+        found = np.ones((len(ids), num_windows), dtype=bool)
         for offset in range(width):
             found &= self.allowed[offset][construct[:, offset : offset + num_windows]]
         return found
@@ -117,48 +111,48 @@ class Rules:
         """Positions (free,) of a sequence that may be edited."""
         return np.setdiff1d(np.arange(length), np.array(self.constraints.fixed_positions, dtype=np.int64))
 
-    def allow(self, letters: np.ndarray) -> np.ndarray:
+    def allow(self, ids: np.ndarray) -> np.ndarray:
         """Whether sequences (rows, length), ids of A, C, G and T, meet the constraints: (rows,) bool."""
-        allowed = ~self._is_cut(letters)
+        allowed = ~self._is_cut(ids)
         if self.constraints.gc_range is not None:
-            content = _gc_content(letters)
+            content = _gc_content(ids)
             low, high = self.constraints.gc_range
             allowed &= (content >= low - _ROUNDING) & (content <= high + _ROUNDING)
         for pattern in self._patterns:
-            allowed[allowed] = ~pattern.hits(letters[allowed]).any(axis=1)
+            allowed[allowed] = ~pattern.hits(ids[allowed]).any(axis=1)
         return allowed
 
-    def explain(self, letters: np.ndarray) -> str | None:
+    def explain(self, ids: np.ndarray) -> str | None:
         """Describe the first constraint that a sequence (length,) breaks; None if it meets all."""
-        if any(position >= letters.size for position in self.constraints.fixed_positions):
+        if any(position >= ids.size for position in self.constraints.fixed_positions):
             last = max(self.constraints.fixed_positions) + 1
-            return f"position {last} (counted from 1) is to stay, and it has {letters.size} nt"
+            return f"position {last} (counted from 1) is to stay, and it has {ids.size} nt"
         if self.constraints.gc_range is not None:
-            content, (low, high) = float(_gc_content(letters[None])[0]), self.constraints.gc_range
+            content, (low, high) = float(_gc_content(ids[None])[0]), self.constraints.gc_range
             if not low - _ROUNDING <= content <= high + _ROUNDING:
                 return f"its GC content {content:.3f} is outside {low} to {high}"
         for pattern in self._patterns:
-            windows = np.flatnonzero(pattern.hits(letters[None])[0])
+            windows = np.flatnonzero(pattern.hits(ids[None])[0])
             if windows.size:
                 position = int(windows[0]) - pattern.left.size + 1
                 place = f"at position {position} (counted from 1)" if position > 0 else "across the 5' flank"
                 return f"it has the forbidden site {pattern.site} {place}, {pattern.strand} strand"
-        if self._is_cut(letters[None])[0]:
+        if self._is_cut(ids[None])[0]:
             return "its variable part begins and ends like the flanks, which would be cut off"
         return None
 
-    def _is_cut(self, letters: np.ndarray) -> np.ndarray:
+    def _is_cut(self, ids: np.ndarray) -> np.ndarray:
         """Whether sequences (rows, length) begin and end like the flanks, (rows,)."""
         left, right = self._flank5.size, self._flank3.size
-        if not self._may_be_cut or letters.shape[1] < left + right:
-            return np.zeros(len(letters), dtype=bool)
-        ends = letters[:, letters.shape[1] - right :]
-        return (letters[:, :left] == self._flank5).all(axis=1) & (ends == self._flank3).all(axis=1)
+        if not self._may_be_cut or ids.shape[1] < left + right:
+            return np.zeros(len(ids), dtype=bool)
+        ends = ids[:, ids.shape[1] - right :]
+        return (ids[:, :left] == self._flank5).all(axis=1) & (ends == self._flank3).all(axis=1)
 
 
-def _gc_content(letters: np.ndarray) -> np.ndarray:
+def _gc_content(ids: np.ndarray) -> np.ndarray:
     """Fraction of G and C in sequences (rows, length), (rows,)."""
-    return ((letters == _C) | (letters == _G)).mean(axis=1)
+    return ((ids == _C) | (ids == _G)).mean(axis=1)
 
 
 def random_promoters(num: int, length: int, gc: float, rules: Rules, seed: int, max_draws: int = 1000) -> np.ndarray:
@@ -172,11 +166,11 @@ def random_promoters(num: int, length: int, gc: float, rules: Rules, seed: int, 
         random = np.random.default_rng([seed, index])
         for _ in range(max_draws):
             strong = random.permutation(length) < num_gc
-            letters = np.where(strong, random.choice([_C, _G], length), random.choice([0, 3], length)).astype(np.uint8)
-            broken = rules.explain(letters)
+            ids = np.where(strong, random.choice([_C, _G], length), random.choice([0, 3], length)).astype(np.uint8)
+            broken = rules.explain(ids)
             if broken is None:
                 break
         else:
             raise ValueError(f"none of {max_draws} random promoters of {length} nt will do; of the last one, {broken}")
-        found[index] = letters
+        found[index] = ids
     return found

@@ -1,57 +1,63 @@
-"""Design promoters in silico: from a start, by a few substitutions, to more, less or a wanted expression.
+"""Design promoters in silico: from a start, by a few substitutions, to more, less or a target expression.
 
-A design is as good as the model is there. The more edits, the farther it may lead from what the model has seen, and a
-search finds the model's errors as readily as real effects: keep `max_edits` small, read `out_of_range` and
-`nearest_training_distance`, and measure what matters.
+A design is only as good as the model's predictions for it. With more edits a design moves further from the sequences
+that the model has seen, and a search finds the model's errors as readily as real effects. Keep `max_edits` small, look
+at `out_of_range` and `nearest_training_distance`, and measure the designs.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
+import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-import torch
-from tqdm.auto import tqdm
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from modeling_macaron.configuration_macaron import MacaronConfig
-from modeling_macaron.io.streams import progress_bar
-from modeling_macaron.io.tables import open_table
-from modeling_macaron.loading import load_model
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from tokenization import KmerTokenizer
-
-from .constraints import Constraints, Rules, random_promoters
-from .design_oracle import Oracle, SearchStopped, run_searches
-from .design_search import (
+from modeling_macaron.analysis.constraints import Constraints, Rules, random_promoters
+from modeling_macaron.analysis.design_search import (
     METHODS,
     Goal,
+    Oracle,
     Search,
     Space,
     best_first,
+    run_searches,
     search_beam,
     search_by_evolution,
     search_by_gradient,
-    search_greedy,
 )
-from .encoding import encode_sequences, spell_letters, variable_parts
-from .mutants import NUM_BASES, pad_centered
-from .nearest import TrainingStrands
-from .predict import check_batch_size
+from modeling_macaron.analysis.files import (
+    PROBLEM,
+    ROWS_AT_ONCE,
+    FileOptions,
+    FileResult,
+    LineTask,
+    check_files,
+    run_task,
+)
+from modeling_macaron.analysis.nearest import TrainingStrands
+from modeling_macaron.dna import NUM_BASES, encode_sequences, pad_centered, spell, variable_parts
+from modeling_macaron.io.atomic import check_free, new_file
+from modeling_macaron.io.streams import progress_bar
+from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch, open_table
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.predictor import Predictor, as_predictor
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_LENGTH = 80  # nt of the challenge's variable part
 OUT_OF_RANGE = 3.0  # standard deviations of expression in training
 REACHED = 0.05  # a design within this many standard deviations has reached the target
-
 RANKS = ("expression", "bound")
-STARTS_AT_ONCE = 16  # searches that share batches; what each has seen is held in memory
 
 
 class Design(NamedTuple):
@@ -66,15 +72,14 @@ class Design(NamedTuple):
     edits : tuple of (int, str, str)
         Position (from 0 in the variable part), base of `start` and base of `sequence`, in order.
     nearest_training_distance : int or None
-        Hamming distance to the nearest training sequence, None where no training sequences were given.
+        Hamming distance to the nearest training sequence, None if no training sequences were given.
     out_of_range : bool
-        The prediction lies more than 3 standard deviations from the mean of the expression that the model was trained
-        on (`expression_mean`, `expression_std` of its config). The true range of the training data is not known to the
-        model; out there hardly anything was measured, so the number is an extrapolation.
+        The prediction is more than 3 standard deviations from the mean expression of the training rows
+        (`expression_mean`, `expression_std` of the config): an extrapolation, since hardly anything was measured there.
     start_index : int
-        Which of the starts, from 0.
+        Index of the start, from 0.
     expression_low, expression_high : float or None
-        Interval of 90 % of the expression, None where the model has none.
+        Interval of 90 % of the expression, None if the model has none.
     """
 
     start: str
@@ -89,8 +94,40 @@ class Design(NamedTuple):
     expression_high: float | None = None
 
 
-class SearchOptions(NamedTuple):
-    """Options of a search; see `design`."""
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search for designs.
+
+    Attributes
+    ----------
+    target : str or float
+        `"higher"`, `"lower"`, or the expression to come close to, in assay units.
+    max_edits : int
+        Most substitutions between a start and its design.
+    method : str
+        `"greedy"`: the best single substitution, again and again, up to 3 x length predictions an edit. `"beam"`: the
+        best `beam_width` sequences are carried on, the greedy line among them, for that many times the predictions.
+        `"evolution"`: a genetic algorithm, at most `population * (generations + 1)` predictions. `"gradient"`: greedy
+        among the `num_candidates` substitutions that a gradient proposes; a backward pass and these predictions an
+        edit, the cheapest.
+    num_designs : int
+        Most designs for each start, by a search each. Fewer are given if no more were found that are at least as close
+        to the target as the start.
+    min_distance : int
+        Hamming distance between any two designs of a start, at least.
+    beam_width, population, generations, num_candidates : int
+        Options of single methods.
+    seed : int
+        Seed of the evolution.
+    rank_by : str
+        `"expression"`, or `"bound"`: search and rank by the interval of 90 %, by its lower end for the target
+        `"higher"` and by its upper end for `"lower"`, so that an uncertain prediction does not win by its mean.
+
+    Raises
+    ------
+    ValueError
+        If an option is invalid.
+    """
 
     target: str | float = "higher"
     max_edits: int = 10
@@ -104,8 +141,7 @@ class SearchOptions(NamedTuple):
     seed: int = 0
     rank_by: str = "expression"
 
-    def check(self) -> None:
-        """Reject options that make no search."""
+    def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.rank_by not in RANKS:
@@ -128,26 +164,13 @@ class SearchOptions(NamedTuple):
 
     @property
     def column(self) -> int:
-        """Column of `predict_bounds` to search by."""
+        """Column of `Predictor.predict_batches` to search by."""
         return 0 if self.rank_by == "expression" else 1 if self.target == "higher" else 2
 
-    def most_predictions(self, num_free: int) -> int:
-        """Upper bound on predictions for a start with `num_free` editable positions."""
-        an_edit = max((NUM_BASES - 1) * num_free, 1)
-        most = {
-            "greedy": self.max_edits * an_edit,
-            "beam": (1 + (self.max_edits - 1) * self.beam_width) * an_edit,
-            "gradient": self.max_edits * self.num_candidates,
-            "evolution": self.population * (self.generations + 1),
-        }
-        return 1 + self.num_designs * most[self.method]
-
     def search(self, space: Space, goal: Goal) -> Search:
-        """Begin the search; its seed belongs to the start and to the answers before, not to the other starts."""
-        if self.method == "greedy":
-            return search_greedy(space, goal)
-        if self.method == "beam":
-            return search_beam(space, goal, self.beam_width)
+        """Begin a search. Its seed depends on the start and the designs found before, not on the other starts."""
+        if self.method in ("greedy", "beam"):
+            return search_beam(space, goal, 1 if self.method == "greedy" else self.beam_width)
         if self.method == "gradient":
             return search_by_gradient(space, goal, self.num_candidates)
         random = np.random.default_rng([self.seed, len(space.found), zlib.crc32(space.start.tobytes())])
@@ -155,347 +178,347 @@ class SearchOptions(NamedTuple):
 
 
 def design(
-    model: str | Path | MacaronForExpressionPrediction,
-    starts: Sequence[str] | None = None,
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    starts: Sequence[str],
+    options: SearchOptions | None = None,
     *,
-    target: str | float = "higher",
-    max_edits: int = 10,
-    method: str = "greedy",
-    num_designs: int = 1,
-    min_distance: int = 2,
-    beam_width: int = 10,
-    population: int = 64,
-    generations: int = 30,
-    num_candidates: int = 16,
     constraints: Constraints | None = None,
     training_sequences: Sequence[str] | str | Path | None = None,
-    num_starts: int = 1,
-    length: int | None = None,
-    gc: float | None = None,
-    seed: int = 0,
-    rank_by: str = "expression",
-    tokenizer: KmerTokenizer | None = None,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    merged: bool = False,
+    should_stop: Callable[[int], bool | None] | None = None,
     verbose: bool = False,
 ) -> list[Design]:
-    """Design promoters with a wanted expression by substitutions in given or random starts.
+    """Design promoters with a target expression by substitutions in starts.
 
     Predictions are scored in steps of 1e-5 standard deviations, and of equals the first is taken, so that rounding in
-    float32 does not choose: the batch size does not change the designs, but for a difference that falls on a step.
+    float32 does not decide: the batch size does not change the designs, unless a difference falls on a step.
 
     Parameters
     ----------
-    model, tokenizer, device, merged
-        See `load_model`. Take float32 or float64 weights: half precision hides small effects.
-    starts : sequence of str, optional
-        DNA of A, C, G and T, with or without the constant flanks, which are not edited. Default: random promoters.
-    target : str or float
-        `"higher"`, `"lower"`, or the expression to come close to, in assay units.
-    max_edits : int
-        Most substitutions between a start and its design.
-    method : str
-        `"greedy"`: the best single substitution, again and again, up to 3 x length predictions an edit. `"beam"`: the
-        best `beam_width` sequences are carried on, the greedy line among them, for that many times the predictions.
-        `"evolution"`: a genetic algorithm, at most `population * (generations + 1)` predictions. `"gradient"`: greedy
-        among the `num_candidates` substitutions that a gradient proposes; a backward pass and these predictions an
-        edit, the cheapest.
-    num_designs : int
-        Most designs for each start, by a search each. Fewer are given where no more were found that are at least as
-        close to the target as the start.
-    min_distance : int
-        Hamming distance between any two designs of a start, at least.
-    beam_width, population, generations, num_candidates : int
-        Of the methods that have them.
+    predictor : Predictor, str, Path or MacaronForExpressionPrediction
+        A predictor, or what `Predictor.from_pretrained` takes. Use float32 or float64 weights: half precision hides
+        small effects.
+    starts : sequence of str
+        DNA of A, C, G and T, with or without the constant flanks, which are not edited; see `random_starts`.
+    options : SearchOptions, optional
+        How to search. Default: greedily for higher expression with at most ten edits.
     constraints : Constraints, optional
-        Every sequence on the way keeps to them too. A given start that does not is refused, never repaired (that would
-        take edits nobody asked for); a random one is drawn anew.
+        Every sequence on the way meets them too. A start that does not is rejected.
     training_sequences : sequence of str, or str or Path, optional
         Sequences, or a promoter table, for `nearest_training_distance`.
-    num_starts, length, gc : int, int, float
-        Random starts: how many, their length (default 80 nt, or the strand where it is shorter) and fraction of G and
-        C (default 0.5, or the middle of the constraints' range).
-    seed : int
-        Seed of random starts and of the evolution.
-    rank_by : str
-        `"expression"`, or `"bound"`: search and rank by the interval of 90 %, by its lower end for the target
-        `"higher"` and by its upper end for `"lower"`, so that an uncertain prediction does not win by its mean.
-    batch_size : int
-        Sequences that go through the model at once.
+    should_stop : callable, optional
+        Called after each round with the number of predictions so far. If it returns True the search ends, and the
+        designs are the best so far.
     verbose : bool
         Show a progress bar.
 
     Returns
     -------
     list of Design
-        In the order of the starts, the best of each first. Where nothing better is found it is the start, with no edit.
+        In the order of the starts, the best of each first. If nothing better is found it is the start, without edits.
 
     Raises
     ------
     ValueError
-        On options that make no search, on `rank_by="bound"` and a model without intervals, and on a start that is not
-        DNA, is too long or breaks a constraint (the message says which).
+        If `rank_by="bound"` and the model has no intervals, or a start is not DNA, is too long or breaks a constraint
+        (the message names it).
     FileNotFoundError
         If there is no checkpoint, or no table of training sequences.
 
     Examples
     --------
     >>> rules = Constraints(gc_range=(0.3, 0.6), forbidden_sites=("GAATTC",))
-    >>> designs = design("runs/mine/final", ["TTTATATAAGGC"], max_edits=2, constraints=rules)  # doctest: +SKIP
+    >>> search = SearchOptions(max_edits=2)
+    >>> designs = design("runs/mine/final", ["TTTATATAAGGC"], search, constraints=rules)  # doctest: +SKIP
     >>> designs[0].edits  # doctest: +SKIP
     ((3, 'A', 'G'), (8, 'A', 'C'))
     """
-    options = SearchOptions(target, max_edits, method, num_designs, min_distance, beam_width, population, generations,
-                            num_candidates, seed, rank_by)  # fmt: skip
-    options.check()
-    check_batch_size(batch_size)
-    if isinstance(training_sequences, (str, Path)):
-        open_table(training_sequences)
-    model, tokenizer = load_model(model, tokenizer, device, merged=merged)
-    designer = Designer(
-        model, tokenizer, options, constraints, training_sequences, batch_size=batch_size, verbose=verbose
-    )
-    letters = designer.random_starts(num_starts, length, gc) if starts is None else designer.encode_all(starts)
+    predictor = as_predictor(predictor)
+    designer = _Designer(predictor, options or SearchOptions(), constraints, training_sequences)
+    parts = variable_parts(encode_sequences(predictor.tokenizer, starts))
+    for index, part in enumerate(parts):
+        if problem := designer.explain(part):
+            raise ValueError(f"start {index}: {problem}")
     designs: list[Design] = []
-    with designer.progress(letters, verbose=verbose) as progress:
-        for first in range(0, len(letters), STARTS_AT_ONCE):
-            designs += designer.design_next(letters[first : first + STARTS_AT_ONCE], first, progress)
+    with progress_bar("predictions", verbose=verbose) as progress:
+
+        def report(num_predictions: int) -> bool | None:
+            progress.update(num_predictions - progress.n)
+            return should_stop is not None and should_stop(num_predictions)
+
+        for first in range(0, len(parts), ROWS_AT_ONCE):
+            designs += designer.design(parts[first : first + ROWS_AT_ONCE], first, report)
     return designs
 
 
-class Designer:
-    """A model with rules and a way to search, ready to design from encoded starts.
+def random_starts(
+    predictor: Predictor,
+    num_starts: int = 1,
+    *,
+    length: int | None = None,
+    gc: float | None = None,
+    constraints: Constraints | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """Draw random promoters to start from; each has its own seed, so that a larger number only appends.
 
     Parameters
     ----------
-    model, tokenizer
-        From `load_model`.
-    options : SearchOptions
-        How to search.
+    predictor : Predictor
+        Of the model that designs.
+    num_starts, length, gc : int, int, float
+        Number, length (default 80 nt, or the strand if it is shorter) and fraction of G and C (default 0.5, or the
+        middle of the constraints' range).
     constraints : Constraints, optional
-        See `design`.
-    training_sequences : sequence of str, or str or Path, optional
-        See `design`; they are read here.
-    batch_size : int
-        Sequences that go through the model at once.
-    verbose : bool
-        Show a progress bar while the training sequences are read.
+        Which the promoters meet.
+    seed : int
+        Seed of the promoters.
+
+    Returns
+    -------
+    list of str
+        Variable parts, with the constant flanks if the tokenizer always trims them.
+
+    Raises
+    ------
+    ValueError
+        If an option is invalid, or the constraints leave no promoter.
     """
-
-    def __init__(
-        self,
-        model: MacaronForExpressionPrediction,
-        tokenizer: KmerTokenizer,
-        options: SearchOptions,
-        constraints: Constraints | None = None,
-        training_sequences: Sequence[str] | str | Path | None = None,
-        *,
-        batch_size: int = 256,
-        verbose: bool = False,
-    ):
-        self.tokenizer, self.options = tokenizer, options
-        self.rules = Rules(constraints or Constraints(), tokenizer)
-        self._oracle = Oracle(model, tokenizer, batch_size, options.column)
-        self.has_intervals = model.config.interval_quantile(90 if options.column else None) is not None
-        _warn_of_far_target(options.target, model.config)
-        self._training = None
-        if training_sequences is not None:
-            self._training = TrainingStrands(tokenizer, training_sequences, verbose=verbose)
-
-    def random_starts(self, num_starts: int, length: int | None, gc: float | None) -> list[np.ndarray]:
-        """Draw starts; see `design`.
-
-        Returns
-        -------
-        list of numpy.ndarray
-            (length,) uint8 letter ids each.
-
-        Raises
-        ------
-        ValueError
-            If the numbers make no start, or the rules leave none.
-        """
-        return _random_starts(self.rules, self.tokenizer, num_starts, length, gc, self.options.seed)
-
-    def encode_all(self, starts: Sequence[str]) -> list[np.ndarray]:
-        """Encode starts that must all be fine.
-
-        Parameters
-        ----------
-        starts : sequence of str
-            See `design`.
-
-        Returns
-        -------
-        list of numpy.ndarray
-            (length,) uint8 letter ids of each variable part.
-
-        Raises
-        ------
-        ValueError
-            Naming the first that is not.
-        """
-        if isinstance(starts, str):
-            raise ValueError("`starts` must be a list of sequences, got one str")
-        if not len(starts):
-            return []
-        letters = variable_parts(encode_sequences(self.tokenizer, starts))
-        for index, part in enumerate(letters):
-            problem = self.explain(part)
-            if problem:
-                raise ValueError(f"start {index}: {problem}")
-        return letters
-
-    def explain(self, letters: np.ndarray) -> str:
-        """Say why nothing can be designed from the variable part `letters` (length,); an empty text if all is well."""
-        unknown = np.flatnonzero(letters >= NUM_BASES)
-        if unknown.size:
-            return f"position {unknown[0] + 1} (counted from 1) is none of A, C, G and T"
-        broken = self.rules.explain(letters)
-        return "" if broken is None else f"breaks a constraint: {broken}"
-
-    def most_predictions(self, starts: Sequence[np.ndarray]) -> int:
-        """Most predictions that the designs from encoded starts take."""
-        return sum(self.options.most_predictions(self.rules.free_positions(part.size).size) for part in starts)
-
-    def progress(self, starts: Iterable[np.ndarray], *, verbose: bool) -> tqdm:
-        """Make a bar of the predictions for encoded starts, after a line that estimates their time, by one batch."""
-        most, first = 0, None
-        for part in starts:
-            most, first = most + self.most_predictions([part]), part if first is None else first
-        if verbose and first is not None:
-            seconds = most * self._oracle.seconds_per_prediction(first, most)
-            print(f"at most {most:,} predictions, which take about {_duration(seconds)}", file=sys.stderr)
-        return progress_bar("predictions", most, verbose=verbose)
-
-    def reached(self, expressions: Sequence[float]) -> tuple[int, float]:
-        """Count the expressions that reach a target in numbers, and find the nearest; 0 and NaN if there is none."""
-        if isinstance(self.options.target, str) or not len(expressions):
-            return 0, float("nan")
-        values = np.asarray(expressions)
-        distances = np.abs(values - self.options.target)
-        num_reached = int((distances <= REACHED * self._oracle.model.config.expression_std).sum())
-        return num_reached, float(values[distances.argmin()])
-
-    def design_next(self, starts: Sequence[np.ndarray], first: int, progress: tqdm) -> list[Design]:
-        """Design from some starts and lower the bar's total by unused predictions."""
-        before = progress.n
-        designs = self.design(starts, first, progress)
-        progress.total = (progress.total or 0) + progress.n - before - self.most_predictions(starts)
-        return designs
-
-    def design(self, starts: Sequence[np.ndarray], first: int, progress: tqdm) -> list[Design]:
-        """Design from some starts side by side.
-
-        Parameters
-        ----------
-        starts : sequence of numpy.ndarray
-            (length,) uint8 letter ids each, of A, C, G and T; all of them are searched at once.
-        first : int
-            Index of the first of them among all starts.
-        progress : tqdm
-            Counts the predictions. Where its `set_postfix` raises `SearchStopped`, the answer is the best of what was
-            predicted until then.
-
-        Returns
-        -------
-        list of Design
-            In the order of the starts, the best of each first.
-        """
-        if not len(starts):
-            return []
-        known: list[dict[bytes, list[float]]] = [{} for _ in starts]
-        found = _search_group(self._oracle, starts, self.rules, self.options, known, progress)
-        config = self._oracle.model.config
-        designs = [
-            _to_design(letters, answer, known[index], first + index, config)
-            for index, (letters, answers) in enumerate(zip(starts, found, strict=True))
-            for answer in answers
-        ]
-        if self._training is None:
-            return designs
-        length = self.tokenizer.strand_length
-        strands = [pad_centered(answer[None], length) for answers in found for answer in answers]
-        distances = self._training.distance_to(np.concatenate(strands)).tolist()
-        return [one._replace(nearest_training_distance=near) for one, near in zip(designs, distances, strict=True)]
-
-
-def _duration(seconds: float) -> str:
-    """Write a time in the unit that fits."""
-    unit, size = next((pair for pair in (("hours", 3600), ("minutes", 60)) if seconds >= 2 * pair[1]), ("seconds", 1))
-    return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
-
-
-def _warn_of_far_target(target: str | float, config: MacaronConfig) -> None:
-    """Say so where a target lies where hardly anything was measured."""
-    low, high = (config.expression_mean + side * OUT_OF_RANGE * config.expression_std for side in (-1, 1))
-    if not isinstance(target, str) and not low <= target <= high:
-        logger.warning(
-            "the target %g lies outside %.2f to %.2f, %g standard deviations around the mean of the training data: "
-            "hardly anything was measured there, and the designs will most likely end short of it",
-            target, low, high, OUT_OF_RANGE,
-        )  # fmt: skip
-
-
-def _random_starts(
-    rules: Rules, tokenizer: KmerTokenizer, num_starts: int, length: int | None, gc: float | None, seed: int
-) -> list[np.ndarray]:
-    """Draw the starts, (length,) each."""
+    tokenizer, constraints = predictor.tokenizer, constraints or Constraints()
     length = min(DEFAULT_LENGTH, tokenizer.strand_length) if length is None else length
     if not 1 <= length <= tokenizer.strand_length:
         raise ValueError(f"length must be 1 to strand_length = {tokenizer.strand_length}, got {length}")
     if num_starts < 1:
         raise ValueError(f"num_starts must be at least 1, got {num_starts}")
     if gc is None:
-        gc = 0.5 if rules.constraints.gc_range is None else sum(rules.constraints.gc_range) / 2
+        gc = 0.5 if constraints.gc_range is None else sum(constraints.gc_range) / 2
     if not 0 <= gc <= 1:
         raise ValueError(f"gc must be a fraction, got {gc}")
-    return list(random_promoters(num_starts, length, gc, rules, seed))
+    drawn = random_promoters(num_starts, length, gc, Rules(constraints, tokenizer), seed)
+    flanks = (tokenizer.flank5, tokenizer.flank3) if tokenizer.trimming == "always" else ("", "")
+    return [spell(ids).join(flanks) for ids in drawn]
 
 
-def _search_group(
-    oracle: Oracle,
-    starts: Sequence[np.ndarray],
-    rules: Rules,
-    options: SearchOptions,
-    known: Sequence[dict[bytes, list[float]]],
-    progress: tqdm,
-) -> list[np.ndarray]:
-    """Find the answers (found, length) to each start (length,), the first ones of all side by side, then the second."""
-    goal = Goal(options.target, float(oracle.model.config.expression_std))
-    found = [np.empty((0, letters.size), np.uint8) for letters in starts]
-    for rank in range(options.num_designs):
-        spaces = {
-            index: Space(letters, rules, options.max_edits, found[index], options.min_distance)
-            for index, letters in enumerate(starts)
-            if len(found[index]) == rank
-        }
-        searches = {index: options.search(space, goal) for index, space in spaces.items()}
-        is_stopped = False
-        try:
-            run_searches(searches, known, oracle, progress)
-        except SearchStopped:
-            is_stopped = True
-        for index, space in spaces.items():
-            found[index] = np.concatenate([found[index], _pick(space, goal, known[index], oracle.column)])
-        if is_stopped:
-            break
-    return found
+class _Designer:
+    """A predictor with rules and options, ready to design from variable parts."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        options: SearchOptions,
+        constraints: Constraints | None,
+        training_sequences: Sequence[str] | str | Path | None,
+    ):
+        self.config, self.options = predictor.config, options
+        self.rules = Rules(constraints or Constraints(), predictor.tokenizer)
+        self.oracle = Oracle(predictor, options.column)
+        self.has_intervals = self.config.interval_quantile(90 if options.column else None) is not None
+        low, high = (self.config.expression_mean + side * OUT_OF_RANGE * self.config.expression_std for side in (-1, 1))
+        if not isinstance(options.target, str) and not low <= options.target <= high:
+            logger.warning(
+                "the target %g is outside %.2f to %.2f, %g standard deviations around the mean of the training data: "
+                "hardly anything was measured there, and the designs will most likely not reach it",
+                options.target, low, high, OUT_OF_RANGE,
+            )  # fmt: skip
+        self.training = None
+        if training_sequences is not None:
+            self.training = TrainingStrands(predictor.tokenizer, training_sequences)
+
+    def explain(self, ids: np.ndarray) -> str:
+        """Give the problem of a start (length,); empty if none."""
+        unknown = np.flatnonzero(ids >= NUM_BASES)
+        if unknown.size:
+            return f"position {unknown[0] + 1} (counted from 1) is none of A, C, G and T"
+        broken = self.rules.explain(ids)
+        return "" if broken is None else f"breaks a constraint: {broken}"
+
+    def design(
+        self, starts: Sequence[np.ndarray], first: int, should_stop: Callable[[int], bool | None]
+    ) -> list[Design]:
+        """Design from some starts (length,) side by side; `first` is the index of the first among all starts."""
+        if not len(starts):
+            return []
+        known: list[dict[bytes, list[float]]] = [{} for _ in starts]
+        found = self._search(starts, known, should_stop)
+        designs = [
+            self._to_design(ids, answer, known[index], first + index)
+            for index, (ids, answers) in enumerate(zip(starts, found, strict=True))
+            for answer in answers
+        ]
+        if self.training is None:
+            return designs
+        strands = [pad_centered(answer[None], self.config.strand_length) for answers in found for answer in answers]
+        distances = self.training.distance_to(np.concatenate(strands)).tolist()
+        return [one._replace(nearest_training_distance=near) for one, near in zip(designs, distances, strict=True)]
+
+    def _search(
+        self,
+        starts: Sequence[np.ndarray],
+        known: Sequence[dict[bytes, list[float]]],
+        should_stop: Callable[[int], bool | None],
+    ) -> list[np.ndarray]:
+        """Find the answers (found, length) to each start, the first ones of all side by side, then the second."""
+        goal = Goal(self.options.target, float(self.config.expression_std))
+        found = [np.empty((0, ids.size), np.uint8) for ids in starts]
+        for rank in range(self.options.num_designs):
+            spaces = {
+                index: Space(ids, self.rules, self.options.max_edits, found[index], self.options.min_distance)
+                for index, ids in enumerate(starts)
+                if len(found[index]) == rank
+            }
+            searches = {index: self.options.search(space, goal) for index, space in spaces.items()}
+            is_stopped = run_searches(searches, known, self.oracle, should_stop)
+            for index, space in spaces.items():
+                answer = _pick(space, goal, known[index], self.oracle.column)
+                found[index] = np.concatenate([found[index], answer])
+            if is_stopped:
+                break
+        return found
+
+    def _to_design(self, start: np.ndarray, answer: np.ndarray, known: dict[bytes, list[float]], index: int) -> Design:
+        before, after = spell(start), spell(answer)
+        edits = tuple((i, *pair) for i, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
+        value, *bounds = known[answer.tobytes()]
+        is_far = abs(value - self.config.expression_mean) > OUT_OF_RANGE * self.config.expression_std
+        return Design(before, after, known[start.tobytes()][0], value, edits, None, bool(is_far), index, *bounds)
 
 
 def _pick(space: Space, goal: Goal, known: dict[bytes, list[float]], column: int) -> np.ndarray:
-    """Choose the best of all that was predicted, (1, length), or (0, length) where nothing is as good as the start."""
-    letters = np.frombuffer(b"".join(known), np.uint8).reshape(len(known), -1)
+    """Choose the best of all predictions, (1, length), or (0, length) if nothing is as good as the start."""
+    ids = np.frombuffer(b"".join(known), np.uint8).reshape(len(known), -1)
     scores = goal.score(np.array([values[column] for values in known.values()]))
-    fit = np.flatnonzero(space.may_end(letters) & (scores >= scores[0]))  # the start was the first to be predicted
-    return letters[fit[best_first(scores[fit])[:1]]]
+    fit = np.flatnonzero(space.may_end(ids) & (scores >= scores[0]))  # the start was predicted first
+    return ids[fit[best_first(scores[fit])[:1]]]
 
 
-def _to_design(start: np.ndarray, answer: np.ndarray, known: dict[bytes, list[float]], index: int, config) -> Design:
-    """Write out an answer (length,) to a start (length,)."""
-    before, after = spell_letters(start), spell_letters(answer)
-    edits = tuple((i, *pair) for i, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
-    value, *bounds = known[answer.tobytes()]
-    is_far = abs(value - config.expression_mean) > OUT_OF_RANGE * config.expression_std
-    return Design(before, after, known[start.tobytes()][0], value, edits, None, bool(is_far), index, *bounds)
+def design_file(
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    starts: str | Path | Sequence[str],
+    output: str | Path,
+    search: SearchOptions | None = None,
+    *,
+    constraints: Constraints | None = None,
+    training_sequences: Sequence[str] | str | Path | None = None,
+    fasta: str | Path | None = None,
+    options: FileOptions | None = None,
+) -> FileResult:
+    """Design promoters for every row of a file, or every sequence of a list, in a stream; see `predict_file`.
+
+    Parameters
+    ----------
+    predictor : Predictor, str, Path or MacaronForExpressionPrediction
+        A predictor, or what `Predictor.from_pretrained` takes.
+    starts : str, Path or sequence of str
+        TSV, CSV, XLSX, FASTA or Parquet, see `open_table`; or a list of sequences.
+    output : str or Path
+        `.parquet`, `.csv` or `.tsv`, with the columns `row` (of the starts, from 1), `name` (if they have one), `rank`
+        (from 1), `start`, `sequence` (variable parts), `start_expression`, `expression` (assay units),
+        `expression_low` and `expression_high` (if the model has prediction intervals), `num_edits`, `edits` (such as
+        `A12G C40T`, positions from 1), `nearest_training_distance`, `out_of_range` (see `Design`) and `problem`. Starts
+        that cannot be used have one line with the reason.
+    search, constraints, training_sequences
+        See `design`.
+    fasta : str or Path, optional
+        Write the designs as FASTA too.
+    options : FileOptions, optional
+        Columns, strictness, overwriting, resuming, progress.
+
+    Returns
+    -------
+    FileResult
+        `details` has `num_designs`, `num_unchanged` (designs without an edit), `num_out_of_range`, `median_change` of
+        expression (assay units), and for a target in numbers `num_reached` (designs within 0.05 standard deviations)
+        and `nearest` (the expression closest to it).
+
+    Raises
+    ------
+    ValueError, OSError
+        As `design` and `predict_file`.
+    """
+    options = options or FileOptions()
+    files = [path for path in (starts, training_sequences) if isinstance(path, (str, Path))]
+    check_files(output, options, (predictor, *files))
+    if fasta is not None:
+        check_free(fasta, options.overwrite, (predictor, *files))
+        if Path(fasta).resolve() == Path(output).resolve():
+            raise ValueError(f"{output} cannot be both the table and the FASTA file")
+    predictor = as_predictor(predictor)
+    if isinstance(starts, (str, Path)):
+        table = open_table(starts, sequence_column=options.sequence_column, batch_rows=ROWS_AT_ONCE)
+    else:
+        table = _table_of(starts)
+    designer = _Designer(predictor, search or SearchOptions(), constraints, training_sequences)
+    task = _DesignTask(designer, table, predictor, options.name_column)
+    task.settings = {
+        "starts": None if isinstance(starts, (str, Path)) else list(starts), "options": repr((search, constraints)),
+        "columns": [table.columns.sequence, options.name_column],
+    }  # fmt: skip
+    with ExitStack() as stack:
+        if fasta is not None and os.environ.get("RANK", "0") == "0":
+            path = stack.enter_context(new_file(fasta))
+            task.records = stack.enter_context(path.open("w", encoding="ascii"))
+        return run_task(task, predictor, table, output, options, files)
+
+
+def _table_of(sequences: Sequence[str]) -> PromoterTable:
+    """Make a table of sequences in memory."""
+
+    def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
+        for first in range(0, len(sequences), ROWS_AT_ONCE):
+            some = sequences[first : first + ROWS_AT_ONCE]
+            yield TableBatch(pa.table({"sequence": some}), np.arange(first, first + len(some)) + 1)
+
+    return PromoterTable("the list of starts", Columns("sequence"), "list", "start", read_batches, len(sequences))
+
+
+class _DesignTask(LineTask):
+    """One line per design."""
+
+    records: IO[str] | None = None
+
+    def __init__(self, designer: _Designer, table: PromoterTable, predictor: Predictor, name_column: str | None):
+        super().__init__(table, predictor.tokenizer, name_column)
+        self.designer = designer
+        bounds = ("expression_low", "expression_high") if designer.has_intervals else ()
+        kinds = {"rank": "int64", "start": "string", "sequence": "string", "start_expression": "float64"}
+        kinds |= dict.fromkeys(("expression", *bounds), "float64") | {"num_edits": "int64", "edits": "string"}
+        kinds |= {"nearest_training_distance": "int64", "out_of_range": "bool"}
+        self.fields = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in kinds.items()])
+        self.counts = {"num_designs": 0, "num_unchanged": 0, "num_out_of_range": 0}
+        self.changes: list[float] = []
+        self.expressions: list[float] = []
+
+    def explain(self, ids: np.ndarray) -> str:
+        return self.designer.explain(ids)
+
+    def results(self, ids: list[np.ndarray]) -> Iterator[list[Design]]:
+        designs = self.designer.design(ids, 0, lambda _: None)
+        for _, some in groupby(designs, key=lambda one: one.start_index):
+            yield list(some)
+
+    def columns_of(self, result: list[Design]) -> Mapping[str, Any]:
+        columns = {name: [getattr(one, name) for one in result] for name in Design._fields if name in self.fields.names}
+        edits = [" ".join(f"{ref}{at + 1}{alt}" for at, ref, alt in one.edits) for one in result]
+        num_edits = [len(one.edits) for one in result]
+        return columns | {"rank": np.arange(len(result)) + 1, "edits": edits, "num_edits": num_edits}
+
+    def columns_of_problem(self, batch: TableBatch, row: int) -> Mapping[str, Any]:
+        return {"start": batch.table[self.table.columns.sequence][row].as_py()}
+
+    def add_to_summary(self, lines: pa.Table) -> None:
+        designs = lines.filter(pc.equal(lines[PROBLEM], ""))
+        self.counts["num_designs"] += len(designs)
+        self.counts["num_unchanged"] += int(pc.sum(pc.equal(designs["num_edits"], 0)).as_py() or 0)
+        self.counts["num_out_of_range"] += int(pc.sum(designs["out_of_range"]).as_py() or 0)
+        self.changes += pc.subtract(designs["expression"], designs["start_expression"]).to_pylist()
+        self.expressions += designs["expression"].to_pylist()
+        for row in designs.to_pylist() if self.records is not None else ():
+            name = "_".join((row.get("name") or "design").split()) + f"_{row['row']}_{row['rank']}"
+            self.records.write(f">{name} expression={row['expression']:.6g}\n{row['sequence']}\n")
+
+    def summary(self) -> dict[str, float]:
+        details = self.counts | {"median_change": float(np.median(self.changes)) if self.changes else float("nan")}
+        if isinstance(self.designer.options.target, str) or not self.expressions:
+            return details
+        distances = np.abs(np.array(self.expressions) - self.designer.options.target)
+        reached = int((distances <= REACHED * self.designer.config.expression_std).sum())
+        return details | {"num_reached": reached, "nearest": self.expressions[int(distances.argmin())]}

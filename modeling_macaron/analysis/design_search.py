@@ -1,19 +1,20 @@
-"""Searches for better sequences, a few substitutions from a start: each asks for predictions and is sent them.
+"""Searches for designs: generators that request predictions, so that many of them share full batches.
 
-A search is a generator that yields a `Request` and is sent what the model says, so that many of them can share full
-batches. None of them draws on anything but its own seed. Greedy and evolutionary design of promoters by a model's
-predictions: Vaishnav et al. 2022, Nature 603:455 (genetic algorithm); de Almeida et al. 2024, Nature 626:207.
+Greedy and evolutionary design of promoters by a model's predictions: Vaishnav et al. 2022, Nature 603:455 (genetic
+algorithm); de Almeida et al. 2024, Nature 626:207.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .constraints import Rules
-from .mutants import NUM_BASES
+from modeling_macaron.analysis.attribution import as_one_hot_module, gradients_at
+from modeling_macaron.analysis.constraints import Rules
+from modeling_macaron.dna import NUM_BASES, pad_centered
+from modeling_macaron.predictor import Predictor
 
 METHODS = ("greedy", "beam", "evolution", "gradient")
 
@@ -24,9 +25,9 @@ _ELITE_SHARE = 8
 
 
 class Request(NamedTuple):
-    """Sequences (rows, length) of which values (rows,) or, with `gradient`, gradients (rows, length, 4) are wanted."""
+    """Sequences (rows, length) whose values (rows,) or, with `gradient`, gradients (rows, length, 4) are requested."""
 
-    letters: np.ndarray
+    ids: np.ndarray
     gradient: bool = False
 
 
@@ -34,7 +35,7 @@ Search = Generator[Request, np.ndarray, None]
 
 
 class Goal(NamedTuple):
-    """What is wanted: `"higher"`, `"lower"` or an expression in assay units; `scale` is its standard deviation."""
+    """Target: `"higher"`, `"lower"` or an expression in assay units; `scale` is its standard deviation."""
 
     target: str | float
     scale: float
@@ -56,7 +57,7 @@ class Space(NamedTuple):
     Attributes
     ----------
     start : numpy.ndarray
-        (length,) uint8 letter ids.
+        (length,) uint8 token ids.
     rules : Rules
         The constraints.
     max_edits : int
@@ -73,35 +74,35 @@ class Space(NamedTuple):
     found: np.ndarray
     min_distance: int
 
-    def num_edits(self, letters: np.ndarray) -> np.ndarray:
+    def num_edits(self, ids: np.ndarray) -> np.ndarray:
         """Count the substitutions of sequences (rows, length) from the start, (rows,)."""
-        return (letters != self.start).sum(axis=1)
+        return (ids != self.start).sum(axis=1)
 
-    def distances(self, letters: np.ndarray) -> np.ndarray:
+    def distances(self, ids: np.ndarray) -> np.ndarray:
         """Hamming distance of sequences (rows, length) to the nearest answer found, (rows,); their length if none."""
-        distances = np.full(len(letters), letters.shape[1])
+        distances = np.full(len(ids), ids.shape[1])
         for answer in self.found:
-            distances = np.minimum(distances, (letters != answer).sum(axis=1))
+            distances = np.minimum(distances, (ids != answer).sum(axis=1))
         return distances
 
-    def may_end(self, letters: np.ndarray) -> np.ndarray:
+    def may_end(self, ids: np.ndarray) -> np.ndarray:
         """Which of sequences (rows, length) are far enough from the answers found, (rows,)."""
-        return (self.distances(letters) >= self.min_distance) | (not len(self.found))
+        return (self.distances(ids) >= self.min_distance) | (not len(self.found))
 
-    def may_pass(self, letters: np.ndarray) -> np.ndarray:
+    def may_pass(self, ids: np.ndarray) -> np.ndarray:
         """Which of sequences (rows, length) keep to the rules and can still get far enough from the answers found."""
-        num_edits = self.num_edits(letters)
-        far = self.distances(letters) + self.max_edits - num_edits >= self.min_distance
+        num_edits = self.num_edits(ids)
+        far = self.distances(ids) + self.max_edits - num_edits >= self.min_distance
         allowed = (num_edits <= self.max_edits) & (far | (not len(self.found)))
-        allowed[allowed] = self.rules.allow(letters[allowed])
+        allowed[allowed] = self.rules.allow(ids[allowed])
         return allowed
 
-    def neighbours(self, letters: np.ndarray) -> np.ndarray:
-        """Every allowed substitution where `letters` (length,) is as the start: (neighbours, length), by position."""
-        free = self.rules.free_positions(letters.size)
-        free = free[letters[free] == self.start[free]]
-        rows, bases = np.nonzero(letters[free, None] != np.arange(NUM_BASES))
-        mutants = np.repeat(letters[None], len(rows), axis=0)
+    def neighbours(self, ids: np.ndarray) -> np.ndarray:
+        """Every allowed substitution where `ids` (length,) is as the start: (neighbours, length), by position."""
+        free = self.rules.free_positions(ids.size)
+        free = free[ids[free] == self.start[free]]
+        rows, bases = np.nonzero(ids[free, None] != np.arange(NUM_BASES))
+        mutants = np.repeat(ids[None], len(rows), axis=0)
         mutants[np.arange(len(rows)), free[rows]] = bases
         return mutants[self.may_pass(mutants)]
 
@@ -111,28 +112,14 @@ def best_first(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def search_greedy(space: Space, goal: Goal) -> Search:
-    """Take the best single substitution, again and again, until none is an improvement or the edits are used up."""
-    state = space.start
-    score = goal.score((yield Request(state[None])))[0]
-    for _ in range(space.max_edits):
-        candidates = space.neighbours(state)
-        if not len(candidates):
-            return
-        scores = goal.score((yield Request(candidates)))
-        best = int(scores.argmax())
-        if scores[best] <= score:
-            return
-        state, score = candidates[best], scores[best]
-
-
 def search_beam(space: Space, goal: Goal, width: int) -> Search:
-    """Keep the best `width` sequences with one edit, then with two, ...; the greedy line is always one of them.
+    """Keep the best `width` sequences with one edit, then with two, ...
 
-    So a beam finds what `search_greedy` finds or better, which is not so where only the best are kept.
+    The line of best single substitutions, the greedy search, is always one of them, so a beam finds what it finds or
+    better. With a width of 1 the search is greedy: it ends when no substitution is an improvement.
     """
-    yield Request(space.start[None])
     states = space.start[None]
+    score = goal.score((yield Request(states)))[0]
     for _ in range(space.max_edits):
         groups = [space.neighbours(state) for state in states]
         candidates, num_line = np.concatenate(groups), len(groups[0])
@@ -142,10 +129,12 @@ def search_beam(space: Space, goal: Goal, width: int) -> Search:
         candidates = candidates[np.sort(first)]  # the children of the greedy line come first and stay
         scores = goal.score((yield Request(candidates)))
         order = best_first(scores)
+        if width == 1 and scores[order[0]] <= score:
+            return
         if num_line:
             line = int(scores[:num_line].argmax())
             order = np.concatenate([[line], order[order != line]])
-        states = candidates[order[:width]]
+        states, score = candidates[order[:width]], scores[order[0]]
 
 
 def search_by_gradient(space: Space, goal: Goal, num_candidates: int) -> Search:
@@ -208,13 +197,90 @@ def _breed(make: Callable[[int], np.ndarray], count: int, space: Space) -> np.nd
     return kept[:count]
 
 
-def _mutate(letters: np.ndarray, edits: np.ndarray, space: Space, random: np.random.Generator) -> np.ndarray:
-    """Substitute random letters, `edits` (rows,) in each row; what is too many edits from the start is taken back."""
-    letters, free = letters.copy(), space.rules.free_positions(space.start.size)
+def _mutate(ids: np.ndarray, edits: np.ndarray, space: Space, random: np.random.Generator) -> np.ndarray:
+    """Substitute random ids, `edits` (rows,) in each row; what is too many edits from the start is taken back."""
+    ids, free = ids.copy(), space.rules.free_positions(space.start.size)
     for row, count in enumerate(edits):
         positions = random.permutation(free)[:count]
-        letters[row, positions] = (letters[row, positions] + random.integers(1, NUM_BASES, positions.size)) % NUM_BASES
-        changed = random.permutation(np.flatnonzero(letters[row] != space.start))
+        ids[row, positions] = (ids[row, positions] + random.integers(1, NUM_BASES, positions.size)) % NUM_BASES
+        changed = random.permutation(np.flatnonzero(ids[row] != space.start))
         excess = changed[space.max_edits :]
-        letters[row, excess] = space.start[excess]
-    return letters
+        ids[row, excess] = space.start[excess]
+    return ids
+
+
+class Oracle:
+    """Values and gradients of groups of sequences, in full batches.
+
+    `column` is the value to search by: 0 the expression, 1 its lower bound, 2 its upper bound.
+    """
+
+    def __init__(self, predictor: Predictor, column: int = 0):
+        self.predictor, self.column, self.num_predictions = predictor, column, 0
+        self.module = as_one_hot_module(predictor)
+
+    def values(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Predict groups of sequences (rows, length); see `Predictor.predict_batches` for (rows, 3 or 1)."""
+        strands = self._pad(groups)
+        self.num_predictions += len(strands)
+        return _divide(self.predictor.predict_strands(strands), groups)
+
+    def gradients(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Gradients (rows, length, 4) of the expression at each group of sequences (rows, length)."""
+        one_hot = np.eye(NUM_BASES + 1, NUM_BASES)[self._pad(groups)].transpose(0, 2, 1)
+        size, length = self.predictor.batch_size, self.predictor.config.strand_length
+        found = [gradients_at(self.module, one_hot[i : i + size]) for i in range(0, len(one_hot), size)]
+        pieces = _divide(np.concatenate(found).transpose(0, 2, 1), groups)
+        starts = [(length - ids.shape[1]) // 2 for ids in groups]
+        spans = zip(pieces, starts, groups, strict=True)
+        return [piece[:, start : start + ids.shape[1]] for piece, start, ids in spans]
+
+    def _pad(self, groups: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([pad_centered(ids, self.predictor.config.strand_length) for ids in groups])
+
+
+def _divide(rows: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return np.split(rows, np.cumsum([len(ids) for ids in groups])[:-1])
+
+
+def run_searches(
+    searches: dict[int, Search],
+    known: Sequence[dict[bytes, list[float]]],
+    oracle: Oracle,
+    should_stop: Callable[[int], bool | None],
+) -> bool:
+    """Run searches side by side, and return whether they were stopped.
+
+    `known` has the predictions for each start by token ids, and grows. `should_stop(num_predictions)` is called after
+    each round of predictions.
+    """
+    waiting = {index: next(search) for index, search in searches.items()}
+    while waiting:
+        replies = _answer(waiting, known, oracle)
+        if should_stop(oracle.num_predictions):
+            return True
+        for index, reply in replies.items():
+            try:
+                waiting[index] = searches[index].send(reply)
+            except StopIteration:
+                del waiting[index]
+    return False
+
+
+def _answer(
+    waiting: dict[int, Request], known: Sequence[dict[bytes, list[float]]], oracle: Oracle
+) -> dict[int, np.ndarray]:
+    """Answer the requests of all searches; no sequence of a start is predicted twice."""
+    sloped = {index: request.ids for index, request in waiting.items() if request.gradient}
+    valued = {index: request.ids for index, request in waiting.items() if not request.gradient}
+    replies = dict(zip(sloped, oracle.gradients(list(sloped.values())), strict=True)) if sloped else {}
+    new = {}
+    for index, ids in valued.items():
+        unknown = {row.tobytes(): row for row in ids if row.tobytes() not in known[index]}
+        if unknown:
+            new[index] = np.stack(list(unknown.values()))
+    for (index, ids), values in zip(new.items(), oracle.values(list(new.values())) if new else [], strict=True):
+        known[index].update(zip((row.tobytes() for row in ids), values.tolist(), strict=True))
+    for index, ids in valued.items():
+        replies[index] = np.array([known[index][row.tobytes()][oracle.column] for row in ids])
+    return replies

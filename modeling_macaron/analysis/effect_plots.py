@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from modeling_macaron.dna import BASES
 from modeling_macaron.plots import GREY
 
-from .mutants import BASES
 from .sequence_plots import BASE_COLORS, POSITIONS_PER_LINE, lines_of_axes, style_value_axis
 
 _OFFSETS = dict(zip(BASES, (-0.27, -0.09, 0.09, 0.27), strict=True))  # for bases that share a position

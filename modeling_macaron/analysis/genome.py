@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pysam
 
+from modeling_macaron.dna import reverse_complement_text
+from modeling_macaron.io.atomic import new_file
 from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch
 from tokenization.tokenization_kmer import MOST_LETTERS
 
 BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
 
-_COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
 _NO_INTERVAL = re.compile(r"#|(track|browser)\b")
 _BED_LINE_LETTERS = 4 << 20
 _BED_LETTERS = 256 << 20
@@ -130,13 +134,67 @@ def plus_strand(fasta: pysam.FastaFile, promoter: Promoter) -> str:
     return fasta.fetch(promoter.contig, promoter.start, promoter.end)
 
 
-def reverse_complement_text(sequence: str) -> str:
-    """Reverse complement of DNA with IUPAC codes; U becomes A."""
-    return sequence.translate(_COMPLEMENT)[::-1]
-
-
 def hint_at_chr(first: str, second: str) -> str:
     """Explain that two contigs differ in `chr`; empty if they do not."""
     if first.startswith("chr") == second.startswith("chr"):
         return ""
     return ": one file names its contigs with `chr`, the other without; rename those of one"
+
+
+@contextmanager
+def quiet_htslib() -> Iterator[None]:
+    """Silence htslib's own messages."""
+    verbosity = pysam.set_verbosity(0)
+    try:
+        yield
+    finally:
+        pysam.set_verbosity(verbosity)
+
+
+@quiet_htslib()
+def open_fasta(path: str | Path) -> pysam.FastaFile:
+    """Open an indexed FASTA, plain or compressed by bgzip.
+
+    A missing, damaged or outdated index is rebuilt, as by `samtools faidx`, and saved if the folder is writable.
+    Raises a `ValueError` if the file cannot be read as FASTA.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    problem = f"{path} cannot be read as FASTA (plain, or compressed by bgzip)"
+    try:
+        if _has_index(path):
+            with suppress(OSError, ValueError):  # a damaged index is rebuilt too
+                return pysam.FastaFile(str(path))
+        with TemporaryDirectory() as folder:
+            fai, gzi = Path(folder, ".fai"), Path(folder, ".gzi")
+            pysam.faidx(str(path), "--fai-idx", str(fai), "--gzi-idx", str(gzi))
+            built = {"filepath_index": fai} | ({"filepath_index_compressed": gzi} if gzi.exists() else {})
+            fasta = pysam.FastaFile(str(path), **{name: str(index) for name, index in built.items()})
+            for index in built.values():
+                with suppress(OSError), new_file(f"{path}{index.name}", shared=True) as partial:
+                    shutil.copyfile(index, partial)
+            return fasta
+    except pysam.SamtoolsError as error:
+        raise ValueError(f"{problem}: no index can be made of it") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{problem}: {error}") from error
+
+
+def _has_index(path: Path) -> bool:
+    """Whether a FASTA has a current index."""
+    with path.open("rb") as file:
+        suffixes = (".fai", ".gzi") if file.read(2) == b"\x1f\x8b" else (".fai",)
+    return all(is_current(Path(f"{path}{suffix}"), path) for suffix in suffixes)
+
+
+def is_current(index: Path, path: Path) -> bool:
+    """Whether an index has content and is not older than the last change of its file.
+
+    The change time counts too, since a copied file can keep its modification time. After copying
+    both, `touch` the index.
+    """
+    if not index.is_file():
+        return False
+    indexed, changed = index.stat(), path.stat()
+    return indexed.st_size > 0 and indexed.st_mtime_ns >= max(changed.st_mtime_ns, changed.st_ctime_ns)

@@ -9,29 +9,30 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pysam
-import torch
 
-from modeling_macaron.analysis.fasta_index import is_current, open_fasta, quiet_htslib
+from modeling_macaron.analysis.files import FileOptions, FileResult, check_files, run_task
 from modeling_macaron.analysis.genome import (
     Promoter,
     hint_at_chr,
+    is_current,
+    open_fasta,
     plus_strand,
+    quiet_htslib,
     read_promoters,
-    reverse_complement_text,
 )
-from modeling_macaron.analysis.predict import FilePrediction, check_request, without_trimming
-from modeling_macaron.analysis.variant_pairs import VariantRows, check_overflow, write_effects
-from modeling_macaron.analysis.variant_plots import VariantPlots
-from modeling_macaron.analysis.variants import apply_variant, check_allele, check_different
-from modeling_macaron.io.streams import progress_bar
-from modeling_macaron.loading import load_model
+from modeling_macaron.analysis.variant_plots import VariantFigures
+from modeling_macaron.analysis.variants import EffectTask, Pairs, apply_variant, check_allele, check_different
+from modeling_macaron.dna import reverse_complement_text, without_trimming
+from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from tokenization import KmerTokenizer
+from modeling_macaron.predictor import Predictor, as_predictor
 
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
-_SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in _COLUMNS])
+_HIDDEN = ("reference_sequence", "alternative_sequence", "known_problem")
+_SCHEMA = pa.schema([(name, pa.int64() if name == "pos" else pa.string()) for name in (*_COLUMNS, *_HIDDEN)])
 
 
 class _Contig(NamedTuple):
@@ -42,44 +43,35 @@ class _Contig(NamedTuple):
     furthest_ends: list[int]
 
 
-class _Line(NamedTuple):
-    """A line of the output (columns of `_SCHEMA`), both sequences and the problem."""
+class _VcfTable(PromoterTable):
+    """The lines of the output for a VCF, with the sequences and problems in `_HIDDEN`; their numbers are names."""
 
-    columns: tuple[str, int, str, str, str, str, str]
-    reference: str
-    alternative: str
-    problem: str
+    def refuse_problems(self, numbers: np.ndarray, problems: Sequence[str]) -> None:
+        """Raise for the first variant of a batch with a problem."""
+        for name, problem in zip(numbers, problems, strict=True):
+            if problem:
+                raise ValueError(f"variant {name}: {problem}")
 
 
 @quiet_htslib()
 def vcf_file(
-    model: str | Path | MacaronForExpressionPrediction,
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
     vcf: str | Path,
     genome: str | Path,
     promoters: str | Path,
     output: str | Path,
     *,
-    tokenizer: KmerTokenizer | None = None,
     overflow: str = "refuse",
     both_orientations: bool = False,
-    plots: str | Path | None = None,
-    num_plots: int = 10,
-    plot_format: str = "png",
-    strict: bool = False,
-    overwrite: bool = False,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    merged: bool = False,
-    dtype: str | torch.dtype | None = None,
-    compile_model: bool = False,
-    verbose: bool = False,
-) -> FilePrediction:
+    figures: VariantFigures | None = None,
+    options: FileOptions | None = None,
+) -> FileResult:
     """Predict the effect of every alternative allele on every promoter that it overlaps, in a stream.
 
     Parameters
     ----------
-    model, tokenizer, device, merged, dtype, compile_model
-        See `load_model`.
+    predictor : Predictor, str, Path or MacaronForExpressionPrediction
+        A predictor, or what `Predictor.from_pretrained` takes.
     vcf : str or Path
         VCF, plain or compressed by bgzip, or BCF. If an up-to-date index exists, only the promoters' regions are read.
         All indexes of the file (`.tbi`, `.csi`) must be up to date, see `is_current`. Otherwise the whole file is read.
@@ -91,12 +83,12 @@ def vcf_file(
         `.parquet`, `.csv` or `.tsv` with one line per variant, alternative allele and promoter: `chrom`, `pos` (from
         1), `id`, `ref`, `alt` (as in the VCF), `promoter`, `strand`, `reference_expression`, `alternative_expression`,
         `delta` (alternative minus reference, in assay units) and `problem`. It appears when it is complete.
-    overflow, both_orientations, plots, num_plots, plot_format, strict, overwrite, batch_size, verbose
+    overflow, both_orientations, figures, options
         See `variants_file`.
 
     Returns
     -------
-    FilePrediction
+    FileResult
         `num_malformed` is 0, since a malformed record raises.
 
     Raises
@@ -120,32 +112,39 @@ def vcf_file(
     - The contig is missing from the FASTA, or ends within the promoter.
     - The record has no alternative allele (`.`).
     """
-    check_overflow(overflow)
-    check_request(output, overwrite, batch_size, (model, vcf, genome, promoters))
-    figures = None if plots is None else VariantPlots(plots, num_plots, plot_format=plot_format, overwrite=overwrite)
+    options = options or FileOptions()
+    check_files(output, options, (predictor, vcf, genome, promoters))
     contigs = _by_contig(read_promoters(promoters))
-
-    def read_rows() -> Iterator[VariantRows]:
-        lines = _read_lines(_records(Path(vcf), contigs), contigs, fasta)
-        while some := list(islice(lines, 16 * batch_size)):
-            yield _to_rows(some)
-
-    def no_variants() -> ValueError:
-        names = f"their first contigs are {first!r} and {next(iter(contigs))!r}"
-        hint = hint_at_chr(first, next(iter(contigs)))
-        return ValueError(f"no variant of {vcf} lies in a promoter of {promoters} ({names}){hint}")
-
     fasta = open_fasta(genome)  # not closed, since the reading thread may outlive an error
     first = _first_contig(vcf)
-    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    with progress_bar("variants", verbose=verbose) as progress:
-        num_rows, num_problems = write_effects(
-            model, without_trimming(tokenizer), read_rows(), output,
-            both_orientations=both_orientations, strict=strict, batch_size=batch_size, progress=progress,
-            plots=figures, name_column="promoter", overflow=overflow,
-            if_none=no_variants,
-        )  # fmt: skip
-    return FilePrediction(num_rows, num_problems, 0)
+    predictor = as_predictor(predictor)
+    batch_rows = 16 * predictor.batch_size
+
+    def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
+        lines = _read_lines(_records(Path(vcf), contigs), contigs, fasta)
+        while some := list(islice(lines, batch_rows)):
+            names = ["{chrom}:{pos} {ref}>{alt}, promoter {promoter}".format(**line) for line in some]
+            yield TableBatch(pa.Table.from_pylist(some, _SCHEMA), np.array(names))
+
+    table = _VcfTable(str(vcf), Columns(""), "VCF", "variant", read_batches)
+    if next(iter(table), None) is None:
+        names = f"their first contigs are {first!r} and {next(iter(contigs))!r}"
+        hint = hint_at_chr(first, next(iter(contigs)))
+        raise ValueError(f"no variant of {vcf} lies in a promoter of {promoters} ({names}){hint}")
+    task = _VcfTask(predictor, _read_pairs, overflow, both_orientations, figures, "promoter")
+    task.tokenizer = without_trimming(predictor.tokenizer)
+    return run_task(task, predictor, table, output, options, [vcf, genome, promoters])
+
+
+class _VcfTask(EffectTask):
+    """Effects of the variants of a VCF."""
+
+    def compute(self, batch: TableBatch, *rest) -> pa.Table:
+        return super().compute(TableBatch(batch.table.select(_COLUMNS), batch.numbers), *rest)
+
+
+def _read_pairs(batch: TableBatch) -> Pairs:
+    return Pairs(*(batch.table[name].to_pylist() for name in _HIDDEN))
 
 
 def _by_contig(promoters: list[Promoter]) -> dict[str, _Contig]:
@@ -219,7 +218,7 @@ def _merged(contig: _Contig) -> Iterator[tuple[int, int]]:
 
 def _read_lines(
     records: Iterator[pysam.VariantRecord], contigs: dict[str, _Contig], fasta: pysam.FastaFile
-) -> Iterator[_Line]:
+) -> Iterator[dict]:
     """Yield a line for each record, alternative allele and promoter."""
     sequence_of = lru_cache(1024)(lambda promoter: plus_strand(fasta, promoter))
     for record in records:
@@ -232,17 +231,18 @@ def _read_lines(
 
 def _to_line(
     record: pysam.VariantRecord, alternative: str, promoter: Promoter, sequence_of: Callable[[Promoter], str]
-) -> _Line:
-    columns = (record.contig, record.pos, record.id or ".", record.ref, alternative, promoter.name, promoter.strand)
+) -> dict:
+    values = (record.contig, record.pos, record.id or ".", record.ref, alternative, promoter.name, promoter.strand)
+    line = dict(zip(_COLUMNS, values, strict=True)) | dict.fromkeys(_HIDDEN, "")
     try:
         check_different(record.ref, alternative)
         sequence = sequence_of(promoter)
         changed = _apply_within(promoter, sequence, record.start, record.ref, alternative)
     except ValueError as problem:
-        return _Line(columns, "", "", str(problem))
+        return line | {"known_problem": str(problem)}
     if promoter.strand == "-":
         sequence, changed = reverse_complement_text(sequence), reverse_complement_text(changed)
-    return _Line(columns, sequence, changed, "")
+    return line | {"reference_sequence": sequence, "alternative_sequence": changed}
 
 
 def _apply_within(promoter: Promoter, sequence: str, start: int, reference: str, alternative: str) -> str:
@@ -257,17 +257,3 @@ def _apply_within(promoter: Promoter, sequence: str, start: int, reference: str,
         raise ValueError("the variant reaches beyond the promoter")
     inner = [allele[before : len(allele) - after] for allele in (reference, alternative)]
     return apply_variant(sequence, start + before - promoter.start, *inner)
-
-
-def _to_rows(lines: list[_Line]) -> VariantRows:
-    columns, references, alternatives, problems = map(list, zip(*lines, strict=True))
-    arrays = [pa.array(values, kind.type) for values, kind in zip(zip(*columns, strict=True), _SCHEMA, strict=True)]
-
-    def refuse_problems(problems: Sequence[str]) -> None:
-        for (chrom, pos, _, ref, alt, name, _), problem in zip(columns, problems, strict=True):
-            if problem:
-                raise ValueError(f"variant {chrom}:{pos} {ref}>{alt}, promoter {name}: {problem}")
-
-    return VariantRows(
-        pa.Table.from_arrays(arrays, schema=_SCHEMA), references, alternatives, problems, refuse_problems
-    )

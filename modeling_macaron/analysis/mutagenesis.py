@@ -8,21 +8,24 @@ hides small effects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
+import pyarrow as pa
 
+from modeling_macaron.analysis.files import ROWS_AT_ONCE, FileOptions, FileResult, LineTask, check_files, run_task
+from modeling_macaron.analysis.mutants import Edits, MutantStrands, Substitutions, WindowEdits
+from modeling_macaron.analysis.row_figures import RowFigures
+from modeling_macaron.dna import BASES, NUM_BASES, encode_sequences, spell, variable_parts
 from modeling_macaron.io.streams import progress_bar
-from modeling_macaron.loading import load_model
+from modeling_macaron.io.tables import PromoterTable, open_table
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from tokenization import KmerTokenizer
+from modeling_macaron.predictor import Predictor, as_predictor
 
-from .encoding import encode_sequences, spell_letters, variable_parts
-from .mutants import BASES, NUM_BASES, Edits, MutantStrands, Substitutions, WindowEdits
-from .predict import check_batch_size, predict_strands
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Mutagenesis(NamedTuple):
@@ -67,15 +70,9 @@ class WindowScan(NamedTuple):
 
 
 def saturation_mutagenesis(
-    model: str | Path | MacaronForExpressionPrediction,
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
     sequences: Sequence[str],
     *,
-    tokenizer: KmerTokenizer | None = None,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    merged: bool = False,
-    dtype: str | torch.dtype | None = None,
-    compile_model: bool = False,
     verbose: bool = False,
 ) -> Iterator[Mutagenesis]:
     """Predict every single substitution of sequences.
@@ -85,12 +82,10 @@ def saturation_mutagenesis(
 
     Parameters
     ----------
-    model, tokenizer, device, merged, dtype, compile_model
-        See `load_model`.
+    predictor : Predictor, str, Path or MacaronForExpressionPrediction
+        A predictor, or what `Predictor.from_pretrained` takes.
     sequences : sequence of str
         DNA, with or without the constant flanks, which are not mutated.
-    batch_size : int
-        Mutants per forward pass.
     verbose : bool
         Show a progress bar.
 
@@ -111,14 +106,13 @@ def saturation_mutagenesis(
     >>> results[0].deltas.shape  # doctest: +SKIP
     (12, 4)
     """
-    check_batch_size(batch_size)
-    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    letters = variable_parts(encode_sequences(tokenizer, sequences))
-    return mutate(model, letters, Substitutions(), batch_size=batch_size, verbose=verbose)
+    predictor = as_predictor(predictor)
+    parts = variable_parts(encode_sequences(predictor.tokenizer, sequences))
+    return mutate(predictor, parts, Substitutions(), verbose=verbose)
 
 
 def window_scan(
-    model: str | Path | MacaronForExpressionPrediction,
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
     sequences: Sequence[str],
     *,
     window: int,
@@ -126,19 +120,13 @@ def window_scan(
     method: str = "shuffle",
     num_shuffles: int = 10,
     seed: int = 0,
-    tokenizer: KmerTokenizer | None = None,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    merged: bool = False,
-    dtype: str | torch.dtype | None = None,
-    compile_model: bool = False,
     verbose: bool = False,
 ) -> Iterator[WindowScan]:
     """Knock out windows of sequences, one at a time (occlusion: Zeiler & Fergus 2014, ECCV, 818).
 
     Parameters
     ----------
-    model, sequences, tokenizer, device, merged, dtype, compile_model, batch_size, verbose
+    predictor, sequences, verbose
         See `saturation_mutagenesis`.
     window, step : int
         Length of a window, and distance between the starts of windows, in nucleotides.
@@ -159,15 +147,13 @@ def window_scan(
     ValueError
         As `saturation_mutagenesis`; or if an option is invalid or a sequence shorter than a window.
     """
-    check_batch_size(batch_size)
     edits = WindowEdits(window, step, method, num_shuffles, seed)
-    model, tokenizer = load_model(model, tokenizer, device, merged=merged, dtype=dtype, compile_model=compile_model)
-    strands = encode_sequences(tokenizer, sequences)
-    too_short = np.flatnonzero(strands.lengths < edits.min_length)
-    if too_short.size:
-        index, length = too_short[0], strands.lengths[too_short[0]]
-        raise ValueError(f"sequence {index} of the batch: {length} nt are too few for a window of {window} ({method})")
-    return mutate(model, variable_parts(strands), edits, batch_size=batch_size, verbose=verbose)
+    predictor = as_predictor(predictor)
+    parts = variable_parts(encode_sequences(predictor.tokenizer, sequences))
+    for index, part in enumerate(parts):
+        if problem := edits.explain(part):
+            raise ValueError(f"sequence {index} of the batch: {problem}")
+    return mutate(predictor, parts, edits, verbose=verbose)
 
 
 def base_importance(result: Mutagenesis) -> np.ndarray:
@@ -183,37 +169,144 @@ def base_importance(result: Mutagenesis) -> np.ndarray:
     numpy.ndarray
         (length,) float64 in assay units. Positive if the base raises the prediction; 0 at N.
     """
-    is_base = np.array([letter in BASES for letter in result.sequence], dtype=bool)
+    is_base = np.array([base in BASES for base in result.sequence], dtype=bool)
     return np.where(is_base, -result.deltas.sum(axis=1) / (NUM_BASES - 1), 0.0)
 
 
 def mutate(
-    model: MacaronForExpressionPrediction,
-    letters: Sequence[np.ndarray],
-    edits: Edits,
-    *,
-    batch_size: int = 256,
-    verbose: bool = False,
+    predictor: Predictor, parts: Sequence[np.ndarray], edits: Edits, *, verbose: bool = False
 ) -> Iterator[Mutagenesis | WindowScan]:
     """Yield the result of each variable part (length,), as soon as the last of its mutants is predicted."""
-    strands = MutantStrands(letters, edits, model.config.strand_length)
+    strands = MutantStrands(parts, edits, predictor.config.strand_length)
     waiting, done = np.empty(0), 0
     with progress_bar("predictions", len(strands), verbose=verbose) as progress:
-        for batch in predict_strands(model, strands, batch_size=batch_size):
+        for batch in predictor.predict_batches(strands):
             progress.update(len(batch))
-            waiting = np.concatenate([waiting, batch])
-            while done < len(letters) and len(waiting) >= strands.sizes[done]:
+            waiting = np.concatenate([waiting, batch[:, 0]])
+            while done < len(parts) and len(waiting) >= strands.sizes[done]:
                 values, waiting = np.split(waiting, strands.sizes[done : done + 1])
-                yield _result(letters[done], values, edits)
+                deltas = values[1:] - values[0]
+                if isinstance(edits, WindowEdits):
+                    deltas = deltas.reshape(-1, edits.repeats).mean(axis=1)
+                yield _to_result(parts[done], float(values[0]), deltas, edits)
                 done += 1
 
 
-def _result(letters: np.ndarray, values: np.ndarray, edits: Edits) -> Mutagenesis | WindowScan:
-    """Make the result of one sequence from its prediction and those of its mutants, (1 + mutants,)."""
-    sequence, reference, deltas = spell_letters(letters), float(values[0]), values[1:] - values[0]
+def _to_result(ids: np.ndarray, reference: float, deltas: np.ndarray, edits: Edits) -> Mutagenesis | WindowScan:
+    """Make the result of a sequence from the deltas of its substitutions or windows, in order."""
     if isinstance(edits, WindowEdits):
-        starts = edits.starts(len(letters))
-        return WindowScan(sequence, reference, edits.window, starts, deltas.reshape(len(starts), -1).mean(axis=1))
-    matrix = np.zeros((len(letters), NUM_BASES))
-    matrix[edits.places(letters)] = deltas
-    return Mutagenesis(sequence, reference, matrix)
+        return WindowScan(spell(ids), reference, edits.window, edits.starts(len(ids)), deltas)
+    matrix = np.zeros((len(ids), NUM_BASES))
+    matrix[edits.places(ids)] = deltas
+    return Mutagenesis(spell(ids), reference, matrix)
+
+
+def mutagenesis_file(
+    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    source: str | Path,
+    output: str | Path,
+    *,
+    windows: WindowEdits | None = None,
+    figures: RowFigures | None = None,
+    options: FileOptions | None = None,
+) -> FileResult:
+    """Mutate every row of a file in a stream, with one output line per mutant; see `predict_file`.
+
+    Parameters
+    ----------
+    predictor : Predictor, str, Path or MacaronForExpressionPrediction
+        A predictor, or what `Predictor.from_pretrained` takes.
+    source : str or Path
+        TSV, CSV, XLSX, FASTA or Parquet; see `open_table`.
+    output : str or Path
+        `.parquet`, `.csv` or `.tsv`, with the columns `row` (from 1), `name` (if rows have names), `position` (from 1
+        in the variable part), `ref`, `alt`, `predicted_reference`, `delta` (mutant minus original, in assay units) and
+        `problem`. With `windows`, the columns `start`, `end` (first and last position, from 1) and `letters` replace
+        `position`, `ref` and `alt`. A row without a prediction has one line with the reason.
+    windows : WindowEdits, optional
+        Knock out windows; the parameters are those of `window_scan`. Default: all single substitutions.
+    figures : RowFigures, optional
+        Folder for figures of the first rows with a prediction.
+    options : FileOptions, optional
+        Columns, strictness, overwriting, resuming, progress.
+
+    Returns
+    -------
+    FileResult
+
+    Raises
+    ------
+    ValueError, OSError
+        As `predict_file`.
+    """
+    options = options or FileOptions()
+    check_files(output, options, (predictor, source))
+    predictor = as_predictor(predictor)
+    table = open_table(source, sequence_column=options.sequence_column, batch_rows=ROWS_AT_ONCE)
+    task = _MutagenesisTask(predictor, table, windows or Substitutions(), options.name_column, figures)
+    return run_task(task, predictor, table, output, options, [source])
+
+
+class _MutagenesisTask(LineTask):
+    """One line per substitution, or per window."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        table: PromoterTable,
+        edits: Edits,
+        name_column: str | None,
+        figures: RowFigures | None,
+    ):
+        super().__init__(table, predictor.tokenizer, name_column)
+        self.predictor, self.edits, self.figures = predictor, edits, figures
+        self.is_of_windows = isinstance(edits, WindowEdits)
+        places = {"start": "int64", "end": "int64", "letters": "string"}
+        if not self.is_of_windows:
+            places = {"position": "int64", "ref": "string", "alt": "string"}
+        kinds = places | {"predicted_reference": "float64", "delta": "float64"}
+        self.fields = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in kinds.items()])
+        self.settings = {"columns": [table.columns.sequence, name_column], "edits": repr(edits)}
+        self.limits: dict[str, float] = {}
+
+    def explain(self, ids: np.ndarray) -> str:
+        return self.edits.explain(ids)
+
+    def results(self, ids: list[np.ndarray]) -> Iterator[Mutagenesis | WindowScan]:
+        return mutate(self.predictor, ids, self.edits)
+
+    def columns_of(self, result: Mutagenesis | WindowScan) -> Mapping[str, Any]:
+        if self.is_of_windows:
+            ends = result.starts + result.window
+            spans = zip(result.starts, ends, strict=True)
+            columns = {"start": result.starts + 1, "end": ends}
+            columns |= {"letters": [result.sequence[start:end] for start, end in spans], "delta": result.deltas}
+        else:
+            reference, bases = np.array(list(result.sequence)), np.array(list(BASES))
+            positions, alternatives = np.nonzero(reference[:, None] != bases)
+            columns = {"position": positions + 1, "ref": reference[positions], "alt": bases[alternatives]}
+            columns |= {"delta": result.deltas[positions, alternatives]}
+        return columns | {"predicted_reference": result.reference}
+
+    def result_from(self, ids: np.ndarray, lines: pa.Table) -> Mutagenesis | WindowScan:
+        reference = lines["predicted_reference"][0].as_py()
+        return _to_result(ids, reference, lines["delta"].to_numpy(), self.edits)
+
+    def draw(self) -> None:
+        results = self.figures.results()
+        if self.figures.same_scale and results:
+            self.limits["effect"] = max(float(np.abs(result.deltas).max()) for result in results)
+            if not self.is_of_windows:
+                self.limits["importance"] = max(float(np.abs(base_importance(result)).max()) for result in results)
+        super().draw()
+
+    def figures_of(self, result: Mutagenesis | WindowScan, title: str) -> dict[str, Figure]:
+        from modeling_macaron.analysis.sequence_plots import mutagenesis_heatmap, mutagenesis_logo, window_profile
+
+        effect, importance = (self.limits.get(kind) or None for kind in ("effect", "importance"))
+        if self.is_of_windows:
+            return {"windows": window_profile(result, title=title, limit=effect)}
+        return {
+            "heatmap": mutagenesis_heatmap(result, title=title, limit=effect),
+            "logo": mutagenesis_logo(result, title=title, limit=importance),
+        }

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from modeling_macaron.io.streams import progress_bar
+from modeling_macaron.dna import encode_sequences
 from modeling_macaron.io.tables import open_table, string_buffers
 from tokenization import KmerTokenizer
 
@@ -16,11 +15,7 @@ _BLOCK_ROWS = 8192  # fits into a processor's cache
 
 
 def nearest_training_distance(
-    tokenizer: KmerTokenizer,
-    sequences: Sequence[str],
-    training_sequences: Sequence[str] | str | Path,
-    *,
-    verbose: bool = False,
+    tokenizer: KmerTokenizer, sequences: Sequence[str], training_sequences: Sequence[str] | str | Path
 ) -> np.ndarray:
     """Find the Hamming distance of sequences to the nearest training sequence, on the same strand.
 
@@ -34,10 +29,7 @@ def nearest_training_distance(
     sequences : sequence of str
         DNA, with or without the constant flanks.
     training_sequences : sequence of str, or str or Path
-        DNA, or a table file (see `modeling_macaron.io.tables.open_table`). Rows that are not DNA or too long are
-        skipped, as in training.
-    verbose : bool
-        Show a progress bar.
+        DNA, or a table file (see `open_table`). Rows that are not DNA or too long are skipped, as in training.
 
     Returns
     -------
@@ -56,57 +48,35 @@ def nearest_training_distance(
     >>> nearest_training_distance(KmerTokenizer(), ["ACGTACGT", "TTTTTTTT"], ["ACGTACGA", "TTTTAAAA"]).tolist()
     [1, 4]
     """
-    strands = _encode(tokenizer, sequences)
-    return TrainingStrands(tokenizer, training_sequences, verbose=verbose).distance_to(strands)
+    strands = encode_sequences(tokenizer, sequences).ids
+    return TrainingStrands(tokenizer, training_sequences).distance_to(strands)
 
 
 class TrainingStrands:
     """Training sequences in memory, one byte per base; see `nearest_training_distance`."""
 
-    def __init__(
-        self,
-        tokenizer: KmerTokenizer,
-        training_sequences: Sequence[str] | str | Path,
-        *,
-        verbose: bool = False,
-    ):
-        blocks = [np.empty((0, tokenizer.strand_length), np.uint8)]
-        with progress_bar("training sequences", verbose=verbose) as progress:
-            for strands in _training_strands(tokenizer, training_sequences):
-                blocks.append(strands)
-                progress.update(len(strands))
-        self._strands = np.concatenate(blocks)
+    def __init__(self, tokenizer: KmerTokenizer, training_sequences: Sequence[str] | str | Path):
+        blocks = _training_strands(tokenizer, training_sequences)
+        self._strands = np.concatenate([np.empty((0, tokenizer.strand_length), np.uint8), *blocks])
         if not len(self._strands):
             raise ValueError("there is no training sequence to compare with")
-
-    def __len__(self) -> int:
-        return len(self._strands)
 
     def distance_to(self, strands: np.ndarray) -> np.ndarray:
         """Hamming distances (sequences,) int64 of strands (sequences, strand_length) to the training sequences."""
         nearest = np.full(len(strands), self._strands.shape[1] + 1)
         for start in range(0, len(self._strands), _BLOCK_ROWS):
             block = self._strands[start : start + _BLOCK_ROWS]
-            for row, letters in enumerate(strands):
-                nearest[row] = min(nearest[row], np.count_nonzero(block != letters, axis=1).min())
+            for row, ids in enumerate(strands):
+                nearest[row] = min(nearest[row], np.count_nonzero(block != ids, axis=1).min())
         return nearest
-
-
-def _encode(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> np.ndarray:
-    """Strands (sequences, strand_length) of valid sequences."""
-    if not len(sequences):
-        return np.empty((0, tokenizer.strand_length), np.uint8)
-    ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
-    return ids[:, : tokenizer.strand_length].astype(np.uint8)
 
 
 def _training_strands(tokenizer: KmerTokenizer, training_sequences: Sequence[str] | str | Path) -> Iterator[np.ndarray]:
     """Yield strands (rows, strand_length) of training sequences."""
     if not isinstance(training_sequences, (str, Path)):
-        yield _encode(tokenizer, training_sequences)
+        yield encode_sequences(tokenizer, training_sequences).ids
         return
     table = open_table(training_sequences)
     for batch in table:
-        column: pa.ChunkedArray = batch.table.column(table.columns.sequence)
-        strands = tokenizer.encode_strands(*string_buffers(column))
+        strands = tokenizer.encode_strands(*string_buffers(batch.table.column(table.columns.sequence)))
         yield strands.ids[strands.problem == 0]

@@ -25,6 +25,8 @@ class RowFigures:
         Replace all figures of an earlier run.
     prefix : str
         First word of the file names.
+    same_scale : bool
+        Draw all figures to one scale.
 
     Raises
     ------
@@ -42,12 +44,13 @@ class RowFigures:
         plot_format: str = "png",
         overwrite: bool = False,
         prefix: str = "row",
+        same_scale: bool = False,
     ):
         if plot_format not in FIGURE_FORMATS:
             raise ValueError(f"plot_format must be one of {', '.join(FIGURE_FORMATS)}, got {plot_format!r}")
         if num_plots < 1:
             raise ValueError(f"num_plots must be at least 1, got {num_plots}")
-        self.folder, self.num_plots, self.prefix = Path(folder), num_plots, prefix
+        self.folder, self.num_plots, self.prefix, self.same_scale = Path(folder), num_plots, prefix, same_scale
         self._suffix = f".{plot_format}"
         if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(f"{folder} is not a folder: give one for the figures")

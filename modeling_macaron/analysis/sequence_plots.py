@@ -12,10 +12,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from modeling_macaron.dna import BASES
 from modeling_macaron.plots import BLUE, COLUMN_WIDTH, GREEN, GREY, VERMILLION
 
 from .mutagenesis import Mutagenesis, WindowScan, base_importance
-from .mutants import BASES
 
 POSITIONS_PER_LINE = 40  # bases of 5 points fit into a journal column
 

@@ -33,7 +33,7 @@ class Difference(NamedTuple):
     inserted: str
 
 
-class VariantPlots:
+class VariantFigures:
     """Figures of the first promoters, `promoter_1_variants.png` and so on; see `RowFigures` for the parameters."""
 
     def __init__(

@@ -1,0 +1,94 @@
+"""DNA as text and as token ids: bases, complements, padding and variable parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from modeling_macaron.io.tables import string_buffers
+from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, StrandBatch, reverse_complement
+from tokenization.tokenization_kmer import N_ID
+
+BASES = "ACGT"  # token ids 0 to 3
+NUM_BASES = len(BASES)
+IUPAC = {
+    "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
+    "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
+}  # fmt: skip
+_COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
+_BASE_BYTES = np.frombuffer(b"ACGTN", np.uint8)  # token ids 0 to 4
+
+
+def reverse_complement_text(sequence: str) -> str:
+    """Reverse complement of DNA with IUPAC codes; U becomes A."""
+    return sequence.translate(_COMPLEMENT)[::-1]
+
+
+def normalize(text: str) -> str:
+    """Write DNA in upper case, with U as T."""
+    return text.upper().replace("U", "T")
+
+
+def spell(ids: np.ndarray) -> str:
+    """Write token ids (length,) of A, C, G, T and N as text."""
+    return _BASE_BYTES[ids].tobytes().decode()
+
+
+def encode_bases(sequence: str) -> np.ndarray:
+    """Token ids (length,) uint8 of a text of A, C, G, T and N."""
+    return np.array(["ACGTN".index(base) for base in sequence], dtype=np.uint8)
+
+
+def pad_centered(ids: np.ndarray, strand_length: int) -> np.ndarray:
+    """Pad token ids (sequences, length) with N to (sequences, strand_length); an odd N goes to the right."""
+    left = (strand_length - ids.shape[1]) // 2
+    strands = np.full((len(ids), strand_length), N_ID, dtype=np.uint8)
+    strands[:, left : left + ids.shape[1]] = ids
+    return strands
+
+
+def turn_around(strands: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Reverse complement of variable parts in padded strands (rows, strand_length), padded as the tokenizer does."""
+    turned = reverse_complement(strands)
+    odd = (strands.shape[1] - lengths) % 2 == 1
+    turned[odd] = np.roll(turned[odd], -1, axis=1)
+    return turned
+
+
+def without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:
+    """Return a tokenizer for variable parts, which trims no flanks."""
+    return KmerTokenizer(**{name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS} | {"trimming": "never"})
+
+
+def encode_sequences(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> StrandBatch:
+    """Encode sequences. Raises a `ValueError` naming the first that is not DNA, masked, empty or too long."""
+    if isinstance(sequences, str):
+        raise ValueError("`sequences` must be a list of sequences, got one str")
+    sequences = list(sequences)
+    if not all(isinstance(sequence, str) for sequence in sequences):
+        tokenizer(sequences)  # raises
+    strands = tokenizer.encode_strands(*string_buffers(pa.array(sequences, pa.large_string())))
+    if strands.problem.any():
+        tokenizer(sequences)  # raises unless a base is masked
+        index = int(np.flatnonzero(strands.problem)[0])
+        raise ValueError(f"sequence {index} of the batch: a masked letter is not a base")
+    return strands
+
+
+def explain_rows(tokenizer: KmerTokenizer, column: pa.ChunkedArray | pa.Array, strands: StrandBatch) -> list[str]:
+    """Describe the problem of each row (batch,); empty if it has none."""
+    problems = [""] * len(strands.problem)
+    rows = np.flatnonzero(strands.problem).tolist()
+    texts = column.take(pa.array(rows, pa.int64())).cast(pa.large_string()).to_pylist()
+    for row, text in zip(rows, texts, strict=True):
+        problems[row] = tokenizer.explain(text or "", int(strands.problem[row]), int(strands.lengths[row]))
+    return problems
+
+
+def variable_parts(strands: StrandBatch) -> list[np.ndarray]:
+    """Token ids (length,) uint8 of the variable part of each row without a problem."""
+    starts = (strands.ids.shape[1] - strands.lengths) // 2
+    rows = zip(strands.ids, starts, strands.lengths, strands.problem, strict=True)
+    return [ids[start : start + length] for ids, start, length, problem in rows if not problem]
