@@ -23,8 +23,8 @@ from benchmarks.figures import ROOT, make_parser
 from benchmarks.pages import replace_block, table
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.analysis.evaluation import TITLES, evaluate_files, write_result
-from modeling_macaron.analysis.predict import predict
 from modeling_macaron.io.atomic import new_file
+from modeling_macaron.predictor import Predictor
 from modeling_macaron.training.model_card import TRAINING_FACTS, training_table
 from tokenization import KmerTokenizer
 
@@ -52,7 +52,10 @@ def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
         shutil.copyfile(Path(folder, "all.png"), checkpoint / PLOT)
     result["run"] |= {"table": table.name, "pairs": pairs.name, "model": checkpoint.name}
     result["baseline"]["trained_on"] = table.name
-    result["example"] = {"sequence": EXAMPLE, "expression": float(predict(str(checkpoint), [EXAMPLE])[0])}
+    result["example"] = {
+        "sequence": EXAMPLE,
+        "expression": float(Predictor.from_pretrained(checkpoint).predict([EXAMPLE])[0]),
+    }
     write_result(result, checkpoint / EVALUATION)
     return result
 

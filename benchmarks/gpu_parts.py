@@ -34,7 +34,7 @@ from benchmarks.gpu_setup import (
 )
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.analysis.attribution import integrated_gradients
-from modeling_macaron.analysis.predict import predict
+from modeling_macaron.predictor import Predictor
 
 FLOAT32_TOLERANCE = 5e-5  # TF32, which must be off, errs by about 3e-4
 AUTOCAST_TOLERANCE = 3e-2
@@ -138,15 +138,17 @@ def _check_checkpoint(run: Run) -> None:
     """Check predictions and attributions of this repository's checkpoint against float32 on the CPU."""
     ids = np.random.default_rng(0).integers(0, 4, (5, 80))
     promoters = ["".join("ACGT"[one] for one in row) for row in ids]
-    reference, device = predict(CHECKPOINT, promoters, device="cpu"), str(run.device)
+    on_cpu, device = Predictor.from_pretrained(CHECKPOINT, device="cpu"), str(run.device)
+    reference = on_cpu.predict(promoters)
     spread = MacaronConfig.from_pretrained(CHECKPOINT).expression_std
     cases = [(None, CHECKPOINT_TOLERANCE), ("bfloat16", HALF_TOLERANCE), ("float16", HALF_TOLERANCE)]
     for dtype, tolerance in cases:
-        error = np.abs(predict(CHECKPOINT, promoters, device=device, dtype=dtype) - reference).max() / spread
+        found = Predictor.from_pretrained(CHECKPOINT, device=device, dtype=dtype).predict(promoters)
+        error = np.abs(found - reference).max() / spread
         run.results.check(f"check: checkpoint, predictions, {dtype or 'float32'}", error, tolerance)
     expected, found = (
-        np.stack(integrated_gradients(CHECKPOINT, promoters, steps=8, device=place).per_base)
-        for place in ("cpu", device)
+        np.stack(integrated_gradients(predictor, promoters, steps=8).per_base)
+        for predictor in (on_cpu, Predictor.from_pretrained(CHECKPOINT, device=device))
     )
     error = np.abs(found - expected).max() / spread
     run.results.check("check: checkpoint, integrated gradients", error, CHECKPOINT_TOLERANCE)

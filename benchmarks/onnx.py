@@ -20,7 +20,7 @@ import torch
 from benchmarks.figures import RESULTS, Results, add_output, describe_machine, make_parser, result_path, time_in_turn
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis.export import TOLERANCE, export_onnx, open_session, random_promoters
-from modeling_macaron.loading import load_model
+from modeling_macaron.predictor import Predictor
 from tokenization import reverse_complement
 
 BATCH_SIZES = (1, 64)
@@ -29,7 +29,8 @@ SEQUENCES = 64
 
 def run(results: Results, checkpoint: Path, folder: Path, threads: int, rounds: int = 4) -> None:
     """Export a checkpoint in both forms, compare the numbers, and time 64 promoters in turn with PyTorch."""
-    model, tokenizer = load_model(checkpoint, device="cpu", dtype="float32")
+    predictor = Predictor.from_pretrained(checkpoint, device="cpu", dtype="float32")
+    model, tokenizer = predictor.model, predictor.tokenizer
     strands = random_promoters(SEQUENCES, model.config.strand_length)
     ids = np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
     forms: dict[tuple[str, str], Callable[[np.ndarray], object]] = {}

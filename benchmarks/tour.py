@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from scipy.stats import pearsonr, spearmanr
 
 from benchmarks.checkpoint import CHECKPOINT, README, SPLIT, parse_library
@@ -30,9 +29,8 @@ from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, wri
 from benchmarks.pages import replace_block, table
 from modeling_macaron.analysis.effect_plots import variant_effect_plot
 from modeling_macaron.analysis.evaluation import TITLES
-from modeling_macaron.analysis.variant_pairs import variable_parts
 from modeling_macaron.analysis.variant_plots import where_they_differ
-from modeling_macaron.io.tables import string_buffers
+from modeling_macaron.dna import encode_sequences, spell, variable_parts
 from modeling_macaron.plots import save_figure, scatter_with_density
 from tokenization import KmerTokenizer
 
@@ -113,8 +111,7 @@ def _draw_one_promoter(tour: Tour, substitutions: pd.DataFrame) -> None:
     some = substitutions[substitutions.reference_sequence == reference]
     texts = [reference, *some.alternative_sequence]
     tokenizer = KmerTokenizer.from_pretrained(tour.checkpoint)
-    strands = tokenizer.encode_strands(*string_buffers(pa.array(texts)))
-    reference, *alternatives = variable_parts(tokenizer, texts, strands.lengths.tolist())
+    reference, *alternatives = map(spell, variable_parts(encode_sequences(tokenizer, texts)))
     positions, removed, inserted = zip(*(where_they_differ(reference, other) for other in alternatives), strict=True)
     figure = variant_effect_plot(
         reference, positions, inserted, some.delta, references=removed, measured=some.measured_delta,

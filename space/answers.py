@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, saturation_mutagenesis
-from modeling_macaron.analysis.mutants import BASES
-from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.variant_plots import Difference, where_they_differ
 from modeling_macaron.analysis.variants import apply_variant, check_different
-from modeling_macaron.loading import load_model
+from modeling_macaron.dna import BASES, encode_bases, reverse_complement_text, without_trimming
+from modeling_macaron.predictor import Predictor
 from modeling_macaron.reference import Example, load_reference
-from tokenization import KmerTokenizer, reverse_complement
 
 from .reading import BadInput, Limits, Pasted, Promoter, read_change, read_one, read_pasted, read_promoters
 
@@ -68,18 +67,17 @@ class Answers:
     """Answer requests with one model; nothing of a request is kept."""
 
     def __init__(self, checkpoint: str | Path, limits: Limits | None = None):
-        self.model, self.tokenizer = load_model(checkpoint)
+        self.predictor = Predictor.from_pretrained(checkpoint)
+        self.tokenizer, self.config = self.predictor.tokenizer, self.predictor.config
         self.reference = load_reference(checkpoint)
         self.examples = tuple(self._readable(self.reference.examples if self.reference else ()))
         if not self.examples:
             self.examples = (next(self._readable(self._random_sequences())),)
-        std = self.model.config.expression_std
+        std = self.config.expression_std
         self.digits = 0 if std >= 100 else min(max(2, 1 - math.floor(math.log10(std))), 12)
         self.limits = Limits() if limits is None else limits
-        self._variable = KmerTokenizer(  # for promoters that are already trimmed
-            kmer_size=self.tokenizer.kmer_size, strand_length=self.tokenizer.strand_length, trimming="never"
-        )
-        predict(self.model, ["A"], tokenizer=self._variable)  # warm up
+        self.trimmed = replace(self.predictor, tokenizer=without_trimming(self.tokenizer))  # for trimmed promoters
+        self.trimmed.predict(["A"])  # warm up
 
     def _random_sequences(self) -> Iterator[Example]:
         """Yield random promoters, the same at each start."""
@@ -107,7 +105,7 @@ class Answers:
             raise promoters[0]
         if not fine:
             raise BadInput(f"None of these {len(promoters)} lines is a promoter. The first one: {promoters[0]}")
-        values = iter(predict(self.model, [one.sequence for one in fine], tokenizer=self._variable).tolist())
+        values = iter(self.trimmed.predict([one.sequence for one in fine]).tolist())
         return [
             self._to_answer(given.name, one, next(values))
             if isinstance(one, Promoter)
@@ -117,8 +115,7 @@ class Answers:
 
     def _warned(self, promoter: Promoter) -> Promoter:
         """Add a warning if a promoter is unlike the training rows."""
-        ids = np.array([["ACGTN".index(letter) for letter in promoter.sequence]], dtype=np.uint8)
-        is_unlike = self.model.config.unlike_training(ids)
+        is_unlike = self.config.unlike_training(encode_bases(promoter.sequence)[None])
         if is_unlike is None or not is_unlike[0]:
             return promoter
         return promoter._replace(warnings=(*promoter.warnings, UNLIKE_TRAINING))
@@ -132,7 +129,7 @@ class Answers:
     def mutate(self, text: str | None) -> MutatedPromoter:
         """Predict all single substitutions of one promoter."""
         promoter = self._warned(read_one(self.tokenizer, text, self.limits))
-        (result,) = saturation_mutagenesis(self.model, [promoter.sequence], tokenizer=self._variable)
+        (result,) = saturation_mutagenesis(self.trimmed, [promoter.sequence])
         substitutions = [
             Substitution(position, letter, base, float(delta))
             for position, (letter, deltas) in enumerate(zip(result.sequence, result.deltas, strict=True), start=1)
@@ -160,7 +157,7 @@ class Answers:
         else:
             changed, difference = _change(first.sequence, *change)
             num_cut = self._count_too_many(changed, change, cut)
-            second = read_one(self._variable, changed[num_cut:], self.limits, "alternative")
+            second = read_one(self.trimmed.tokenizer, changed[num_cut:], self.limits, "alternative")
         if first.sequence == second.sequence:
             raise BadInput(
                 "With its 5' end cut off, this is the same as the reference."
@@ -170,8 +167,8 @@ class Answers:
             )
         first, second = map(self._warned, (first, second))
         pair = [one.sequence for one in (first, second)]
-        turned = [_turn_around(sequence) for sequence in pair]
-        forward, reverse = predict(self.model, pair + turned, tokenizer=self._variable).reshape(2, 2).tolist()
+        turned = [reverse_complement_text(sequence) for sequence in pair]
+        forward, reverse = self.trimmed.predict(pair + turned).reshape(2, 2).tolist()
         return ComparedAlleles(first, second, tuple(forward), tuple(reverse), difference, num_cut)
 
     def _count_too_many(self, changed: str, change: tuple[str, int, str], cut: bool) -> int:
@@ -228,9 +225,3 @@ def _change(sequence: str, before: str, position: int, after: str) -> tuple[str,
         ) from error
     within = where_they_differ(before, after)
     return changed, within._replace(position=position - 1 + within.position)
-
-
-def _turn_around(sequence: str) -> str:
-    """Spell the reverse complement of a variable part."""
-    ids = np.array(["ACGTN".index(letter) for letter in sequence], dtype=np.uint8)
-    return "".join("ACGTN"[letter] for letter in reverse_complement(ids))

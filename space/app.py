@@ -27,7 +27,7 @@ from . import figures
 from .answers import Answers, example_changes
 from .guard import Guard
 from .reading import BadInput, Limits, doubt_lines, read_one, to_sentence, what_is_read
-from .searching import DesignProgress, DesignRequest, search_designs
+from .searching import DesignRequest, search_designs
 from .uploads import FileProgress, predict_upload
 
 HERE = Path(__file__).parent
@@ -239,9 +239,8 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         wanted = DesignRequest(start, target, value, edits, num, quick, (low, high), sites, positions)
         try:
             for found in search_designs(answers, wanted, searches.of(request, number)):
-                if isinstance(found, DesignProgress):
-                    message = f"{found.num_predictions:,} of at most {found.most_predictions:,} predictions"
-                    yield "", "", "", figures.progressing(found.num_predictions, message, found.most_predictions)
+                if isinstance(found, int):
+                    yield "", "", "", figures.progressing(f"{found:,} predictions")
                 else:
                     yield "", "", "", figures.designed(found, answers.digits)
         except BadInput as error:
@@ -278,7 +277,7 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
 
 def _goal_fields(answers: Answers) -> tuple[list, gr.HTML]:
     """Make the fields of the target and the search, and a place for their problems."""
-    limits, config = answers.limits, answers.model.config
+    limits, config = answers.limits, answers.config
     target = gr.Radio(
         [("higher", "higher"), ("lower", "lower"), ("as near as possible to", "value")], value="higher",
         label="Expression", elem_id="design-target",
@@ -324,7 +323,7 @@ def _file_tab(answers: Answers) -> None:
             for found in predict_upload(answers, name, content, column, output_format, keep):
                 if isinstance(found, FileProgress):
                     message = f"{found.num_done:,} of {found.num_rows:,} rows"
-                    yield "", figures.progressing(found.num_done, message, found.num_rows)
+                    yield "", figures.progressing(message, found.num_done, found.num_rows)
                 else:
                     yield "", figures.predicted_file(found, answers.reference, answers.digits)
         except BadInput as error:

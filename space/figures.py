@@ -17,8 +17,8 @@ import numpy as np
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.design import Design
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, base_importance
-from modeling_macaron.analysis.mutants import BASES
 from modeling_macaron.analysis.variant_plots import Difference
+from modeling_macaron.dna import BASES
 from modeling_macaron.reference import Reference
 
 from .answers import ComparedAlleles, MutatedPromoter, PredictedPromoter
@@ -396,9 +396,10 @@ def waiting() -> str:
     return '<p class="progress" role="status">Waiting for its turn.</p>'
 
 
-def progressing(done: int, text: str, most: int) -> str:
-    """Show progress; `text` describes `done` of `most`."""
-    return f'<p class="progress"><progress max="{most}" value="{done}"></progress> {escape(text)}</p>'
+def progressing(text: str, done: int | None = None, most: int | None = None) -> str:
+    """Show progress; `text` describes `done` of `most`, if they are known."""
+    share = "" if most is None else f' max="{most}" value="{done}"'
+    return f'<p class="progress"><progress{share}></progress> {escape(text)}</p>'
 
 
 def ended(reason: str) -> str:

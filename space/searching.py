@@ -12,12 +12,9 @@ from queue import Empty, SimpleQueue
 from threading import Event
 from typing import NamedTuple
 
-import numpy as np
-
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.constraints import Constraints
-from modeling_macaron.analysis.design import Design, Designer, SearchOptions
-from modeling_macaron.analysis.design_oracle import SearchStopped
+from modeling_macaron.analysis.design import Design, SearchOptions, design, random_starts
 
 from .answers import Answers
 from .reading import BadInput, Limits, Promoter, read_one, read_positions, read_sites, to_sentence
@@ -37,13 +34,6 @@ class DesignRequest(NamedTuple):
     positions: str | None = ""
 
 
-class DesignProgress(NamedTuple):
-    """Progress of a search: predictions so far, and their upper limit."""
-
-    num_predictions: int
-    most_predictions: int
-
-
 class DesignedPromoters(NamedTuple):
     """Result of a search, with warnings; `reason` says why it ended early, or is empty."""
 
@@ -53,80 +43,62 @@ class DesignedPromoters(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class _SearchProgress:
-    """Replaces the progress bar of a search, counts its predictions and ends it."""
-
-    def __init__(self, stop: Event, seconds: float):
-        self._stop, self._end, self._seconds = stop, time.monotonic() + seconds, seconds
-        self._counts: SimpleQueue[int] = SimpleQueue()
-        self._latest = 0
-        self.reason = ""
-
-    def set_postfix(self, predictions: int) -> None:
-        """Take the number of predictions so far, after each round."""
-        self._counts.put(predictions)
-        if self._stop.is_set():
-            self.reason = "Stopped."
-        elif time.monotonic() > self._end:
-            self.reason = f"This took longer than {self._seconds:.0f} seconds: ask for fewer edits or designs."
-        if self.reason:
-            raise SearchStopped(self.reason)
-
-    def update(self, number: int) -> None:
-        """Do nothing: `set_postfix` gets the total."""
-
-    def wait(self, seconds: float) -> int:
-        """Return the number of predictions at its next change, or after some seconds."""
-        with suppress(Empty):
-            self._latest = self._counts.get(timeout=seconds)
-        return self._latest
-
-
-def search_designs(
-    answers: Answers, request: DesignRequest, stop: Event
-) -> Iterator[DesignProgress | DesignedPromoters]:
-    """Design promoters from a start or a random one, yielding progress and finally the designs.
+def search_designs(answers: Answers, request: DesignRequest, stop: Event) -> Iterator[int | DesignedPromoters]:
+    """Design promoters from a start or a random one, yielding the number of predictions and finally the designs.
 
     `stop` ends the search at its next round of predictions, and is set when the search has ended. The field of a
     `BadInput` is that of `DesignRequest`, or empty.
     """
-    tokenizer, start = answers.tokenizer, None
+    limits, start, reason = answers.limits, None, ""
     if (request.start or "").strip():
-        start = read_one(tokenizer, request.start, answers.limits, "start")
-    options = _search_options(request, answers.limits)
-    constraints = _constraints(request, tokenizer.strand_length)
-    designer, letters = _prepare(answers, options, constraints, start)
-    num_free = len(letters) - len(constraints.fixed_positions)
-    most = options.most_predictions(num_free)
-    progress = _SearchProgress(stop, answers.limits.design_seconds)
-    with ThreadPoolExecutor(1) as executor:
-        search = executor.submit(designer.design, [letters], 0, progress)
-        try:
-            while not search.done():
-                yield DesignProgress(min(progress.wait(0.2), most), most)
-            designs = tuple(search.result())
-        finally:
-            stop.set()
-    yield DesignedPromoters(start, designs, progress.reason, _warn_of_target(options.target, answers))
-
-
-def _prepare(
-    answers: Answers, options: SearchOptions, constraints: Constraints, start: Promoter | None
-) -> tuple[Designer, np.ndarray]:
-    """Make the designer, and the token ids (length,) of a start that meets the constraints."""
+        start = read_one(answers.tokenizer, request.start, limits, "start")
+    options = _search_options(request, limits)
+    constraints = _constraints(request, answers.tokenizer.strand_length)
+    tokenizer = answers.tokenizer
+    flanks = (tokenizer.flank5, tokenizer.flank3) if tokenizer.trimming == "always" else ("", "")
     try:
-        designer = Designer(answers.model, answers.tokenizer, options, constraints)
-        letters = None if start else designer.random_starts(1, None, None)[0]
+        sequence = start.sequence.join(flanks) if start else _draw(answers, constraints)
     except ValueError as error:
         raise _broken_rule(str(error)) from error
-    if letters is None:
-        letters = np.array(["ACGTN".index(letter) for letter in start.sequence], np.uint8)
-        broken = designer.explain(letters).replace("breaks a constraint", "the start breaks a rule")
-        if broken:
-            raise _broken_rule(f"{broken}. Edit the start first" + (", or loosen the rule" if "rule" in broken else ""))
-    if not len(designer.rules.free_positions(len(letters))):
+    if len(constraints.fixed_positions) >= len(sequence) - sum(map(len, flanks)):
         raise BadInput("All positions stay: leave at least one free to be edited.", "positions")
-    return designer, letters
+    counts: SimpleQueue[int] = SimpleQueue()
+    end = time.monotonic() + limits.design_seconds
+
+    def should_stop(num_predictions: int) -> bool:
+        nonlocal reason
+        counts.put(num_predictions)
+        if stop.is_set():
+            reason = "Stopped."
+        elif time.monotonic() > end:
+            reason = f"This took longer than {limits.design_seconds:.0f} seconds: ask for fewer edits or designs."
+        return reason != ""
+
+    with ThreadPoolExecutor(1) as executor:
+        search = executor.submit(
+            design, answers.predictor, [sequence], options, constraints=constraints, should_stop=should_stop
+        )
+        try:
+            while not search.done():
+                with suppress(Empty):
+                    yield counts.get(timeout=0.2)
+            designs = tuple(search.result())
+        except ValueError as error:
+            raise _broken_start(str(error)) from error
+        finally:
+            stop.set()
+    yield DesignedPromoters(start, designs, reason, _warn_of_target(options.target, answers))
+
+
+def _draw(answers: Answers, constraints: Constraints) -> str:
+    """Draw a random start."""
+    return random_starts(answers.predictor, constraints=constraints, seed=secrets.randbelow(2**31))[0]
+
+
+def _broken_start(message: str) -> BadInput:
+    """Word the problem of a start."""
+    broken = message.removeprefix("start 0: ").replace("breaks a constraint", "the start breaks a rule")
+    return _broken_rule(f"{broken}. Edit the start first" + (", or loosen the rule" if "rule" in broken else ""))
 
 
 def _broken_rule(message: str) -> BadInput:
@@ -166,13 +138,10 @@ def _search_options(request: DesignRequest, limits: Limits) -> SearchOptions:
     if not 1 <= request.num_designs <= limits.designs:
         raise BadInput(f"Between 1 and {plural(limits.designs, 'design')}, please.", "num_designs")
     method = "gradient" if request.quick else "greedy"
-    seed = secrets.randbelow(2**31)  # for a random start
-    options = SearchOptions(target, int(request.max_edits), method, int(request.num_designs), seed=seed)
     try:
-        options.check()
+        return SearchOptions(target, int(request.max_edits), method, int(request.num_designs))
     except ValueError as error:
         raise BadInput(to_sentence(str(error)), "value") from error
-    return options
 
 
 def _constraints(request: DesignRequest, length: int) -> Constraints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from modeling_macaron.analysis.command_line import plural
-from modeling_macaron.analysis.predict_file import PREDICTION, PROBLEM, predict_file
+from modeling_macaron.analysis.files import PROBLEM, FileOptions
+from modeling_macaron.analysis.predict import PREDICTION, predict_file
 from modeling_macaron.io.parts import parts_folder
 from modeling_macaron.io.tables import PromoterTable, open_table, string_buffers
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, StrandBatch
@@ -84,10 +86,9 @@ def predict_upload(
         source.write_bytes(content)
         try:
             table, num_rows = _check_rows(source, column, answers.limits)
-            work = executor.submit(
-                predict_file, answers.model, source, output, tokenizer=tokenizer, sequence_column=column,
-                batch_size=BATCH_SIZE, deduplicate=True,
-            )  # fmt: skip
+            predictor = replace(answers.predictor, tokenizer=tokenizer, batch_size=BATCH_SIZE)
+            options = FileOptions(sequence_column=column)
+            work = executor.submit(predict_file, predictor, source, output, deduplicate=True, options=options)
             while not wait([work], timeout=0.3).done:
                 yield FileProgress(min(_count_parts(output) * 16 * BATCH_SIZE, num_rows), num_rows)
             counts = work.result()
@@ -96,7 +97,9 @@ def predict_upload(
         shown = _read_output(output, table.columns.sequence, tokenizer)
         done = output.read_bytes()
     name = f"{Path(name).stem}_predicted.{output_format}"
-    yield PredictedFile(name, done, *counts[:3], *shown, tuple(table.malformed[:SHOWN_LINES]), counts.num_unlike)
+    numbers = (counts.num_rows, counts.num_problems, counts.num_malformed)
+    malformed = tuple(table.malformed[:SHOWN_LINES])
+    yield PredictedFile(name, done, *numbers, *shown, malformed, int(counts.details["num_unlike"]))
 
 
 def _count_parts(output: Path) -> int:

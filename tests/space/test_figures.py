@@ -45,7 +45,7 @@ def test_nothing_that_was_entered_is_markup(reference):
     for html in (
         figures.predicted_one(fine, reference), figures.predicted_many([fine, bad], reference, EVIL),
         figures.problem(EVIL), figures.predicted_file(file, reference), figures.ended(EVIL),
-        figures.progressing(1, EVIL, 2), figures.warnings([EVIL]),
+        figures.progressing(EVIL, 1, 2), figures.warnings([EVIL]),
     ):  # fmt: skip
         assert "<img" not in html and "&lt;img" in html
         parsed(html)

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from modeling_macaron.analysis.design import design
+from modeling_macaron.analysis.constraints import Constraints
+from modeling_macaron.analysis.design import SearchOptions, design
 from space.app import Searches
 from space.reading import BadInput, Limits
-from space.searching import DesignedPromoters, DesignProgress, DesignRequest, _SearchProgress, search_designs
+from space.searching import DesignedPromoters, DesignRequest, search_designs
 
 START = "ACGTTTATATAAGGCACGTA"
 
@@ -16,21 +17,12 @@ def test_designs_are_the_librarys(answers, tiny_folder):
     request = DesignRequest("ACCA" + START + "GGT", "lower", max_edits=3, num_designs=2, gc_percent=(None, 60),
                             sites="GAATTC", positions="1-3")  # fmt: skip
     *progress, last = search_designs(answers, request, Event())
-    expected = design(
-        tiny_folder, [START], target="lower", max_edits=3, num_designs=2,
-        constraints=request_constraints((0, 0.6), ("GAATTC",), (0, 1, 2)),
-    )  # fmt: skip
+    options = SearchOptions("lower", max_edits=3, num_designs=2)
+    expected = design(tiny_folder, [START], options, constraints=Constraints((0, 0.6), ("GAATTC",), (0, 1, 2)))
     assert isinstance(last, DesignedPromoters) and last.reason == "" and last.start.sequence == START
     assert [one.sequence for one in last.designs] == [one.sequence for one in expected]
     assert [one.expression for one in last.designs] == pytest.approx([one.expression for one in expected], rel=1e-6)
-    assert progress and all(isinstance(one, DesignProgress) for one in progress)
-    assert all(0 <= one.num_predictions <= one.most_predictions == 1 + 2 * 3 * 3 * 17 for one in progress)
-
-
-def request_constraints(*rules):
-    from modeling_macaron.analysis.constraints import Constraints
-
-    return Constraints(*rules)
+    assert progress and progress == sorted(progress) and progress[-1] <= 1 + 2 * 3 * 3 * 17
 
 
 def test_a_wanted_value_and_random_starts(answers):
@@ -49,22 +41,6 @@ def test_a_search_can_be_stopped(answers):
     stop.set()
     *_, last = search_designs(answers, DesignRequest(START, max_edits=10, num_designs=3), stop)
     assert last.reason == "Stopped." and [one.sequence for one in last.designs] == [START]
-
-
-def test_a_search_that_is_stopped_gives_the_best_until_then(answers, tiny_folder, monkeypatch):
-    stop, rounds, note = Event(), [], _SearchProgress.set_postfix
-
-    def note_and_stop(progress, predictions):
-        rounds.append(predictions)
-        if len(rounds) == 3:
-            stop.set()
-        note(progress, predictions)
-
-    monkeypatch.setattr(_SearchProgress, "set_postfix", note_and_stop)
-    *_, last = search_designs(answers, DesignRequest(START, max_edits=10, num_designs=3), stop)
-    expected = design(tiny_folder, [START], max_edits=2)  # the start, and two rounds
-    assert last.reason == "Stopped." and rounds[-1] > 100
-    assert [one.sequence for one in last.designs] == [one.sequence for one in expected]
 
 
 def test_a_target_that_nobody_measured_is_warned_of(answers, reference, monkeypatch):
