@@ -89,8 +89,10 @@ def predict_upload(
             predictor = replace(answers.predictor, tokenizer=tokenizer, batch_size=BATCH_SIZE)
             options = FileOptions(sequence_column=column)
             work = executor.submit(predict_file, predictor, source, output, deduplicate=True, options=options)
-            while not wait([work], timeout=0.3).done:
-                yield FileProgress(min(_count_parts(output) * 16 * BATCH_SIZE, num_rows), num_rows)
+            num_done = 0
+            while not wait([work], timeout=0.3).done:  # the parts are removed when they are joined
+                num_done = max(num_done, min(_count_parts(output) * 16 * BATCH_SIZE, num_rows))
+                yield FileProgress(num_done, num_rows)
             counts = work.result()
         except (ValueError, OSError) as error:
             raise BadInput(_explain(str(error), source)) from error

@@ -231,7 +231,7 @@ def test_mutagenesis(visit, predictor):
     one.open_tab("Mutagenesis")
     one.fill("mutagenesis-sequence", NATIVE.sequence)
     one.run("mutagenesis")
-    (expected,) = saturation_mutagenesis(model, [NATIVE.sequence])
+    (expected,) = saturation_mutagenesis(predictor, [NATIVE.sequence])
     letter = NATIVE.sequence[65]
     row = next(index for index in range(4) if "ACGT"[index] != letter)
     told = f"{letter} to {'ACGT'[row]} at position 66: {signed(expected.deltas[65, row])}"
@@ -264,8 +264,8 @@ def test_variant(visit, predictor):
     one.fill("variant-alternative", f"66{letter}>{other}")
     one.run("variant")
     changed = NATIVE.sequence[:65] + other + NATIVE.sequence[66:]
-    effect = variant_effects(model, [NATIVE.sequence], [changed])
-    both = variant_effects(model, [NATIVE.sequence], [changed], both_orientations=True)
+    effect = variant_effects(predictor, [NATIVE.sequence], [changed])
+    both = variant_effects(predictor, [NATIVE.sequence], [changed], both_orientations=True)
     shown = [figures.change(one.reference[0], one.alternative[0], 3) for one in (effect, both)]
     assert [one.outputs("variant")[0], one.outputs("variant")[-1]] == shown
     assert one.page.get_attribute("#variant-result [role=img]", "aria-label").startswith("From position 66:")
@@ -353,7 +353,7 @@ def test_a_design_that_waits_gives_way_to_the_next_one_of_its_person(visit):
     assert "Stopped." not in one.result("design") and len(one.outputs("design")) == 2, "of the second"
 
 
-def test_file(visit, server, model, tmp_path):
+def test_file(visit, server, predictor, tmp_path):
     one = visit()
     one.open_tab("File")
     one.run("file")
@@ -406,7 +406,7 @@ def test_twenty_people_at_once_get_their_own_answers(visit, predictor):
     sequences = ["".join(rng.choice(list("ACGT"), 80)) for _ in range(NUM_USERS)]
     expected = predictor.predict(sequences)
     changed = [("T" if one[0] != "T" else "A") + one[1:] for one in sequences]
-    deltas = variant_effects(model, sequences, changed).delta
+    deltas = variant_effects(predictor, sequences, changed).delta
     people = [visit() for _ in range(NUM_USERS)]
     for _ in range(2):
         for one, sequence in zip(people, sequences, strict=True):
