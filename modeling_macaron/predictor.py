@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.dna import encode_sequences
-from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.loading import default_device, load_checkpoint
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer, reverse_complement
@@ -179,7 +179,7 @@ class Predictor:
 
     def _predict(self, sequences: Sequence[str], coverage: int | None, verbose: bool) -> np.ndarray:
         strands = encode_sequences(self.tokenizer, sequences).ids
-        with progress_bar("sequences", len(strands), verbose=verbose) as progress:
+        with tqdm(total=len(strands), unit=" sequences", unit_scale=True, disable=not verbose) as progress:
             return self.predict_strands(strands, coverage, progress)
 
     def predict_strands(self, strands: np.ndarray, coverage: int | None = None, progress=None) -> np.ndarray:
