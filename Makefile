@@ -7,12 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt --editable
 LOCKED := $(shell $(PYTHON) -c 'import platform, sys; print(sys.version_info >= (3, 11) and (platform.system(), platform.machine()) == ("Linux", "x86_64"))')
 
-.PHONY: help demo space test test-stress lock audit browser screenshots notebooks bench bench-gpu lint format clean
+.PHONY: help demo space test test-all test-stress lock audit browser screenshots notebooks bench bench-gpu lint format clean
 
 help:
 	@echo "make demo    simulate, prepare, train, score, load and predict: a few minutes on two CPU cores, no network"
 	@echo "make space   serve the page to try the model in, on this machine, with the checkpoint of this repository"
-	@echo "make test    run the tests"
+	@echo "make test    test all behaviour: minutes on two cores, without network or browser"
+	@echo "make test-all     also several processes, notebooks, the demo in a browser, malicious files, the checkpoints' figures"
 	@echo "make test-stress  kills, full disks, mutated and wrong input, other versions: an hour or more, with network"
 	@echo "make lock    write requirements-test.txt, the hashes of what constraints.txt pins"
 	@echo "make audit   ask for known vulnerabilities of what is installed"
@@ -78,7 +79,10 @@ audit: $(VENV)/.dev-installed
 	$(BIN)/python -m pip_audit --skip-editable
 
 test: $(VENV)/.dev-installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+test-all: $(VENV)/.dev-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 notebooks: $(VENV)/.dev-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.notebooks.execute notebooks/*.ipynb

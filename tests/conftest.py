@@ -28,6 +28,12 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Run the files with slow tests first, so that no process is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def _missing(reason: str):
     """Skip where reference data are optional, fail where they must be there (continuous integration)."""
     if os.environ.get("CI") == "true":
