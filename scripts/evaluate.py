@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 from modeling_macaron.analysis import command_line
-from modeling_macaron.analysis.evaluation import evaluate_files, format_table
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="column with the cluster of each row, for --intervals (default: cluster); row_id resamples single rows",
     )  # fmt: skip
     parser.add_argument(
-        "--calibrate", dest="calibrate_model", action="store_true",
+        "--calibrate", action="store_true",
         help="write prediction intervals to the model folder's config.json, from the errors on these rows; the model "
         "must not be trained on them",
     )  # fmt: skip
@@ -59,16 +58,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
-    arguments = build_parser().parse_args(argv)
+    from modeling_macaron.evaluation.report import format_table
+    from modeling_macaron.evaluation.score import EvaluationOptions, evaluate_files
+
+    arguments = vars(build_parser().parse_args(argv))
     command_line.prepare_process()
+    inputs = {name: arguments.pop(name) for name in ("table", "output", "model", "predictions", "pairs", "split")}
     try:
-        result = evaluate_files(**vars(arguments), verbose=sys.stderr.isatty())
+        options = EvaluationOptions(**arguments, verbose=sys.stderr.isatty())
+        result = evaluate_files(**inputs, options=options)
     except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
     print(format_table(result))
     if result["run"].get("extra_predictions"):
         print(f"note: {result['run']['extra_predictions']} predictions of rows that are not scored were ignored")
-    print(f"figures: {arguments.output}" + (f", plots: {arguments.plots}" if arguments.plots else ""))
+    print(f"figures: {inputs['output']}" + (f", plots: {options.plots}" if options.plots else ""))
 
 
 if __name__ == "__main__":
