@@ -14,7 +14,7 @@ import pandas as pd
 from tokenization import is_missing
 
 from .dream_promoter.dream_promoter import split_categories
-from .measurements import Measurements, first_values, metric_inputs
+from .measurements import Measurements, metric_inputs
 
 
 def cluster_codes(measurements: Measurements, cluster_column: str = "cluster") -> np.ndarray:
@@ -33,10 +33,9 @@ def cluster_codes(measurements: Measurements, cluster_column: str = "cluster") -
     if pairs is not None:
         split = codes[pairs["alt"]] != codes[pairs["ref"]]
         if split.any():
-            alt = rows["row_id"].to_numpy()[pairs["alt"][split]]
             raise ValueError(
-                f"{split.sum()} of {len(pairs)} pairs have their ends in different clusters of column {cluster_column} "
-                f"(alt_row_id {first_values(alt)}): choose clusters that hold both ends, or no pairs"
+                f"{split.sum()} of {len(pairs)} pairs have ends in different clusters of column {cluster_column}: "
+                "choose clusters that hold both ends, or no pairs"
             )
     return codes
 
@@ -58,22 +57,15 @@ def _correlate(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
     return float(covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
-def _percentiles(values: np.ndarray, level: float) -> list[float]:
-    """Interval [low, high] of the defined values; NaN if there are none."""
-    defined = values[~np.isnan(values)]
-    return np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]).tolist() if defined.size else [math.nan] * 2
-
-
 def bootstrap_intervals(
     predictions: np.ndarray,
     measurements: Measurements,
     *,
     cluster_column: str = "cluster",
     num_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, dict[str, list[float]]]:
-    """Percentile intervals of the correlations of each category (Efron & Tibshirani 1993, chapter 13).
+    """95 % percentile intervals of the correlations of each category (Efron & Tibshirani 1993, chapter 13).
 
     Each resample draws as many clusters as there are, with replacement. A pair belongs to the cluster of its ends.
 
@@ -85,12 +77,8 @@ def bootstrap_intervals(
         Measured rows and pairs.
     cluster_column : str
         Column with the cluster of each row.
-    num_resamples : int
-        Number of resamples.
-    level : float
-        Coverage of the intervals.
-    seed : int
-        Seed of the random draws.
+    num_resamples, seed : int
+        Number and seed of the random draws.
 
     Returns
     -------
@@ -122,8 +110,9 @@ def bootstrap_intervals(
                 ranks = (_ranks(side, weights[drawn]) for side in groups)
                 figures[name][index, 0] = _correlate(predicted, measured, weights[drawn])
                 figures[name][index, 1] = _correlate(*ranks, weights[drawn])
-    keys = ("pearson_r_interval", "spearman_rho_interval")
-    return {
-        name: {key: _percentiles(column, level) for key, column in zip(keys, values.T, strict=True)}
-        for name, values in figures.items()
-    }
+    intervals = {}
+    for name, values in figures.items():
+        defined = [column[~np.isnan(column)] for column in values.T]
+        r, rho = (np.quantile(one, [0.025, 0.975]).tolist() if one.size else [math.nan] * 2 for one in defined)
+        intervals[name] = {"pearson_r_interval": r, "spearman_rho_interval": rho}
+    return intervals

@@ -48,12 +48,6 @@ def metric_inputs(measurements: Measurements) -> dict:
     }
 
 
-def first_values(values: pd.Series | np.ndarray) -> str:
-    """Write the first five values, for messages."""
-    shown = ", ".join(str(value) for value in values[:5])
-    return shown + (", ..." if len(values) > 5 else "")
-
-
 def _read_table(table: PromoterTable) -> pd.DataFrame:
     """All rows. Text columns that hold only numbers, or only True and False, are converted, except sequences."""
     batches = [
@@ -106,13 +100,9 @@ def read_prepared(folder: str | Path) -> Iterator[pd.DataFrame]:
 
 
 def _check_row_ids(row_ids: pd.Series, path: str | Path) -> None:
-    if row_ids.isna().any():
-        raise ValueError(f"{path}: {int(row_ids.isna().sum())} rows have no row_id")
-    repeated = row_ids[row_ids.duplicated()].unique()
-    if len(repeated):
-        raise ValueError(
-            f"{path}: {len(repeated)} row_ids occur more than once ({first_values(repeated)}); each must be unique"
-        )
+    bad = row_ids[row_ids.isna() | row_ids.duplicated()].tolist()
+    if bad:
+        raise ValueError(f"{path}: {len(bad)} row_ids are missing or occur more than once: {bad[:5]}")
 
 
 def _to_numbers(values: pd.Series, path: str | Path, name: str) -> np.ndarray:
@@ -126,34 +116,19 @@ def _to_numbers(values: pd.Series, path: str | Path, name: str) -> np.ndarray:
     return numbers
 
 
-def _locate_pairs(path: str | Path, row_ids: pd.Series) -> pd.DataFrame:
-    """Read pairs and turn their row_ids into positions."""
+def _read_pairs(path: str | Path, row_ids: pd.Series, chosen: pd.Series) -> pd.DataFrame:
+    """Read pairs; keep those with both ends among the chosen rows, by position."""
     frame = read_frame(path, ("kind", "alt_row_id", "ref_row_id"))
-    index = pd.Index(row_ids)
-    alt, ref = (index.get_indexer(frame[name]) for name in ("alt_row_id", "ref_row_id"))
-    unknown = (alt < 0) | (ref < 0)
-    if unknown.any():
-        names = pd.concat([frame.loc[alt < 0, "alt_row_id"], frame.loc[ref < 0, "ref_row_id"]]).unique()
+    ends = frame[["alt_row_id", "ref_row_id"]]
+    unknown = ends[~ends.isin(row_ids.to_numpy()).all(axis=1)].to_numpy().tolist()
+    if unknown:
         raise ValueError(
-            f"{path}: {int(unknown.sum())} of {len(frame)} pairs name rows that are not in the table "
-            f"(row_id {first_values(names)}); give the pairs of this table"
+            f"{path}: {len(unknown)} of {len(ends)} pairs name rows that are not in the table: {unknown[:5]}"
         )
-    pairs = pd.DataFrame({"kind": frame["kind"].astype(object), "alt": alt, "ref": ref})
-    return pairs.assign(public=frame["public"].to_numpy()) if "public" in frame.columns else pairs
-
-
-def _restrict(measurements: Measurements, split: str, path: str | Path) -> Measurements:
-    """Keep the rows of one split, and the pairs with both ends in it."""
-    rows, pairs, _ = measurements
-    names = rows["split"].astype(str) if "split" in rows.columns else pd.Series(dtype=str)
-    if split not in names.to_numpy():
-        raise ValueError(f"{path}: no row of split {split}; it has {', '.join(names.unique()) or 'no column split'}")
-    inside = (names == split).to_numpy()
-    if pairs is not None:
-        position = np.cumsum(inside) - 1
-        kept = pairs[inside[pairs["alt"]] & inside[pairs["ref"]]]
-        pairs = kept.assign(alt=position[kept["alt"]], ref=position[kept["ref"]])
-    return Measurements(rows[inside].reset_index(drop=True), pairs, split)
+    pairs = frame[["kind", *(["public"] if "public" in frame.columns else [])]].copy()
+    index = pd.Index(chosen)
+    pairs["alt"], pairs["ref"] = (index.get_indexer(ends[name]) for name in ends)
+    return pairs[(pairs["alt"] >= 0) & (pairs["ref"] >= 0)].reset_index(drop=True)
 
 
 def load_measurements(
@@ -199,9 +174,13 @@ def load_measurements(
     if "row_id" not in rows.columns:
         rows["row_id"] = np.arange(len(rows))
     _check_row_ids(rows["row_id"], table)
-    located = None if pairs is None else _locate_pairs(pairs, rows["row_id"])
-    measurements = Measurements(rows, located, None)
-    return measurements if split is None else _restrict(measurements, split, table)
+    row_ids = rows["row_id"]
+    if split is not None:
+        names = rows["split"].astype(str) if "split" in rows.columns else pd.Series(dtype=str)
+        if not (names == split).any():
+            raise ValueError(f"{table}: no row of split {split}; it has {', '.join(names.unique()) or 'no splits'}")
+        rows = rows[names == split].reset_index(drop=True)
+    return Measurements(rows, None if pairs is None else _read_pairs(pairs, row_ids, rows["row_id"]), split)
 
 
 def read_predictions(path: str | Path, row_ids: pd.Series) -> tuple[np.ndarray, int]:
@@ -216,9 +195,7 @@ def read_predictions(path: str | Path, row_ids: pd.Series) -> tuple[np.ndarray, 
         raise ValueError(f"{path} needs one column prediction (or predicted_expression), it has {len(names)}")
     _check_row_ids(frame["row_id"], path)
     where = pd.Index(frame["row_id"]).get_indexer(row_ids)
-    missing = row_ids[where < 0]
-    if len(missing):
-        raise ValueError(
-            f"{path}: {len(missing)} of {len(row_ids)} rows have no prediction (row_id {first_values(missing)})"
-        )
+    missing = row_ids[where < 0].tolist()
+    if missing:
+        raise ValueError(f"{path}: {len(missing)} of {len(row_ids)} rows have no prediction: row_id {missing[:5]}")
     return _to_numbers(frame[names[0]].iloc[where], path, names[0]), len(frame) - len(row_ids)

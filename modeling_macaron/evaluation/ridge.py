@@ -31,21 +31,11 @@ _SEED = 0
 
 
 class TrainingRows(NamedTuple):
-    """Rows for training a baseline.
+    """Rows for training a baseline."""
 
-    Attributes
-    ----------
-    ids : numpy.ndarray
-        (rows, length) uint8 token ids of the forward strand with its flanks, padded with N.
-    values : numpy.ndarray
-        (rows,) float64 expression in assay units.
-    available : int
-        Usable rows in the source, from which the rows were drawn at random.
-    """
-
-    ids: np.ndarray
-    values: np.ndarray
-    available: int
+    ids: np.ndarray  # (rows, length) uint8 token ids of the forward strand with its flanks, padded with N
+    values: np.ndarray  # (rows,) float64 expression in assay units
+    available: int  # usable rows in the source, from which the rows were drawn at random
 
 
 def encode_constructs(sequences: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
@@ -88,18 +78,9 @@ def _count_batch(ids: np.ndarray, kmer_size: int) -> np.ndarray:
 
 
 def kmer_counts(ids: np.ndarray) -> sparse.csr_matrix:
-    """Count the k-mers of `KMER_SIZES` on both strands.
+    """Count the k-mers of both strands of token ids (rows, length), (rows, 692) float64.
 
-    Parameters
-    ----------
-    ids : numpy.ndarray
-        (rows, length) token ids of the forward strand: A 0, C 1, G 2, T 3, N 4.
-
-    Returns
-    -------
-    scipy.sparse.csr_matrix
-        (rows, 692) float64. A k-mer and its reverse complement share a column, since they occur equally often on the
-        two strands together: 2 + 10 + 32 + 136 + 512 columns for k = 1 to 5.
+    A k-mer and its reverse complement share a column, since they occur equally often on the two strands together.
     """
     rows = max(_BATCH_BASES // max(ids.shape[1], 1), 1)
     batches = (ids[start : start + rows] for start in range(0, len(ids), rows))

@@ -26,44 +26,20 @@ from .report import SCORES, TITLES, write_result
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of `evaluate_files`.
-
-    Attributes
-    ----------
-    sequence_column, value_column : str, optional
-        See `load_measurements`.
-    baseline_train : str or Path, optional
-        Training rows of the baseline, see `read_training_rows`; without them there is no baseline.
-    plots : str or Path, optional
-        Folder for a scatter plot of each category.
-    intervals : int, optional
-        Resamples for 95 % confidence intervals of the part `all`, see `bootstrap_intervals`.
-    cluster_column : str
-        Column with the cluster of each row, for `intervals`.
-    calibrate : bool
-        Write prediction intervals of these rows into the model folder, see `calibrate`.
-    batch_size : int
-        Sequences per forward pass of the model.
-    overwrite : bool
-        Replace an existing output, and plots.
-    verbose : bool
-        Show the model's progress.
-    """
+    """Options of `evaluate_files`."""
 
     sequence_column: str | None = None
     value_column: str | None = None
-    baseline_train: str | Path | None = None
-    plots: str | Path | None = None
-    intervals: int | None = None
-    cluster_column: str = "cluster"
-    calibrate: bool = False
+    baseline_train: str | Path | None = None  # training rows of a baseline, see `read_training_rows`
+    plots: str | Path | None = None  # folder for a scatter plot of each category
+    intervals: int | None = None  # resamples for 95 % confidence intervals, see `bootstrap_intervals`
+    cluster_column: str = "cluster"  # for `intervals`
+    calibrate: bool = False  # write prediction intervals of these rows into the model folder, see `calibrate`
     batch_size: int = 256
-    overwrite: bool = False
-    verbose: bool = False
+    overwrite: bool = False  # replace an existing output, and plots
+    verbose: bool = False  # show the model's progress
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.intervals is not None and self.intervals < 2:
             raise ValueError(f"intervals must be at least 2 resamples, got {self.intervals}")
 

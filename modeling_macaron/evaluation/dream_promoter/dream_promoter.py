@@ -21,34 +21,14 @@ PAIR_KINDS = ("SNVs", "motif_perturbation", "motif_tiling")
 CATEGORIES = ("all", *SUBSETS, *PAIR_KINDS)
 WEIGHTS = dict(zip(CATEGORIES, (1.0, 0.3, 0.3, 0.3, 0.3, 0.5, 1.25, 0.3, 0.4), strict=True))
 
-_CITATION = """\
-@article{rafi2024random,
-  title   = {A community effort to optimize sequence-based deep learning models of gene regulation},
-  author  = {Rafi, Abdul Muntakim and Nogina, Daria and Penzar, Dmitry and others},
-  journal = {Nature Biotechnology},
-  year    = {2024},
-  doi     = {10.1038/s41587-024-02414-w}
-}
-"""
-
 
 class Category(NamedTuple):
-    """What one category compares.
-
-    Attributes
-    ----------
-    measured, predicted : numpy.ndarray
-        (n,) float64 expression of rows, or differences `alt - ref` of pairs.
-    rows : numpy.ndarray
-        (n,) positions of the rows, or of the `alt` ends of pairs.
-    public : numpy.ndarray
-        (n,) bool, part of the public leaderboard; all true if unknown.
-    """
+    """What one category compares, arrays (n,): rows, or differences `alt - ref` of pairs."""
 
     measured: np.ndarray
     predicted: np.ndarray
-    rows: np.ndarray
-    public: np.ndarray
+    rows: np.ndarray  # positions of the rows, or of the `alt` ends
+    public: np.ndarray  # bool, part of the public leaderboard; all true if unknown
 
 
 def _check_finite(values: Sequence[float], name: str) -> np.ndarray:
@@ -189,7 +169,7 @@ class DreamPromoter(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=__doc__,
-            citation=_CITATION,
+            citation="Rafi et al., Nature Biotechnology 2024, doi:10.1038/s41587-024-02414-w",
             inputs_description=dream_score.__doc__,
             features=datasets.Features(
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
