@@ -48,8 +48,8 @@ def metric_inputs(measurements: Measurements) -> dict:
     }
 
 
-def _read_table(table: PromoterTable) -> pd.DataFrame:
-    """All rows. Text columns that hold only numbers, or only True and False, are converted, except sequences."""
+def _read_table(table: PromoterTable, sequence_column: str | None = None) -> pd.DataFrame:
+    """Read all rows; other text columns that hold only numbers, or only True and False, are converted."""
     batches = [
         pa.table({name: table.values_of(batch.table, name) for name in batch.table.column_names}).to_pandas()
         for batch in table
@@ -58,8 +58,8 @@ def _read_table(table: PromoterTable) -> pd.DataFrame:
     if not sum(map(len, batches)):
         raise ValueError(f"{table.path} has no rows")
     frame = pd.concat(batches, ignore_index=True)
-    for name in frame.columns.drop(table.columns.sequence):
-        if pd.api.types.is_string_dtype(frame[name]):
+    for name in frame.columns:
+        if name != sequence_column and pd.api.types.is_string_dtype(frame[name]):
             try:
                 frame[name] = pd.to_numeric(frame[name])
             except ValueError:
@@ -168,7 +168,7 @@ def load_measurements(
         rows, value = pd.concat(read_prepared(table), ignore_index=True), "activity"
     else:
         source = open_table(table, sequence_column=sequence_column, value_column=value_column, require_value=True)
-        rows, value = _read_table(source), source.columns.value
+        rows, value = _read_table(source, source.columns.sequence), source.columns.value
         rows["sequence"] = rows[source.columns.sequence].fillna("")
     rows["activity"] = _to_numbers(rows[value], table, value)
     if "row_id" not in rows.columns:
