@@ -213,18 +213,18 @@ def evaluate_files(
     columns = {"sequence_column": options.sequence_column, "value_column": options.value_column}
     measurements = load_measurements(table, pairs, split=split, **columns)
     run = {"table": str(table), "pairs": pairs and str(pairs), "split": split, "rows": len(measurements.rows)}
-    bootstrap = {"cluster_column": options.cluster_column, "num_resamples": options.intervals, "seed": 0}
+    bootstrap = {"cluster_column": options.cluster_column, "seed": 0}
     if options.intervals is not None:  # before a model takes its time
         num_clusters = int(cluster_codes(measurements, options.cluster_column).max()) + 1
-        run |= {"intervals": options.intervals, "cluster_column": options.cluster_column, "clusters": num_clusters}
-        run["seed"] = bootstrap["seed"]
+        run |= {"intervals": options.intervals, "clusters": num_clusters} | bootstrap
     values, origin = _obtain_values(model, predictions, measurements, options)
     predicted = values[:, 0]
     result = score(predicted, measurements)
     if values.shape[1] == 3:
         _add_coverage(result, values, measurements)
     if options.intervals is not None:
-        for name, figures in bootstrap_intervals(predicted, measurements, **bootstrap).items():
+        found = bootstrap_intervals(predicted, measurements, num_resamples=options.intervals, **bootstrap)
+        for name, figures in found.items():
             result["all"][name] |= figures
     if options.baseline_train is not None:
         result["baseline"] = score_baseline(options.baseline_train, measurements)

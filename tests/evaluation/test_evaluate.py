@@ -51,7 +51,7 @@ def test_official_figures_in_a_new_process(shared, tmp_path):
     stored, expected = (json.loads(p.read_text()) for p in (tmp_path / "s.json", fixture / "expected.json"))
     for part, categories in expected.items():
         for name, figures in categories.items():
-            assert stored[part][name] == pytest.approx(figures, rel=0, abs=1e-12)
+            assert stored[part][name] == pytest.approx(figures, rel=0, abs=1e-14)
 
 
 def test_table_and_file_hold_the_same_figures(folder, capsys):

@@ -1,14 +1,11 @@
 """Measured tables, pairs, predictions and prepared folders."""
 
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.sources import open_source
-from modeling_macaron.evaluation.bootstrap import cluster_codes
 from modeling_macaron.evaluation.measurements import load_measurements, read_predictions
 from modeling_macaron.evaluation.ridge import read_training_rows
 from modeling_macaron.evaluation.score import score, score_baseline
@@ -35,28 +32,19 @@ def test_text_equals_parquet(tmp_path, suffix, options):
     pd.testing.assert_frame_equal(found.rows, expected[1].rows, check_dtype=False)
     pd.testing.assert_frame_equal(found.pairs, expected[1].pairs, check_dtype=False)
     assert found.rows["random"].dtype == bool
-
-
-def test_order_of_the_files_does_not_matter(tmp_path):
-    frames = make_tables(tmp_path)
-    expected = score(*load_tables(tmp_path))
-    for name, frame in frames.items():
-        frame.sample(frac=1, random_state=1).to_parquet(tmp_path / f"{name}.parquet")
-    found = score(*load_tables(tmp_path))
-    for part in ("all", "private"):
-        assert list(found[part]) == list(expected[part]) == ["all", "random", "SNVs"]
-        for name, figures in expected[part].items():
-            assert found[part][name] == pytest.approx(figures, abs=1e-9)
+    figures = score(predictions, found)["all"]
+    assert figures["all"]["pearson_r"] > 0.8 and figures["SNVs"]["pearson_r"] > 0.8
 
 
 def test_names_of_columns_and_row_ids(tmp_path):
     frames = make_tables(tmp_path)
     expected = score(*load_tables(tmp_path))["all"]
     table = frames["table"].rename(columns={"activity": "log2_ratio", "sequence": "oligo"})
-    table.assign(sequence="NA", row_id=table["row_id"] // 10).to_csv(tmp_path / "table.csv", index=False)
+    table.assign(sequence="NA", row_id=range(60)).to_csv(tmp_path / "table.csv", index=False)
     extra = pd.DataFrame({"row_id": [77, 88], "predicted_expression": [np.nan, 1.0]})
     predictions = frames["predictions"].rename(columns={"prediction": "predicted_expression"})
-    pd.concat([extra, predictions.assign(row_id=range(60))]).to_parquet(tmp_path / "more.parquet")
+    predictions["row_id"] = 59 - predictions["row_id"] // 10
+    pd.concat([extra, predictions]).to_parquet(tmp_path / "more.parquet")
     columns = {"sequence_column": "oligo", "value_column": "log2_ratio"}
     measurements = load_measurements(tmp_path / "table.csv", **columns)
     values, num_extra = read_predictions(tmp_path / "more.parquet", measurements.rows["row_id"])
@@ -67,30 +55,22 @@ def test_names_of_columns_and_row_ids(tmp_path):
     assert load_measurements(tmp_path / "table.parquet").rows["row_id"].tolist() == list(range(60))
 
 
-def test_split_keeps_its_rows_and_pairs_without_official_scores(shared):
-    folder = shared / "data" / "dream2022"
-    whole = load_measurements(folder / "measured_library.parquet", folder / "pairs.parquet")
-    part = load_measurements(folder / "measured_library.parquet", folder / "pairs.parquet", split="validation")
-    assert len(part.rows) == 7450
-    assert set(part.rows["split"]) == {"validation"}
-
-    def ends(measurements):
-        ids = measurements.rows["row_id"].to_numpy()
-        names = (measurements.pairs["kind"], ids[measurements.pairs["alt"]], ids[measurements.pairs["ref"]])
-        return set(zip(*names, strict=True))
-
-    validation = set(part.rows["row_id"])
-    assert ends(part) == {pair for pair in ends(whole) if pair[1] in validation and pair[2] in validation}
-    result = score(part.rows["activity"].to_numpy(), part)
-    assert len(result["all"]) == 9 and "not the challenge's test set" in result["note"]
-    assert "pearson_score" in score(whole.rows["activity"].to_numpy(), whole)["private"]
+def test_split_keeps_its_rows_and_pairs_without_official_scores(tmp_path):
+    frames = make_tables(tmp_path)
+    predictions, part = load_tables(tmp_path, split="validation")
+    assert part.rows["row_id"].tolist() == frames["table"]["row_id"][30:].tolist()
+    ids = part.rows["row_id"].to_numpy()
+    found = list(zip(ids[part.pairs["alt"]], ids[part.pairs["ref"]], strict=True))
+    ends = frames["pairs"][["alt_row_id", "ref_row_id"]]
+    assert found == list(ends[ends.isin(ids).all(axis=1)].itertuples(index=False, name=None))
+    assert "not the challenge's test set" in score(predictions, part)["note"]
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("table", lambda t: t.drop(columns="activity"), "no column is known to be the value"),
-        ("table", lambda t: pd.concat([t, t[:2]]), r"2 row_ids are missing or occur more than once: \[0, 10\]"),
+        ("table", lambda t: pd.concat([t, t[:2]]), r"2 row_ids are missing or .*: \[590, 580\]"),
         ("table", lambda t: t.assign(activity=[np.nan, np.inf, *t["activity"][2:]]), "2 of 60 rows have no finite"),
         ("table", lambda t: t[:0], "no rows"),
         ("table", lambda t: t.assign(random="yes"), "`random` must hold True or False"),
@@ -99,7 +79,7 @@ def test_split_keeps_its_rows_and_pairs_without_official_scores(shared):
         ("pairs", lambda p: p.assign(alt_row_id=[5, *p["alt_row_id"][1:]]), r"1 of 40 pairs name rows .*\[\[5, "),
         ("pairs", lambda p: p.assign(kind="indel"), "unknown kind of pair indel"),
         ("pairs", lambda p: p.rename(columns={"ref_row_id": "ref"}), "no column ref_row_id"),
-        ("predictions", lambda p: p[-3:], r"27 of 30 rows have no prediction: row_id \[300, 310, 320, 330, 340\]"),
+        ("predictions", lambda p: p[p["row_id"] > 0], r"1 of 30 rows have no prediction: row_id \[0\]"),
         ("predictions", lambda p: pd.concat([p, p[:1]]), "1 row_ids are missing or occur more than once"),
         ("predictions", lambda p: p.assign(prediction=[*p["prediction"][1:], None]), "1 of 30 rows have no finite"),
         ("predictions", lambda p: p.assign(prediction="high"), "30 of 30 rows have no finite number"),
@@ -142,20 +122,12 @@ def test_prepared_folder_equals_its_table(tmp_path, flanks):
         load_measurements(tmp_path / "data")
 
 
-@pytest.mark.parametrize("options", [{}, {"cluster_column": "family"}])
-def test_clusters_of_a_prepared_folder(tmp_path, options):
-    random = np.random.default_rng(0)
-    cores = ["".join(random.choice(list("ACGT"), 50)) for _ in range(30)]
-    sequences = [one[:29] + other[29:] for one, other in pairwise(cores)][::3]  # near-copies of both
-    frame = pd.DataFrame({"sequence": cores + sequences, "value": random.normal(size=30 + len(sequences))})
-    frame["family"] = [f"f{row % 7}" for row in range(len(frame))]
+def test_clusters_of_a_prepared_folder(tmp_path):
+    sequences = ["".join(bases) for bases in np.random.default_rng(0).choice(list("ACGT"), (30, 50))]
+    frame = pd.DataFrame({"sequence": sequences, "value": np.arange(30.0), "family": [f"f{i % 7}" for i in range(30)]})
     frame.to_csv(tmp_path / "table.csv", index=False)
     source = open_source(tmp_path / "table.csv")
-    report = prepare_dataset(source, tmp_path / "data", validation_fraction=0.3, extra_columns=["family"], **options)
-    measurements = load_measurements(tmp_path / "data")
-    assert cluster_codes(measurements).max() + 1 == report["clusters"]["number"] < len(frame)
-    of_sequence = dict(zip(measurements.rows["sequence"], measurements.rows["cluster"], strict=True))
-    if options:
-        assert of_sequence == dict(zip(frame["sequence"], frame["family"], strict=True))
-    else:
-        assert [of_sequence[core] for core in cores[:4]] == [0, 0, 1, 2]
+    prepare_dataset(source, tmp_path / "data", validation_fraction=0.3, cluster_column="family")
+    rows = load_measurements(tmp_path / "data").rows
+    found = dict(zip(rows["sequence"], rows["cluster"], strict=True))
+    assert found == dict(zip(frame["sequence"], frame["family"], strict=True))
