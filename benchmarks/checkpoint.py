@@ -22,7 +22,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from benchmarks.figures import ROOT, make_parser
 from benchmarks.pages import replace_block, table
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.analysis.evaluation import TITLES, evaluate_files, write_result
+from modeling_macaron.evaluation.report import TITLES, write_result
+from modeling_macaron.evaluation.score import EvaluationOptions, evaluate_files
 from modeling_macaron.io.atomic import new_file
 from modeling_macaron.predictor import Predictor
 from modeling_macaron.training.model_card import TRAINING_FACTS, training_table
@@ -45,10 +46,9 @@ def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
     Returns the content of `evaluation.json`: the result of `evaluate_files`, and `example`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        result = evaluate_files(
-            table, Path(folder, EVALUATION), model=checkpoint, pairs=pairs, split=SPLIT,
-            baseline_train=table, intervals=resamples, plots=folder, verbose=True,
-        )  # fmt: skip
+        options = EvaluationOptions(baseline_train=table, intervals=resamples, plots=folder, verbose=True)
+        output = Path(folder, EVALUATION)
+        result = evaluate_files(table, output, model=checkpoint, pairs=pairs, split=SPLIT, options=options)
         shutil.copyfile(Path(folder, "all.png"), checkpoint / PLOT)
     result["run"] |= {"table": table.name, "pairs": pairs.name, "model": checkpoint.name}
     result["baseline"]["trained_on"] = table.name

@@ -28,10 +28,11 @@ from benchmarks.checkpoint import CHECKPOINT, README, SPLIT, parse_library
 from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, write_json
 from benchmarks.pages import replace_block, table
 from modeling_macaron.analysis.effect_plots import variant_effect_plot
-from modeling_macaron.analysis.evaluation import TITLES
 from modeling_macaron.analysis.variant_plots import where_they_differ
 from modeling_macaron.dna import encode_sequences, spell, variable_parts
-from modeling_macaron.plots import save_figure, scatter_with_density
+from modeling_macaron.evaluation.plots import scatter_with_density
+from modeling_macaron.evaluation.report import TITLES
+from modeling_macaron.plots import save_figure
 from tokenization import KmerTokenizer
 
 FIGURES = ROOT / "docs" / "tour"

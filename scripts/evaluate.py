@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 from modeling_macaron.analysis import command_line
-from modeling_macaron.analysis.evaluation import evaluate_files, format_table
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,43 +31,38 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sequence_column", help="sequence column, if its name is not a usual one")
     parser.add_argument("--value_column", help="value column, if its name is not a usual one")
     parser.add_argument("--split", help="score only this split of the table, without official scores")
-    parser.add_argument(
-        "--baseline_train", type=Path,
-        help="also score a ridge baseline trained on this promoter table (only on train rows if it has a split column) "
-        "or data set folder of prepare_data.py",
-    )  # fmt: skip
+    baseline = "promoter table, or data set folder of prepare_data.py, to train a ridge baseline on (its rows train)"
+    parser.add_argument("--baseline_train", type=Path, help=baseline)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--plots", type=Path, help="folder for a scatter plot of each category")
     command_line.add_overwrite(parser)
-    parser.add_argument(
-        "--intervals", type=int, metavar="N",
-        help="bootstrap resamples of clusters for 95 %% confidence intervals of the correlations, for example 1000",
-    )  # fmt: skip
-    parser.add_argument(
-        "--cluster_column", default="cluster",
-        help="column with the cluster of each row, for --intervals (default: cluster); row_id resamples single rows",
-    )  # fmt: skip
-    parser.add_argument(
-        "--calibrate", dest="calibrate_model", action="store_true",
-        help="write prediction intervals to the model folder's config.json, from the errors on these rows; the model "
-        "must not be trained on them",
-    )  # fmt: skip
+    intervals = "bootstrap resamples of clusters for 95 %% confidence intervals of the correlations, for example 1000"
+    parser.add_argument("--intervals", type=int, metavar="N", help=intervals)
+    clusters = "cluster of each row, for --intervals (default: cluster); row_id if the rows are independent"
+    parser.add_argument("--cluster_column", default="cluster", help=clusters)
+    calibrate = "write prediction intervals from these rows, not used in training, to the model folder's config.json"
+    parser.add_argument("--calibrate", action="store_true", help=calibrate)
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per forward pass (default: 256)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
-    arguments = build_parser().parse_args(argv)
+    from modeling_macaron.evaluation.report import format_table
+    from modeling_macaron.evaluation.score import EvaluationOptions, evaluate_files
+
+    arguments = vars(build_parser().parse_args(argv))
     command_line.prepare_process()
+    inputs = {name: arguments.pop(name) for name in ("table", "output", "model", "predictions", "pairs", "split")}
     try:
-        result = evaluate_files(**vars(arguments), verbose=sys.stderr.isatty())
+        options = EvaluationOptions(**arguments, verbose=sys.stderr.isatty())
+        result = evaluate_files(**inputs, options=options)
     except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
     print(format_table(result))
     if result["run"].get("extra_predictions"):
         print(f"note: {result['run']['extra_predictions']} predictions of rows that are not scored were ignored")
-    print(f"figures: {arguments.output}" + (f", plots: {arguments.plots}" if arguments.plots else ""))
+    print(f"figures: {inputs['output']}" + (f", plots: {options.plots}" if options.plots else ""))
 
 
 if __name__ == "__main__":

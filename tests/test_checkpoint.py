@@ -11,7 +11,8 @@ import yaml
 
 from benchmarks import checkpoint as benchmark
 from benchmarks.pages import render_block
-from modeling_macaron.analysis.evaluation import TITLES, evaluate_files
+from modeling_macaron.evaluation.report import TITLES
+from modeling_macaron.evaluation.score import evaluate_files
 from modeling_macaron.hub import check_hub_folder
 from modeling_macaron.training.model_card import TRAINING_FACTS
 from tests.test_hub_folder import TRAVELLING

@@ -332,7 +332,7 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
 def _score_ridge(trained: PromoterDataset, held_out: PromoterDataset) -> dict[str, float]:
     """Fit ridge regression on k-mer counts, and measure it on the held-out rows; empty without scikit-learn."""
     try:
-        from modeling_macaron.analysis.baselines import fit_ridge
+        from modeling_macaron.evaluation.ridge import fit_ridge
     except ImportError as error:
         logger.warning("no comparison with ridge regression: it needs the extra `analysis` (%s)", error)
         return {}

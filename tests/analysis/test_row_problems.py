@@ -8,11 +8,8 @@ import pandas as pd
 import pytest
 
 from modeling_macaron.analysis.attribution_file import attribution_file
-from modeling_macaron.analysis.baselines import encode_constructs
 from modeling_macaron.analysis.design import SearchOptions
 from modeling_macaron.analysis.design_file import design_file
-from modeling_macaron.analysis.evaluation import evaluate_files
-from modeling_macaron.analysis.measurements import load_measurements, read_frame
 from modeling_macaron.analysis.mutagenesis_file import mutagenesis_file
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.analysis.variants import variant_effects, variants_file
@@ -86,41 +83,10 @@ def test_positions_are_counted_without_spaces(tiny_folder, tmp_path):
             variant_effects(tiny_folder, *pair)
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "other.csv"])
-def test_evaluation_names_rows_that_cannot_be_used(tiny_folder, tmp_path, kind):
-    rows = {"row_id": list("abcde"), "sequence": ["ACGT", "", "NA", "-", "ACGX"], "activity": range(5)}
-    frame = pd.DataFrame(rows).rename(columns={"sequence": "tested"} if kind == "other.csv" else {})
-    path = tmp_path / f"t.{kind}"
-    frame.replace("", None).to_parquet(path) if kind == "parquet" else frame.to_csv(
-        path, sep="\t" if kind == "tsv" else ",", index=False
-    )
-    column = "tested" if kind == "other.csv" else None
-    for options in ({"model": tiny_folder}, {"predictions": path, "baseline_train": path}):
-        frame.assign(prediction=1.0).to_csv(tmp_path / "p.csv", index=False)
-        options |= {"predictions": tmp_path / "p.csv"} if "predictions" in options else {}
-        with pytest.raises(ValueError) as caught:
-            evaluate_files(path, tmp_path / "s.json", sequence_column=column, **options)
-        assert str(caught.value) == (
-            "4 of 5 sequences of the table cannot be used (row_id b: empty sequence, row_id c: missing sequence 'NA', "
-            "row_id d: missing sequence '-')"
-        )
-        assert not (tmp_path / "s.json").exists()
-
-
-def test_evaluation_names_a_missing_sequence(tiny_folder, tmp_path):
-    (tmp_path / "in.csv").write_text("sequence;expression\nACGT;1,5\nNA;2\n")
-    measured = load_measurements(tmp_path / "in.csv")
-    assert measured.rows["activity"].tolist() == [1.5, 2]
-    assert measured.rows["sequence"].tolist() == ["ACGT", "NA"]
-    _, problems = encode_constructs(pd.array(["ACGTA", "NA", "NNNN"], "string").__arrow_array__())
-    assert problems == ["", "missing sequence 'NA'", "no A, C, G or T in the sequence"]
-
-
 def test_spreadsheets_are_read_everywhere(tiny_folder, tmp_path):
-    frame = pd.DataFrame({"reference_sequence": ["ACGT"], "alternative_sequence": ["ACGA"], "row_id": [3]})
+    frame = pd.DataFrame({"reference_sequence": ["ACGT"], "alternative_sequence": ["ACGA"]})
     frame.to_excel(tmp_path / "in.xlsx", index=False)
     assert variants_file(tiny_folder, tmp_path / "in.xlsx", tmp_path / "out.csv").num_problems == 0
-    pd.testing.assert_frame_equal(read_frame(tmp_path / "in.xlsx", ("row_id",)), frame)
 
 
 def test_predict_says_why_rows_have_no_prediction(tiny_folder, tmp_path, capsys):

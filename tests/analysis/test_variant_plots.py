@@ -3,12 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
 from variant_cases import script_main
 
 from modeling_macaron.analysis import variant_plots
 from modeling_macaron.analysis.effect_plots import variant_effect_plot
-from modeling_macaron.analysis.sequence_plots import BASE_COLORS
 from modeling_macaron.analysis.variant_plots import VariantPlots, where_they_differ
 from modeling_macaron.analysis.variants import variant_effects, variants_file
 
@@ -29,52 +27,6 @@ from modeling_macaron.analysis.variants import variant_effects, variants_file
 )
 def test_where_two_sequences_differ(reference, alternative, expected):
     assert where_they_differ(reference, alternative) == expected
-
-
-def marks(axes):
-    """Position, height and colour of what is drawn as filled and as open marks."""
-    filled, opened = [], []
-    for points in axes.collections:
-        offsets, faces = np.ma.filled(points.get_offsets(), np.nan), points.get_facecolors()
-        if points.get_paths() and hasattr(points, "get_sizes"):
-            edges = points.get_edgecolors()
-            for i, (x, y) in enumerate(offsets):
-                target, colors = (filled, faces) if len(faces) else (opened, edges)
-                target.append((float(x), float(y), to_hex(colors[i % len(colors)]).upper()))
-    return sorted(filled), sorted(opened)
-
-
-def test_marks_stand_where_the_variants_are():
-    figure = variant_effect_plot(
-        "ACGT" * 12, [0, 5, 47, 7], ["C", "TT", "A", "T"], [0.5, -1.0, 2.0, 0.1], measured=[0.25, np.nan, 1.5, 0.0]
-    )
-    first, second = figure.axes
-    filled, opened = marks(first)
-    other = "#6E6E6E"
-    assert filled == [(0, 0.5, BASE_COLORS["C"]), (5, -1, other), (7, 0.1, BASE_COLORS["T"])]
-    assert [mark for mark in opened if np.isfinite(mark[1])] == [
-        (0, 0.25, BASE_COLORS["C"]),
-        (7, 0.0, BASE_COLORS["T"]),
-    ]
-    assert marks(second)[0] == [(47, 2, BASE_COLORS["A"])]
-    assert first.get_ylim() == second.get_ylim()
-    assert first.get_ylim()[0] < -1 and first.get_ylim()[1] > 2
-    assert "".join(text.get_text() for axes in figure.axes for text in axes.texts) == "ACGT" * 12
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "C", "T", "other", "measured"]
-
-
-@pytest.mark.parametrize(
-    ("positions", "alleles", "deltas", "message"),
-    [
-        ([], [], [], "an effect and alleles are needed for each variant"),
-        ([1], ["A"], [0.1, 0.2], "1 positions, 1 reference and 1 alternative alleles, 2 effects"),
-        ([4], ["A"], [0.1], "positions 4 to 4 do not lie in 4 nucleotides"),
-        ([-1], ["A"], [0.1], "do not lie in 4 nucleotides"),
-    ],
-)
-def test_variants_that_cannot_be_drawn(positions, alleles, deltas, message):
-    with pytest.raises(ValueError, match=message):
-        variant_effect_plot("ACGT", np.array(positions), alleles, np.array(deltas))
 
 
 def table_of(path, promoters=3):
@@ -133,37 +85,3 @@ def test_script_draws(tiny_folder, tmp_path):
     ]
     script_main()([str(argument) for argument in arguments])
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["promoter_1_variants.png"]
-
-
-def test_indels_have_marks_and_bases_at_one_position_stand_apart():
-    figure = variant_effect_plot(
-        "ACGTACGTAC",
-        [2, 2, 2, 4, 7, 10, 8],
-        ["A", "C", "T", "", "GG", "T", "TT"],
-        [0.1, 0.2, 0.3, -0.5, 0.6, 0.7, 0.8],
-        references=["G", "G", "G", "ACG", "", "", "AC"],
-    )
-    (axes,) = figure.axes
-    filled, _ = marks(axes)
-    assert [(round(x, 3), y) for x, y, _ in filled] == [
-        (1.73, 0.1), (1.91, 0.2), (2.27, 0.3), (5, -0.5), (6.5, 0.6), (8.5, 0.8), (9.5, 0.7)
-    ]  # fmt: skip
-    lines = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axes.lines]
-    spans = [line for line in lines if len(line[0]) == 2 and line[0][0] != 0]
-    assert spans == [([4, 6], [-0.5, -0.5]), ([8, 9], [0.8, 0.8])], "what is taken away"
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["A", "C", "T", "other", "deletion", "insertion"]
-
-
-@pytest.mark.parametrize(
-    ("position", "removed", "fits"), [(3, "T", True), (4, "", True), (5, "", False), (3, "TA", False), (-1, "", False)]
-)
-def test_variants_must_lie_in_the_sequence(position, removed, fits):
-    def draw():
-        return variant_effect_plot("ACGT", [position], ["GG"], [0.5], references=[removed])
-
-    if fits:
-        draw()
-    else:
-        with pytest.raises(ValueError, match="do not lie in 4 nucleotides"):
-            draw()

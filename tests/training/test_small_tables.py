@@ -138,6 +138,6 @@ def test_the_comparison_says_who_is_ahead():
 
 
 def test_without_scikit_learn_there_is_no_comparison(few, tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "modeling_macaron.analysis.baselines", None)
+    monkeypatch.setitem(sys.modules, "modeling_macaron.evaluation.ridge", None)
     final = run(few, tmp_path / "run", "--global_batch_size", "4")
     assert "Ridge" not in (final / "README.md").read_text() and "needs the extra `analysis`" in caplog.text

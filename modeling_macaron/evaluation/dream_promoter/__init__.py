@@ -1,0 +1,1 @@
+"""Official score of the Random Promoter DREAM Challenge 2022."""
