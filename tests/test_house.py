@@ -26,10 +26,7 @@ def imports_of(name, path, known):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     skipped = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, (ast.FunctionDef, ast.If))
-        for node in ast.walk(block)
+        id(node) for block in ast.walk(tree) if isinstance(block, (ast.FunctionDef, ast.If)) for node in ast.walk(block)
     }
     for node in ast.walk(tree):
         if id(node) in skipped or not isinstance(node, (ast.Import, ast.ImportFrom)):

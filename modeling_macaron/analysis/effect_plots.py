@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from modeling_macaron.dna import BASES
 from modeling_macaron.plots import GREY
 
 from .sequence_plots import BASE_COLORS, POSITIONS_PER_LINE, lines_of_axes, style_value_axis

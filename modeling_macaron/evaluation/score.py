@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.analysis.encoding import explain_rows
-from modeling_macaron.analysis.predict import predict_all
+from modeling_macaron.dna import explain_rows
 from modeling_macaron.io.atomic import check_free, new_file
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import string_buffers
-from modeling_macaron.loading import load_model
+from modeling_macaron.predictor import Predictor
 from modeling_macaron.training.metrics import conformal_quantiles, trimer_settings
 
 from .bootstrap import bootstrap_intervals, cluster_codes
@@ -101,13 +100,13 @@ def score_baseline(source: str | Path, measurements: Measurements) -> dict:
     return about | result
 
 
-def _predict(model, tokenizer, measurements: Measurements, batch_size: int, verbose: bool = False):
-    """Predictions (rows, 3) or (rows, 1), see `predict_bounds`, and the strands (rows, strand_length)."""
+def _predict(predictor: Predictor, measurements: Measurements, verbose: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions (rows, 3) or (rows, 1), see `Predictor.predict_batches`, and the strands (rows, strand_length)."""
     sequences = pa.array(measurements.rows["sequence"], pa.large_string())
-    strands = tokenizer.encode_strands(*string_buffers(sequences))
-    _check_sequences(explain_rows(tokenizer, sequences, strands), measurements)
+    strands = predictor.tokenizer.encode_strands(*string_buffers(sequences))
+    _check_sequences(explain_rows(predictor.tokenizer, sequences, strands), measurements)
     with progress_bar("sequences", len(sequences), verbose=verbose) as progress:
-        return predict_all(model, strands.ids, batch_size, progress), strands.ids
+        return predictor.predict_strands(strands.ids, progress=progress), strands.ids
 
 
 def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int = 256) -> dict[str, float]:
@@ -116,9 +115,9 @@ def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int 
     If the config has no fields for `MacaronConfig.unlike_training`, they are written too. Returns the quantiles, see
     `conformal_quantiles`. Raises a `ValueError` if there are too few rows.
     """
-    loaded, tokenizer = load_model(str(model))
-    loaded.config.interval_quantiles = {"90": 1.0}  # so that the half widths are the scales
-    values, strands = _predict(loaded, tokenizer, measurements, batch_size)
+    predictor = Predictor.from_pretrained(model, batch_size=batch_size)
+    predictor.config.interval_quantiles = {"90": 1.0}  # so that the half widths are the scales
+    values, strands = _predict(predictor, measurements)
     predicted, _, high = values.T
     errors = np.abs(measurements.rows["activity"].to_numpy(np.float64) - predicted)
     quantiles = conformal_quantiles(errors / (high - predicted))
@@ -126,7 +125,7 @@ def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int 
         raise ValueError(f"{len(errors)} rows are too few for an interval")
     path = Path(model) / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8")) | {"interval_quantiles": quantiles}
-    if loaded.config.trimer_shares is None:
+    if predictor.config.trimer_shares is None:
         fields |= trimer_settings(strands, strands)
     with new_file(path) as partial:
         partial.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -162,7 +161,8 @@ def _obtain_values(
     if predictions is not None:
         values, num_extra = read_predictions(predictions, measurements.rows["row_id"])
         return values[:, None], {"predictions": str(predictions), "extra_predictions": num_extra}
-    values, _ = _predict(*load_model(str(model)), measurements, options.batch_size, options.verbose)
+    predictor = Predictor.from_pretrained(model, batch_size=options.batch_size)
+    values, _ = _predict(predictor, measurements, options.verbose)
     origin = {"model": str(model)}
     if options.calibrate:
         origin["interval_quantiles"] = calibrate(model, measurements, batch_size=options.batch_size)
