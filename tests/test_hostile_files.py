@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, loading
-from modeling_macaron.analysis.predict import predict
+from modeling_macaron.predictor import as_predictor
 from modeling_macaron.io.tables import open_table
 from modeling_macaron.loading import load_checkpoint, load_model, load_settings
 from tokenization import KmerTokenizer
@@ -293,7 +293,7 @@ def test_a_prediction_that_is_no_finite_number_is_refused(make_model, tiny_token
     with torch.no_grad():
         model.expression_head.weight.fill_(3e38)
     with pytest.raises(ValueError, match="no finite number"):
-        predict(model, ["ACGT"], tokenizer=tiny_tokenizer)
+        as_predictor(model).predict(["ACGT"], tokenizer=tiny_tokenizer)
 
 
 @pytest.mark.parametrize("number", [3, 10**9])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modeling_macaron.analysis.predict import predict
+from modeling_macaron.predictor import as_predictor
 from modeling_macaron.evaluation.report import format_table
 from modeling_macaron.evaluation.score import EvaluationOptions, evaluate_files
 from scripts import evaluate as script
@@ -93,7 +93,7 @@ def test_model_predicts_the_rows(folder, tiny_folder):
     table.to_parquet("table.parquet")
     options = EvaluationOptions(batch_size=7)
     found = evaluate_files("table.parquet", "s.json", model=tiny_folder, split="train", options=options)
-    predicted = predict(tiny_folder, table["sequence"][:30].tolist())
+    predicted = as_predictor(tiny_folder).predict(table["sequence"][:30].tolist())
     table[:30].assign(prediction=predicted).to_csv("predictions.csv", index=False)
     expected = evaluate_files("table.parquet", "p.json", predictions="predictions.csv", split="train")
     assert found["run"]["model"] == str(tiny_folder)

@@ -10,7 +10,7 @@ import torch
 from transformers import pipeline
 
 from modeling_macaron import MacaronForExpressionPrediction, PromoterExpressionPipeline
-from modeling_macaron.analysis.predict import predict, predict_intervals
+from modeling_macaron.predictor import as_predictor
 from modeling_macaron.analysis.predict_file import predict_file
 from modeling_macaron.training.metrics import conformal_quantiles
 from scripts import evaluate as evaluate_script
@@ -64,16 +64,16 @@ def test_new_measurements_are_covered(rows):
 
 
 def test_function(folder, expected):
-    found = predict_intervals(folder, SEQUENCES, batch_size=3)
+    found = as_predictor(folder).predict_intervals(SEQUENCES, batch_size=3)
     np.testing.assert_allclose(found.expression, expected[0], rtol=1e-5)
     np.testing.assert_allclose(found.low, expected[0] - expected[1], rtol=1e-5)
     np.testing.assert_allclose(found.high, expected[0] + expected[1], rtol=1e-5)
-    np.testing.assert_array_equal(predict(folder, SEQUENCES, batch_size=3), found.expression)
-    half = predict_intervals(folder, SEQUENCES, coverage=50)
+    np.testing.assert_array_equal(as_predictor(folder).predict(SEQUENCES, batch_size=3), found.expression)
+    half = as_predictor(folder).predict_intervals(SEQUENCES, coverage=50)
     np.testing.assert_allclose(half.high - half.low, (found.high - found.low) / 3, rtol=1e-5)
-    assert [len(values) for values in predict_intervals(folder, [])] == [0, 0, 0]
+    assert [len(values) for values in as_predictor(folder).predict_intervals([])] == [0, 0, 0]
     with pytest.raises(ValueError, match="no interval of 99 %; it has 50, 90 %"):
-        predict_intervals(folder, SEQUENCES, coverage=99)
+        as_predictor(folder).predict_intervals(SEQUENCES, coverage=99)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
