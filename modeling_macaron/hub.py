@@ -147,7 +147,7 @@ def _explain_rejection(repo_id: str, endpoint: str) -> Iterator[None]:
             raise ConnectionError(_UNREACHABLE.format(endpoint, reason)) from error
         if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
             reason = f"the token needs write permission, run `hf auth login` or set HF_TOKEN ({reason})"
-        raise OSError(f"{endpoint} rejected the upload to {repo_id}: {reason}") from error
+        raise OSError(f"the upload to {repo_id} at {endpoint} failed: {reason}") from error
 
 
 @contextmanager
