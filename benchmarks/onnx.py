@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.figures import RESULTS, Results, add_output, describe_machine, make_parser, result_path, time_in_turn
 from modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.analysis.export import TOLERANCE, export_onnx, open_session, random_promoters
+from modeling_macaron.export import TOLERANCE, export_onnx, open_session, random_promoters
 from modeling_macaron.loading import load_model
 from tokenization import reverse_complement
 

@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
 if TYPE_CHECKING:
-    from .training.dataset import PreparedData, PromoterDataset
+    from .training.dataset import PreparedData
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,11 @@ def write_reference(
     folder: Path, name: str, data: PreparedData, split: str = "training", save_examples: bool = False
 ) -> None:
     """Write `reference.json` for the table `name`, with three validation promoters if `save_examples`."""
-    validation = data.validation.labels
+    validation, examples = data.validation.labels, []
+    for description, percentile in (_EXAMPLES if save_examples else {}).items():
+        index = int(np.abs(validation - np.percentile(validation, percentile)).argmin())
+        sequence = "".join("ACGTN"[base] for base in data.validation[index]["input_ids"][0]).strip("N")
+        examples.append(Example(description, sequence, float(f"{validation[index]:.6g}"))._asdict())
     values = validation if split == "validation" else data.train.labels
     counts, edges = np.histogram(values, bins=_NUM_BINS)
     content = {
@@ -67,19 +71,9 @@ def write_reference(
         "edges": edges.tolist(),
         "counts": counts.tolist(),
         "percentiles": np.percentile(values, np.arange(101)).tolist(),
-        "examples": [
-            _choose(description, data.validation, validation, percentile)._asdict()
-            for description, percentile in (_EXAMPLES if save_examples else {}).items()
-        ],
+        "examples": examples,
     }
     (folder / REFERENCE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _choose(description: str, rows: PromoterDataset, values: np.ndarray, percentile: float) -> Example:
-    """Choose the promoter whose value is nearest to a percentile."""
-    index = int(np.abs(values - np.percentile(values, percentile)).argmin())
-    sequence = "".join("ACGTN"[base] for base in rows[index]["input_ids"][0]).strip("N")
-    return Example(description, sequence, float(f"{values[index]:.6g}"))
 
 
 def load_reference(checkpoint: str | Path) -> Reference | None:

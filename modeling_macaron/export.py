@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,10 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from modeling_macaron.analysis.predict import predict_strands
 from modeling_macaron.io.atomic import check_free, new_file
 from modeling_macaron.loading import load_model
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction, cost_of_merging
+from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction, merging_saves
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import LETTERS, N_ID
 
@@ -27,29 +22,15 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from onnxruntime import InferenceSession
 
-PACKAGE = "macaron-promoter"
 TOLERANCE = 1e-4  # standard deviations of expression
 CHECKED_BATCHES = (1, 7, 64)
-_MAX_BYTES = 2**31  # limit of protocol buffers
 
 
 class OnnxExport(NamedTuple):
-    """Result of an export.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    error : float or None
-        Largest difference from PyTorch in standard deviations of expression; None if unchecked.
-    opset : int
-        Version of the ONNX operators.
-    num_bytes : int
-        Size of the file.
-    """
+    """Result of an export."""
 
     path: Path
-    error: float | None
+    error: float | None  # largest difference from PyTorch in standard deviations of expression; None if unchecked
     opset: int
     num_bytes: int
 
@@ -105,7 +86,7 @@ def export_onnx(
     Raises
     ------
     ValueError
-        If the name of the output, the opset or the tokenizer does not fit, or the model exceeds 2 GB.
+        If the name of the output or the opset is not possible, or the model exceeds 2 GB.
     OSError
         If the output exists or cannot be written, or the checkpoint does not exist.
     ImportError
@@ -117,37 +98,39 @@ def export_onnx(
     if output.suffix != ".onnx":
         raise ValueError(f"{output}: name a file that ends in .onnx")
     check_free(output, overwrite, (model,))
-    _check_installed("onnx", "onnxruntime", "onnxscript")
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f'export needs {", ".join(missing)}: pip install -e ".[export]" in a clone of the repository')
     from onnx.helper import set_model_props
 
     model = model if isinstance(model, (str, Path)) else copy.deepcopy(model)
     model, tokenizer = load_model(model, tokenizer, "cpu", dtype="float32")
-    metadata = describe(model, tokenizer)
-    merged = not cost_of_merging(model.config) if merged is None else merged
+    merged = merging_saves(model.config) if merged is None else merged
     proto = build_graph(model.to_merged() if merged else copy.deepcopy(model), opset)
+    metadata = {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS}
+    metadata |= {name: getattr(model.config, name) for name in ("expression_mean", "expression_std", "model_type")}
     metadata["attention_projections"] = "merged" if merged else model.config.attention_projections
-    set_model_props(proto, metadata)
-    error = None
+    metadata["letters"] = " ".join(LETTERS)
+    set_model_props(proto, {name: str(value) for name, value in metadata.items()})
     with new_file(output) as partial:
         partial.write_bytes(proto.SerializeToString())
-        if check:
-            error = largest_error(partial, model)
-            if not error <= TOLERANCE:
-                raise RuntimeError(
-                    f"the exported graph differs from PyTorch by {error:.1e} standard deviations of expression "
-                    f"(allowed: {TOLERANCE:.0e}); nothing was written"
-                )
+        error = largest_error(partial, model) if check else None
+        if error is not None and not error <= TOLERANCE:
+            raise RuntimeError(
+                f"the exported graph differs from PyTorch by {error:.1e} standard deviations of expression "
+                f"(allowed: {TOLERANCE:.0e}); nothing was written"
+            )
         num_bytes = partial.stat().st_size
     return OnnxExport(output, error, proto.opset_import[0].version, num_bytes)
 
 
 def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-    """Predict the expression of sequences with an exported file.
+    """Predict the expression of sequences with a file that `export_onnx` wrote.
 
     Parameters
     ----------
     path : str or Path
-        File written by `export_onnx`.
+        The file.
     sequences : sequence of str
         DNA, with or without the constant flanks.
     batch_size : int
@@ -161,25 +144,16 @@ def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int 
     Raises
     ------
     ValueError
-        If a sequence is not DNA, empty or too long, or the file was not written by `export_onnx`.
-    FileNotFoundError
-        If the file does not exist.
-    ImportError
-        If the extra `export` is not installed.
+        If a sequence is not DNA, empty or too long, or the file has no tokenizer settings.
     """
-    if isinstance(sequences, str):
-        raise ValueError("`sequences` must be a list of sequences, got one str")
-    if not len(sequences):
-        return np.empty(0)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
     session = open_session(path)
     about = session.get_modelmeta().custom_metadata_map
-    missing = [name for name in TOKENIZER_SETTINGS if name not in about]
-    if missing:
-        raise ValueError(f"{path} was not written by export_onnx: its metadata lack {', '.join(missing)}")
+    if not set(TOKENIZER_SETTINGS) <= about.keys():
+        raise ValueError(f"{path} was not written by export_onnx: it has no tokenizer settings in its metadata")
     sizes = {name: int(about[name]) for name in ("kmer_size", "strand_length")}
     tokenizer = KmerTokenizer(**sizes, **{name: about[name] for name in ("flank5", "flank3", "trimming")})
+    if not len(sequences):
+        return np.empty(0)
     input_ids = tokenizer(list(sequences), return_tensors="np")["input_ids"]
     starts = range(0, len(input_ids), batch_size)
     parts = [session.run(None, {"input_ids": input_ids[start : start + batch_size]})[0] for start in starts]
@@ -188,7 +162,6 @@ def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int 
 
 def open_session(path: str | Path, num_threads: int | None = None) -> InferenceSession:
     """Load a file into ONNX Runtime on the CPU, by default with as many threads as PyTorch has."""
-    _check_installed("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -198,51 +171,39 @@ def open_session(path: str | Path, num_threads: int | None = None) -> InferenceS
 
 def build_graph(model: MacaronForExpressionPrediction, opset: int | None = None) -> ModelProto:
     """Trace a model in evaluation mode on the CPU into an ONNX graph. The model's attention becomes eager."""
-    if 4 * model.num_parameters() >= _MAX_BYTES:
-        raise ValueError(f"{model.num_parameters():,} parameters in float32 are too many for one ONNX file (2 GB)")
     model.set_attn_implementation("eager")
-    letters = torch.from_numpy(_both_strands(random_promoters(2, model.config.strand_length)))
-    with _quiet():
-        program = torch.onnx.export(
-            ExpressionInAssayUnits(model).eval(),
-            (letters,),
-            input_names=["input_ids"],
-            output_names=["expression"],
-            dynamic_shapes={"input_ids": {0: torch.export.Dim("batch")}},
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
+    input_ids = torch.from_numpy(_both_strands(random_promoters(2, model.config.strand_length)))
+    program = torch.onnx.export(
+        ExpressionInAssayUnits(model).eval(),
+        (input_ids,),
+        input_names=["input_ids"],
+        output_names=["expression"],
+        dynamic_shapes={"input_ids": {0: torch.export.Dim("batch")}},
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
     proto = program.model_proto
     if opset not in (None, proto.opset_import[0].version):
         raise ValueError(f"opset {opset} is not possible: torch exports {proto.opset_import[0].version}")
-    _remove_traces(proto)
+    # torch stores paths and lines of this machine's files at each node.
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
     return proto
 
 
 def largest_error(path: str | Path, model: MacaronForExpressionPrediction) -> float:
     """Largest difference from the model on random promoters, in standard deviations of expression."""
-    session, errors = open_session(path), []
+    session, expression, errors = open_session(path), ExpressionInAssayUnits(model), []
     for rows in CHECKED_BATCHES:
-        strands = random_promoters(rows, model.config.strand_length, seed=rows)
-        (expected,) = predict_strands(model, strands, batch_size=rows)
-        (got,) = session.run(["expression"], {"input_ids": _both_strands(strands)})
-        if got.shape != expected.shape:
-            raise RuntimeError(f"the exported graph gives {got.shape} for {rows} promoters")
+        input_ids = _both_strands(random_promoters(rows, model.config.strand_length, seed=rows))
+        with torch.no_grad():
+            expected = expression(torch.from_numpy(input_ids)).numpy()
+        (got,) = session.run(["expression"], {"input_ids": input_ids})
         errors.append(np.abs(got - expected).max() / model.config.expression_std)
     return float(np.max(errors))
-
-
-def describe(model: MacaronForExpressionPrediction, tokenizer: KmerTokenizer) -> dict[str, str]:
-    """Metadata of an exported file. Raises a `ValueError` if the tokenizer does not fit the model."""
-    config = model.config
-    for name in ("kmer_size", "strand_length"):
-        if getattr(tokenizer, name) != getattr(config, name):
-            raise ValueError(f"the tokenizer has {name} {getattr(tokenizer, name)}, the model {getattr(config, name)}")
-    fields = {name: getattr(tokenizer, name) for name in TOKENIZER_SETTINGS}
-    fields |= {name: getattr(config, name) for name in ("expression_mean", "expression_std", "model_type")}
-    fields |= {"letters": " ".join(LETTERS), "package": PACKAGE, "package_version": _package_version()}
-    return {name: str(value) for name, value in fields.items()}
 
 
 def random_promoters(rows: int, strand_length: int, seed: int = 0) -> np.ndarray:
@@ -258,40 +219,3 @@ def random_promoters(rows: int, strand_length: int, seed: int = 0) -> np.ndarray
 
 def _both_strands(strands: np.ndarray) -> np.ndarray:
     return np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
-
-
-def _check_installed(*names: str) -> None:
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise ImportError(f'ONNX needs {", ".join(missing)}: pip install -e ".[export]" in a clone of the repository')
-
-
-def _remove_traces(proto: ModelProto) -> None:
-    """Remove the file names and code lines of this machine, which torch stores at each node."""
-    graph = proto.graph
-    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the exporters' messages about torchvision, deprecated calls and opsets."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _package_version() -> str:
-    try:
-        return version(PACKAGE)
-    except PackageNotFoundError:
-        return "unknown"
