@@ -142,8 +142,9 @@ def _explain_rejection(repo_id: str, endpoint: str) -> Iterator[None]:
     except (HFValidationError, LocalTokenNotFoundError):
         raise
     except (OSError, HTTPError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {_one_line(error)}"
-        if is_unreachable(error):
+        cause = error.__cause__ or error if isinstance(error, RuntimeError) else error  # a large file failed
+        reason = f"{type(cause).__name__}: {_one_line(cause)}"
+        if is_unreachable(cause):
             raise ConnectionError(_UNREACHABLE.format(endpoint, reason)) from error
         if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
             reason = f"the token needs write permission, run `hf auth login` or set HF_TOKEN ({reason})"
