@@ -167,6 +167,16 @@ def test_half_precision_weights(tiny_folder, make_model, dtype):
     torch.testing.assert_close(outputs.logits.float(), exact.logits, rtol=0.1, atol=0.1)
 
 
+def test_layers_may_lie_on_disk(tiny_folder, make_model, tmp_path):
+    device_map = {"macaron.embeddings": "cpu", "macaron.layers.0": "cpu", "macaron.layers.1": "disk"}
+    device_map |= {"dropout": "cpu", "expression_head": "cpu", "nucleotide_head": "cpu"}
+    model = MacaronForExpressionPrediction.from_pretrained(
+        tiny_folder, device_map=device_map, offload_folder=tmp_path / "offload"
+    )
+    with torch.no_grad():
+        assert_same(model(random_ids(2)).logits, make_model()(random_ids(2)).logits)
+
+
 # Equal ways to the same numbers ---------------------------------------------------------------------------------------
 
 
