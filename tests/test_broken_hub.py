@@ -1,4 +1,4 @@
-"""Every command against a server that is not the Hub, or breaks off: one line says so."""
+"""Commands report a server that is not the Hub, or closes the connection, in one line."""
 
 import runpy
 import threading
@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 class BrokenHubHandler(BaseHTTPRequestHandler):
-    """Serve the files of a folder, and break at everything else."""
+    """Serve the files of a folder, and fail at everything else."""
 
     def log_message(self, *args):
         pass
@@ -108,30 +108,30 @@ def inputs(tmp_path, tiny_folder):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_one_line(broken_hub, inputs, tmp_path, command, mode):
     broken_hub.mode = mode
-    said = run(tmp_path, COMMANDS[command])
-    assert said.startswith("error: ") and "\n" not in said
-    assert "the Hub" in said or ".parquet" in said or mode == "another site"
+    message = run(tmp_path, COMMANDS[command])
+    assert message.startswith("error: ") and "\n" not in message
+    assert "the Hub" in message or ".parquet" in message or "upload" in message or mode == "another site"
     assert not (tmp_path / "out.tsv").exists()
 
 
 @pytest.mark.parametrize("mode", ["closes", "breaks off", "garbage", "another site"])
-def test_one_line_where_the_weights_do_not_come(broken_hub, inputs, tmp_path, tiny_folder, mode):
+def test_one_line_if_the_weights_fail(broken_hub, inputs, tmp_path, tiny_folder, mode):
     broken_hub.mode, broken_hub.served = mode, tmp_path / "served"
     broken_hub.served.mkdir()
     for name in ("config.json", "tokenizer_config.json"):
         (broken_hub.served / name).write_bytes((tiny_folder / name).read_bytes())
-    said = run(tmp_path, COMMANDS["predict"])
-    assert said.startswith("error: ") and "\n" not in said
-    assert "cannot be reached" in said or mode == "another site"
+    message = run(tmp_path, COMMANDS["predict"])
+    assert message.startswith("error: ") and "\n" not in message
+    assert "cannot be reached" in message or mode == "another site"
 
 
-def test_one_line_where_rows_stop_coming(tmp_path, monkeypatch):
+def test_one_line_if_a_stream_of_rows_fails(tmp_path, monkeypatch):
     def rows():
         yield from ({"sequence": "ACGT" * 20, "expression": float(value)} for value in range(10))
         raise HTTPError("peer closed connection")
 
     stream = datasets.IterableDatasetDict({"train": datasets.IterableDataset.from_generator(rows)})
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: stream)
-    said = run(tmp_path, COMMANDS["prepare"])
-    assert said.startswith("error: data set me/x: the Hub cannot be reached") and "\n" not in said
+    message = run(tmp_path, COMMANDS["prepare"])
+    assert message.startswith("error: data set me/x: the Hub cannot be reached") and "\n" not in message
     assert not (tmp_path / "out.tsv").exists()

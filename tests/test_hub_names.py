@@ -1,4 +1,4 @@
-"""A checkpoint may be a name on the Hub: here one of this machine, sound or not."""
+"""Checkpoints named on the Hub, which is a local server here."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ NEITHER = "there is no checkpoint folder google/x, and no repository of this nam
 
 @pytest.fixture
 def hub(tiny_folder):
-    """Start a Hub that has google/x; it hangs up when it is asked for the files in `broken`."""
+    """Start a Hub that has google/x and closes the connection on requests for the files in `broken`."""
     broken = set()
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ def hub(tiny_folder):
 
 
 @pytest.mark.parametrize("broken", ["", "tokenizer_config.json", "offline"])
-def test_a_name_beside_a_folder_of_its_owner_is_sought_on_the_hub(hub, tmp_path, broken):
+def test_a_name_beside_a_folder_of_its_owner_is_loaded_from_the_hub(hub, tmp_path, broken):
     (tmp_path / "google").mkdir()
     hub.broken.add(broken)
     environment = os.environ | {
@@ -79,18 +79,18 @@ def test_a_name_beside_a_folder_of_its_owner_is_sought_on_the_hub(hub, tmp_path,
 
 
 @pytest.mark.parametrize("error", [OSError, LocalEntryNotFoundError, HTTPError])
-def test_no_error_of_the_hub_is_left_as_it_is(monkeypatch, tmp_path, error):
+def test_errors_of_the_hub_are_one_line(monkeypatch, tmp_path, error):
     def fail(*_, **__):
-        raise error("the line\nis dead")
+        raise error("first line\nand second")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(MacaronConfig, "get_config_dict", fail)
-    with pytest.raises(FileNotFoundError, match=f"{NEITHER}: .*the line is dead"):
+    with pytest.raises(FileNotFoundError, match=f"{NEITHER}: .*first line and second"):
         load_model("google/x")
     assert issubclass(HfHubHTTPError, HTTPError)
 
 
 @pytest.mark.parametrize("name", ["x", "a/b/c", "./google/x", "/google/x"])
-def test_what_cannot_be_a_name_on_the_hub_is_a_folder(name):
+def test_impossible_names_on_the_hub_are_folders(name):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint folder"):
         check_checkpoint_name(name)
