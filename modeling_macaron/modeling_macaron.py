@@ -329,8 +329,8 @@ class MacaronOutput(ModelOutput):
     variance : torch.Tensor, optional
         (batch, 1) variance of the standardized expression over the bins; None without `config.expression_bins`.
     row_losses : torch.Tensor, optional
-        (batch,) loss of each row's expression: the squared error of the standardized expression or, with
-        `config.expression_bins`, the Kullback-Leibler divergence (nats) from `soft_bin_targets`.
+        (batch,) squared errors of the standardized expression or, with `config.expression_bins`, Kullback-Leibler
+        divergences (nats) from `soft_bin_targets`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -355,27 +355,26 @@ class MacaronPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_attention_backend = True
+    _input_embed_layer = "kmer_projection"
     _no_split_modules = ["MacaronLayer"]  # noqa: RUF012
     _can_record_outputs = {"hidden_states": MacaronLayer, "attentions": MacaronAttentionBase}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize as Keras does: Glorot-uniform kernels with Keras' fans, embeddings uniform in +-0.05."""
-        if isinstance(module, nn.Linear):
-            if hasattr(module, "initial_std"):
-                init.normal_(module.weight, std=module.initial_std)
-            else:
-                fans = getattr(module, "glorot_fans", (module.in_features, module.out_features))
-                _glorot_uniform_(module.weight, *fans)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv1d):
-            width = module.kernel_size[0]
-            _glorot_uniform_(module.weight, module.in_channels * width, width)
+        if hasattr(module, "initial_std"):
+            init.normal_(module.weight, std=module.initial_std)
+        elif isinstance(module, (nn.Linear, nn.Conv1d)):
+            fans = module.weight.shape[1], module.weight.shape[0]
+            if isinstance(module, nn.Conv1d):
+                fans = module.in_channels * module.kernel_size[0], module.kernel_size[0]
+            limit = math.sqrt(6 / sum(getattr(module, "glorot_fans", fans)))
+            init.uniform_(module.weight, -limit, limit)
         elif isinstance(module, nn.Embedding):
             init.uniform_(module.weight, -0.05, 0.05)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
+        if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
 
     @classmethod
@@ -397,13 +396,7 @@ class MacaronPreTrainedModel(PreTrainedModel):
         The query and key projections of a head act as one matrix, and so do its value and output projections. At the
         default size, 30,615,559 parameters replace 47,425,543. Merging saves parameters where `head_dim` is more than
         half of `hidden_size`, and arithmetic from about 0.6 on; elsewhere it logs a warning. Merge float32 weights,
-        then convert to a lower precision.
-
-        Returns
-        -------
-        MacaronPreTrainedModel
-            Same class, dtype, device and mode, with its own weights (all trainable) and
-            `attention_projections="merged"`. A copy if the model is merged already.
+        then convert to a lower precision. The result has the same class, dtype, device and mode, and its own weights.
 
         Examples
         --------
@@ -415,11 +408,9 @@ class MacaronPreTrainedModel(PreTrainedModel):
             return copy.deepcopy(self)
         config = copy.deepcopy(self.config)
         config.attention_projections = "merged"
-        state = {name: weights.clone() for name, weights in self.state_dict().items()}
+        state = {name: weights.clone() for name, weights in self.state_dict().items() if ".self_attn." not in name}
         for name, module in self.named_modules():
             if isinstance(module, MacaronAttention):
-                for own in module.state_dict():
-                    del state[f"{name}.{own}"]
                 state |= {f"{name}.{own}": weights for own, weights in module.merged_state().items()}
         with torch.device("meta"):
             merged = type(self)(config)
@@ -430,11 +421,6 @@ class MacaronPreTrainedModel(PreTrainedModel):
                 f"arithmetic, {merged.num_parameters():,} parameters instead of {self.num_parameters():,}"
             )
         return merged.train(self.training)
-
-
-def _glorot_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int) -> None:
-    limit = math.sqrt(6 / (fan_in + fan_out))
-    init.uniform_(weight, -limit, limit)
 
 
 class MacaronModel(MacaronPreTrainedModel):
@@ -457,14 +443,6 @@ class MacaronModel(MacaronPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Linear map of the k-mers."""
-        return self.embeddings.kmer_projection
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the linear map of the k-mers."""
-        self.embeddings.kmer_projection = value
-
     @capture_outputs
     def forward(
         self,
@@ -475,22 +453,20 @@ class MacaronModel(MacaronPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
-        """Encode both strands.
+        """Encode token ids (batch, 2 * strand_length), or `inputs_embeds` (batch, sequence_length, hidden).
 
         Parameters
         ----------
-        input_ids : torch.Tensor, optional
-            (batch, 2 * strand_length) integer token ids.
+        input_ids, inputs_embeds : torch.Tensor, optional
+            Token ids of both strands, or embedded k-mers from `embeddings.embed_one_hot`.
         attention_mask : torch.Tensor, optional
             Ignored; generic tools pass one.
         expression_positions_only : bool
-            Return the expression positions only; the last block computes its queries, attention output and second
+            Return the expression positions only; the last block then computes its queries, attention output and second
             feed-forward layer there alone. No effect with `pooling="mean"`.
         base_positions : torch.Tensor, optional
             (batch, n) int64 positions of the sequence to return after the expression positions, if these are returned
             alone.
-        inputs_embeds : torch.Tensor, optional
-            (batch, sequence_length, hidden) embedded k-mers in place of `input_ids`, from `embeddings.embed_one_hot`.
         **kwargs
             `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
 
@@ -498,12 +474,6 @@ class MacaronModel(MacaronPreTrainedModel):
         -------
         BaseModelOutput
             `last_hidden_state` (batch, expression positions + sequence_length, hidden), or the positions requested.
-
-        Raises
-        ------
-        ValueError
-            If the sequence length differs from that of the position embeddings, or not exactly one of `input_ids` and
-            `inputs_embeds` is given.
         """
         self._check_inputs(input_ids, inputs_embeds)
         if input_ids is not None:
@@ -522,8 +492,9 @@ class MacaronModel(MacaronPreTrainedModel):
     def _check_inputs(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given")
-        name, inputs, expected = "input_ids", input_ids, (2 * self.config.strand_length,)
-        if input_ids is None:
+        if input_ids is not None:
+            name, inputs, expected = "input_ids", input_ids, (2 * self.config.strand_length,)
+        else:
             expected = (self.config.sequence_length, self.config.hidden_size)
             name, inputs = "inputs_embeds", inputs_embeds
         if tuple(inputs.shape[1:]) != expected:
@@ -603,16 +574,14 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         labels : torch.Tensor, optional
             (batch,) or (batch, 1) standardized expression.
         masked_nucleotides : torch.Tensor, optional
-            (batch, 2 * strand_length) true ids of the masked bases, -100 elsewhere. (The Trainer requires every
-            argument with "label" in its name as a column, hence the name.)
+            (batch, 2 * strand_length) true ids of the masked bases, -100 elsewhere.
         output_nucleotide_logits : bool
             If False, the last block computes the expression positions and the masked bases only, with the same
             expression and losses.
         most_masked : int, optional
             Upper bound on the masked bases of a row. Default: count them, which synchronizes with a GPU.
         row_weights : torch.Tensor, optional
-            (batch,) positive weights: `expression_loss` is the weighted mean of the row losses. The reconstruction
-            loss is not weighted.
+            (batch,) positive weights of the row losses in `expression_loss`. The reconstruction loss is not weighted.
         **kwargs
             See `MacaronModel.forward`.
 
@@ -620,13 +589,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         -------
         MacaronOutput
             With `config.both_orientations` in evaluation mode, expression and variance are averaged over both
-            orientations; all other outputs are those of the given orientation, and so is everything for
-            `inputs_embeds`.
-
-        Raises
-        ------
-        ValueError
-            If `input_ids` or `labels` have the wrong shape.
+            orientations (not for `inputs_embeds`); other outputs are those of the given orientation.
         """
         positions = None
         if masked_nucleotides is not None and not output_nucleotide_logits:
@@ -636,14 +599,13 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             input_ids, expression_positions_only=only, base_positions=positions, return_dict=True, **kwargs
         )
         hidden_states = self.dropout(outputs.last_hidden_state)
-        num_pooled = self.config.num_pooled_positions
         expression = self._read_expression(hidden_states)
         if self.config.both_orientations and not self.training and input_ids is not None:
             expression = self._average_orientations(expression, input_ids)
         logits, variance = self._mean_and_variance(expression)
         nucleotide_logits = None
         if output_nucleotide_logits or masked_nucleotides is not None:
-            nucleotide_logits = self.nucleotide_head(hidden_states[:, num_pooled:])
+            nucleotide_logits = self.nucleotide_head(hidden_states[:, self.config.num_pooled_positions :])
 
         loss = expression_loss = row_losses = nucleotide_loss = None
         if labels is not None:
@@ -692,7 +654,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         return torch.linspace(bins[0], bins[-1], len(bins), dtype=like.dtype, device=like.device)
 
     def _mean_and_variance(self, expression: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Turn what `_read_expression` gives into mean and variance, each (batch, 1)."""
+        """Mean and variance, each (batch, 1), of the output of `_read_expression`."""
         if self.config.expression_bins is None:
             return expression, None
         centers, probabilities = self._bin_centers(expression), expression.exp()
@@ -700,7 +662,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         return mean, (probabilities * (centers - mean) ** 2).sum(dim=1, keepdim=True)
 
     def _row_losses(self, expression: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Compare what `_read_expression` gives with labels, (batch,) or (batch, 1): losses (batch,)."""
+        """Losses (batch,) of the output of `_read_expression` for labels (batch,) or (batch, 1)."""
         if labels.numel() != len(expression):
             raise ValueError(f"labels must hold one value per sequence ({len(expression)}), got {labels.numel()}")
         expression = _full_precision(expression)
@@ -749,21 +711,9 @@ class MacaronForMaskedLM(MacaronPreTrainedModel):
     def forward(
         self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs
     ) -> MaskedLMOutput:
-        """Predict the base at each position.
+        """Predict the base at each position: `loss` () and `logits` (batch, sequence_length, vocab_size).
 
-        Parameters
-        ----------
-        input_ids : torch.Tensor, optional
-            (batch, 2 * strand_length) token ids, masks included.
-        labels : torch.Tensor, optional
-            (batch, 2 * strand_length) ids of the masked bases, -100 elsewhere.
-        **kwargs
-            See `MacaronModel.forward`.
-
-        Returns
-        -------
-        MaskedLMOutput
-            `loss` () and `logits` (batch, sequence_length, vocab_size).
+        `input_ids` are (batch, 2 * strand_length) with masks, `labels` the ids of the masked bases and -100 elsewhere.
         """
         outputs = self.macaron(input_ids, expression_positions_only=False, return_dict=True, **kwargs)
         sequence_states = outputs.last_hidden_state[:, self.config.num_pooled_positions :]
