@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors.numpy import load_file
 
 from modeling_macaron.io.atomic import new_folder
@@ -20,20 +21,7 @@ from .modeling_macaron import MacaronForExpressionPrediction
 _TF_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TF_BOOKKEEPING = re.compile(r"\.OPTIMIZER_SLOT/|^optimizer/|^_CHECKPOINTABLE_OBJECT_GRAPH$|^save_counter|^metrics/")
 
-_CARD = """---
-license: apache-2.0
-library_name: transformers
-tags:
-- promoter
-- gene-expression
-- macaron
----
-
-# Macaron promoter model
-
-Weights of the original TensorFlow implementation of team Unlock_DNA (Proformer), converted: {parameters:,} parameters.
-"""
-
+_ORIGIN = "Converted weights of the original TensorFlow implementation of team Unlock_DNA (Proformer)."
 
 # Names of the original and of this library, applied in this order.
 _RENAMES = (
@@ -55,12 +43,6 @@ _RENAMES = (
     (r"\.(kernel|gamma)$", ".weight"),
     (r"\.beta$", ".bias"),
 )
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _to_torch_layout(name: str, array: np.ndarray) -> np.ndarray:
@@ -130,10 +112,13 @@ def config_from_shapes(weights: Mapping[str, np.ndarray], **overrides) -> Macaro
 
 def convert_weights(weights: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Convert the original's variables, or their gradients, to a state dict of `MacaronForExpressionPrediction`."""
-    return {
-        _rename(name): torch.from_numpy(np.ascontiguousarray(_to_torch_layout(name, array)))
-        for name, array in weights.items()
-    }
+    state = {}
+    for source, array in weights.items():
+        name = source
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        state[name] = torch.from_numpy(np.ascontiguousarray(_to_torch_layout(source, array)))
+    return state
 
 
 def convert_checkpoint(
@@ -175,7 +160,9 @@ def convert_checkpoint(
             model.load_state_dict(convert_weights(weights))
         except RuntimeError as error:
             raise ValueError(f"the weights do not fit: {' '.join(str(error).split())[:500]}") from error
-        (folder / "README.md").write_text(_CARD.format(parameters=model.num_parameters()), encoding="utf-8")
+        tags = ["promoter", "gene-expression", "macaron"]
+        about = ModelCardData(license="apache-2.0", library_name="transformers", tags=tags).to_yaml()
+        ModelCard(f"---\n{about}\n---\n\n# Macaron promoter model\n\n{_ORIGIN}\n").save(folder / "README.md")
         model.save_pretrained(folder)
         KmerTokenizer(kmer_size=config.kmer_size, strand_length=config.strand_length).save_pretrained(folder)
     return model

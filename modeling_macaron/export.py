@@ -125,26 +125,10 @@ def export_onnx(
 
 
 def predict_onnx(path: str | Path, sequences: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-    """Predict the expression of sequences with a file that `export_onnx` wrote.
+    """Predict the expression (sequences,) float64 of DNA in assay units, with a file that `export_onnx` wrote.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    sequences : sequence of str
-        DNA, with or without the constant flanks.
-    batch_size : int
-        Sequences per forward pass.
-
-    Returns
-    -------
-    numpy.ndarray
-        (sequences,) float64 expression in assay units.
-
-    Raises
-    ------
-    ValueError
-        If a sequence is not DNA, empty or too long, or the file has no tokenizer settings.
+    Sequences are read as by the model's tokenizer. Raises a ValueError if one is not DNA, empty or too long, or if the
+    file has no tokenizer settings in its metadata.
     """
     session = open_session(path)
     about = session.get_modelmeta().custom_metadata_map

@@ -14,21 +14,10 @@ from transformers.dynamic_module_utils import get_relative_import_files
 _AUTO_CLASSES = {"config.json": ("AutoConfig", "AutoModel"), "tokenizer_config.json": ("AutoTokenizer",)}
 _UNREACHABLE = "the Hub at {} cannot be reached ({}): check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
 NOT_UPLOADED = (
-    "checkpoint-*",
-    "optimizer*",
-    "scheduler.pt",
-    "scaler.pt",
-    "rng_state*.pth",
-    "raw_weights.safetensors",
-    "trainer_state.json",
-    "training_args.bin",
-    "runs/*",
-    "logs/*",
-    "*.log",
-    "*tfevents*",
-    "*__pycache__*",
+    "checkpoint-*", "optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "raw_weights.safetensors",
+    "trainer_state.json", "training_args.bin", "runs/*", "logs/*", "*.log", "*tfevents*", "*__pycache__*",
     ".ipynb_checkpoints/*",
-)
+)  # fmt: skip
 
 
 def check_hub_folder(folder: str | Path) -> None:
@@ -36,39 +25,29 @@ def check_hub_folder(folder: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"there is no folder {folder}")
-    names = {"README.md"}
-    references = []
+    names, references = {"README.md", *_AUTO_CLASSES}, []
     for name, classes in _AUTO_CLASSES.items():
-        names.add(name)
-        if not (folder / name).is_file():
-            continue
-        settings = json.loads((folder / name).read_text(encoding="utf-8"))
-        auto_map = settings.get("auto_map") or {}
-        names |= {f"{key} in the auto_map of {name}" for key in classes if key not in auto_map}
-        for value in auto_map.values():
-            references += value if isinstance(value, list) else [value]
-        references += [pipeline.get("impl") for pipeline in (settings.get("custom_pipelines") or {}).values()]
+        if (folder / name).is_file():
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            auto_map = settings.get("auto_map") or {}
+            names |= {f"{key} in the auto_map of {name}" for key in classes if key not in auto_map}
+            for value in auto_map.values():
+                references += value if isinstance(value, list) else [value]
+            references += [pipeline.get("impl") for pipeline in (settings.get("custom_pipelines") or {}).values()]
     for reference in references:
         if reference and "--" not in reference:  # `OWNER/NAME--module.Class` is code of another repository
-            module = f"{reference.partition('.')[0]}.py"
-            names.add(module)
-            if (folder / module).is_file():
-                names.update(_imported_files(folder / module))
+            module = folder / f"{reference.partition('.')[0]}.py"
+            names.add(module.name)
+            try:
+                names |= {Path(path).name for path in get_relative_import_files(module)}
+            except FileNotFoundError as error:
+                names.add(Path(error.filename).name)
     index = folder / "model.safetensors.index.json"
     names |= set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing:
+    if missing := sorted(name for name in names if not (folder / name).is_file()):
         raise ValueError(
             f"{folder} is not a complete model folder, nothing was uploaded. Missing: {', '.join(missing)}"
         )
-
-
-def _imported_files(module: Path) -> list[str]:
-    """Names of the files that a module imports from its folder, down to the first missing one."""
-    try:
-        return [Path(path).name for path in get_relative_import_files(module)]
-    except FileNotFoundError as error:
-        return [Path(error.filename).name]
 
 
 def push_folder(

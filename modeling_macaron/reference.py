@@ -35,7 +35,7 @@ class Reference(NamedTuple):
 
     data: str  # name of the table
     split: str  # "training", or "validation" if the training rows were streamed
-    edges: np.ndarray  # (bins + 1,) in assay units
+    edges: np.ndarray  # (bins + 1,) of the histogram, in assay units
     counts: np.ndarray  # (bins,)
     percentiles: np.ndarray  # (101,) percentiles 0 to 100, in assay units
     examples: tuple[Example, ...]  # of the validation split, with `--save_examples true`
@@ -82,7 +82,7 @@ def load_reference(checkpoint: str | Path) -> Reference | None:
     try:
         if not Path(checkpoint).is_dir():
             path = Path(hf_hub_download(str(checkpoint), REFERENCE))
-        if not path.is_file():
+        elif not path.is_file():
             return None
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"larger than {_MOST_BYTES:,} bytes")
@@ -102,12 +102,11 @@ def _parse(content: dict) -> Reference:
     examples = tuple(
         Example(str(one["description"]), str(one["sequence"]), float(one["measured"])) for one in content["examples"]
     )
-    if not counts.shape == (counts.size,) == edges[1:].shape or percentiles.shape != (101,):
-        raise ValueError("unexpected numbers of values")
+    is_histogram = counts.shape == (counts.size,) == edges[1:].shape and counts.min() >= 0 and counts.any()
+    if not is_histogram or percentiles.shape != (101,) or not (edges[1:] > edges[:-1]).all():
+        raise ValueError("not a histogram with 101 percentiles")
     if not np.isfinite([*edges, *percentiles, *(one.measured for one in examples)]).all():
         raise ValueError("a value is not finite")
-    if counts.min() < 0 or not counts.any() or (edges[1:] <= edges[:-1]).any():
-        raise ValueError("no histogram")
     if content["split"] not in ("training", "validation"):
         raise ValueError("unknown split")
     return Reference(str(content["data"]), content["split"], edges, counts, percentiles, examples)

@@ -37,11 +37,6 @@ MISSING_WORDS = frozenset(
 )
 _LONGEST_WORD = max(map(len, MISSING_WORDS))
 
-_REMEDIES = {
-    BAD_LETTER: "; A, C, G, T, U, N, IUPAC ambiguity letters and [MASK] are",
-    TOO_LONG: " (`strand_length`); pass truncation=True to keep its middle, or check the flanks",
-}
-
 _INVALID = 255
 _MASK_BYTE = b"\x80"  # neither ASCII nor the first byte of a UTF-8 character
 
@@ -159,12 +154,11 @@ class KmerTokenizer(PreTrainedTokenizer):
         trimming: str = "auto",
         **kwargs,
     ):
-        for name, value, most in (
-            ("strand_length", strand_length, MOST_LETTERS),
-            ("kmer_size", kmer_size, 2 * strand_length),
-        ):
-            if not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"`{name}` must be an integer from 1 to {most:,}, got {value!r}")
+        for name, value in (("kmer_size", kmer_size), ("strand_length", strand_length)):
+            if not isinstance(value, int) or not 1 <= value <= MOST_LETTERS:
+                raise ValueError(f"`{name}` must be an integer from 1 to {MOST_LETTERS:,}, got {value!r}")
+        if kmer_size > 2 * strand_length:
+            raise ValueError(f"`kmer_size` {kmer_size} is longer than both strands together ({2 * strand_length})")
         if trimming not in ("auto", "always", "never"):
             raise ValueError(f'`trimming` must be "auto", "always" or "never", got {trimming!r}')
         for name, value in (("flank5", flank5), ("flank3", flank3)):
@@ -213,7 +207,6 @@ class KmerTokenizer(PreTrainedTokenizer):
         Returns
         -------
         StrandBatch
-            Ids (batch, strand_length), lengths and the problem of each row.
         """
         offsets = np.asarray(offsets, dtype=np.int64)
         letters, offsets = letters[offsets[0] : offsets[-1]], offsets - offsets[0]
@@ -336,22 +329,25 @@ class KmerTokenizer(PreTrainedTokenizer):
         """Forward strands (batch, strand_length); raises for the first text with a problem."""
         for index, text in enumerate(texts):
             if not isinstance(text, str):
-                where = "" if is_single else f"sequence {index} of the batch: "
-                raise ValueError(f"{where}expected DNA as a str, got {type(text).__name__}")
+                raise ValueError(f"sequence {index} of the batch: expected DNA as a str, got {type(text).__name__}")
         if not "".join(texts).isascii():
             texts = list(map(strip_marks, texts))  # white space outside ASCII
         # One byte per token. Characters outside ASCII become `?`, which is not DNA.
         pieces = [text.encode("ascii", "replace").replace(b"[MASK]", _MASK_BYTE) for text in texts]
         offsets = np.cumsum([0, *map(len, pieces)])
         batch = self.encode_strands(np.frombuffer(b"".join(pieces), np.uint8), offsets, truncation)
-        if batch.problem.any():
-            index = int(np.flatnonzero(batch.problem)[0])
-            where = "" if is_single else f"sequence {index} of the batch: "
-            problem = int(batch.problem[index])
-            text = texts[index].replace("[MASK]", "N" * len("[MASK]"))  # keeps the positions
-            explained = self.explain(text, problem, int(batch.lengths[index]))
-            raise ValueError(where + explained + _REMEDIES.get(problem, ""))
-        return batch.ids
+        if not batch.problem.any():
+            return batch.ids
+        index = int(np.flatnonzero(batch.problem)[0])
+        problem = int(batch.problem[index])
+        text = texts[index].replace("[MASK]", "N" * len("[MASK]"))  # keeps the positions
+        message = "" if is_single else f"sequence {index} of the batch: "
+        message += self.explain(text, problem, int(batch.lengths[index]))
+        if problem == BAD_LETTER:
+            message += "; A, C, G, T, U, N, IUPAC ambiguity letters and [MASK] are"
+        elif problem == TOO_LONG:
+            message += " (`strand_length`); pass truncation=True to keep its middle, or check the flanks"
+        raise ValueError(message)
 
     def _convert_token_to_id(self, token: str) -> int | None:
         return LETTERS.index(token) if token in LETTERS else None
