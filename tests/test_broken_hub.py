@@ -8,10 +8,12 @@ from pathlib import Path
 import datasets
 import pytest
 from huggingface_hub import HfFileSystem, constants
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
+from modeling_macaron import MacaronConfig
 from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.sources import open_source
+from modeling_macaron.loading import check_checkpoint_name, load_model
 
 ROOT = Path(__file__).parents[1]
 PUSH = ["--push_to_hub", "true", "--hub_model_id", "me/x"]
@@ -135,3 +137,20 @@ def test_one_line_if_a_stream_of_rows_fails(tmp_path, monkeypatch):
     message = run(tmp_path, COMMANDS["prepare"])
     assert message.startswith("error: data set me/x: the Hub cannot be reached") and "\n" not in message
     assert not (tmp_path / "out.tsv").exists()
+
+
+@pytest.mark.parametrize("error", [OSError, LocalEntryNotFoundError, HTTPError])
+def test_one_line_for_a_name_that_is_not_on_the_hub(monkeypatch, error):
+    def fail(*_, **__):
+        raise error("first line\nand second")
+
+    monkeypatch.setattr(MacaronConfig, "get_config_dict", fail)
+    message = "no checkpoint folder google/x, and no repository of this name .*: .*first line and second"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_model("google/x")
+
+
+@pytest.mark.parametrize("name", ["x", "a/b/c", "./google/x", "/google/x"])
+def test_impossible_names_on_the_hub_are_folders(name):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint folder"):
+        check_checkpoint_name(name)

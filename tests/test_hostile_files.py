@@ -95,6 +95,8 @@ def test_weights_in_shards_are_read(tiny_folder, tmp_path):
 
 
 def test_an_index_of_the_hub_names_safetensors_only(tiny_folder, tmp_path, monkeypatch):
+    (tmp_path / "somebody").mkdir()  # a folder of the owner's name is not the checkpoint
+    monkeypatch.chdir(tmp_path)
     repository = tmp_path / "models--somebody--promoters"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
@@ -186,7 +188,7 @@ def test_pickles_cannot_be_requested(tiny_folder):
         AutoModel.from_pretrained(tiny_folder, use_safetensors=None, trust_remote_code=True)
 
 
-def test_pickles_beside_the_weights_are_left_alone(tiny_folder, tmp_path):
+def test_pickles_beside_the_weights_are_not_read(tiny_folder, tmp_path):
     folder = copy_of(tiny_folder, tmp_path / "both")
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth", "scheduler.pt"):
         (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "harm")))
