@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.figures import RESULTS, Results, add_output, describe_machine, make_parser, result_path, time_in_turn
 from modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.analysis.export import TOLERANCE, export_onnx, open_session, random_promoters
+from modeling_macaron.export import TOLERANCE, export_onnx, open_session, random_promoters
 from modeling_macaron.predictor import Predictor
 from tokenization import reverse_complement
 
@@ -30,7 +30,7 @@ SEQUENCES = 64
 def run(results: Results, checkpoint: Path, folder: Path, threads: int, rounds: int = 4) -> None:
     """Export a checkpoint in both forms, compare the numbers, and time 64 promoters in turn with PyTorch."""
     predictor = Predictor.from_pretrained(checkpoint, device="cpu", dtype="float32")
-    model, tokenizer = predictor.model, predictor.tokenizer
+    model = predictor.model
     strands = random_promoters(SEQUENCES, model.config.strand_length)
     ids = np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
     forms: dict[tuple[str, str], Callable[[np.ndarray], object]] = {}
@@ -39,7 +39,7 @@ def run(results: Results, checkpoint: Path, folder: Path, threads: int, rounds: 
         for attention in ("sdpa", "eager"):
             forms[f"PyTorch {attention}", projections] = _pytorch(one, attention)
         path = folder / f"{projections}.onnx"
-        export = export_onnx(model, path, tokenizer=tokenizer, merged=projections == "merged")
+        export = export_onnx(predictor, path, merged=projections == "merged")
         results.check(f"ONNX Runtime = PyTorch, {projections}", export.error, TOLERANCE)
         results.figure(f"size of the file, {projections}", export.num_bytes / 1e6, "MB")
         session = open_session(path, threads)

@@ -7,48 +7,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, RepoUrl, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError, safe_open
-from transformers.dynamic_module_utils import get_relative_imports
+from huggingface_hub import HfApi, RepoUrl, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+from transformers.dynamic_module_utils import get_relative_import_files
 
-REQUIRED_FILES = ("config.json", "tokenizer_config.json", "README.md")
-REQUIRED_CLASSES = {"config.json": ("AutoConfig", "AutoModel"), "tokenizer_config.json": ("AutoTokenizer",)}
+_AUTO_CLASSES = {"config.json": ("AutoConfig", "AutoModel"), "tokenizer_config.json": ("AutoTokenizer",)}
+_UNREACHABLE = "the Hub at {} cannot be reached ({}): check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
 NOT_UPLOADED = (
-    "checkpoint-*",
-    "optimizer*",
-    "scheduler.pt",
-    "scaler.pt",
-    "rng_state*.pth",
-    "raw_weights.safetensors",
-    "trainer_state.json",
-    "training_args.bin",
-    "runs/*",
-    "logs/*",
-    "*.log",
-    "*tfevents*",
-    "*__pycache__*",
+    "checkpoint-*", "optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "raw_weights.safetensors",
+    "trainer_state.json", "training_args.bin", "runs/*", "logs/*", "*.log", "*tfevents*", "*__pycache__*",
     ".ipynb_checkpoints/*",
-)
+)  # fmt: skip
 
 
 def check_hub_folder(folder: str | Path) -> None:
-    """Raise a ValueError that names all that a folder lacks for the Auto classes to load it without this package."""
+    """Raise a ValueError that names all files that a folder lacks to load by the Auto classes without this package."""
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"there is no folder {folder}")
-    faults = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
-    references = []
-    for name, classes in REQUIRED_CLASSES.items():
-        settings = _read_json(folder / name)
-        auto_map = settings.get("auto_map") or {}
-        if settings:
-            faults += [f"{key} in the auto_map of {name}" for key in classes if not auto_map.get(key)]
-        references += _code_references(settings)
-    faults += _missing_modules(folder, references) + _weight_faults(folder)
-    if faults:
-        raise ValueError(f"{folder} is not a complete model folder, nothing was uploaded. Missing: {', '.join(faults)}")
+    names, references = {"README.md", *_AUTO_CLASSES}, []
+    for name, classes in _AUTO_CLASSES.items():
+        if (folder / name).is_file():
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            auto_map = settings.get("auto_map") or {}
+            names |= {f"{key} in the auto_map of {name}" for key in classes if key not in auto_map}
+            for value in auto_map.values():
+                references += value if isinstance(value, list) else [value]
+            references += [pipeline.get("impl") for pipeline in (settings.get("custom_pipelines") or {}).values()]
+    for reference in references:
+        if reference and "--" not in reference:  # `OWNER/NAME--module.Class` is code of another repository
+            module = folder / f"{reference.partition('.')[0]}.py"
+            names.add(module.name)
+            try:
+                names |= {Path(path).name for path in get_relative_import_files(module)}
+            except FileNotFoundError as error:
+                names.add(Path(error.filename).name)
+    index = folder / "model.safetensors.index.json"
+    names |= set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    if missing := sorted(name for name in names if not (folder / name).is_file()):
+        raise ValueError(
+            f"{folder} is not a complete model folder, nothing was uploaded. Missing: {', '.join(missing)}"
+        )
 
 
 def push_folder(
@@ -86,19 +85,15 @@ def push_folder(
 
     Raises
     ------
-    NotADirectoryError
-        If the folder does not exist.
     ValueError
-        If the folder is incomplete, the name is invalid, or the Hub rejects the model card.
-    PermissionError
-        If the token is missing or lacks permission.
-    ConnectionError
-        If the Hub cannot be reached or answers with another error.
+        If the folder is incomplete or the name is invalid.
+    OSError
+        If the folder or the token is missing, or the Hub cannot be reached or rejects the token or the upload.
     """
     check_hub_folder(folder)
     url = ensure_repository(repo_id, private=private, token=token)
-    api = HfApi(token=token)
-    with _clear_errors(repo_id, api.endpoint):
+    api = HfApi(token=token or True)
+    with _explain_rejection(repo_id, api.endpoint):
         if revision is not None:
             api.create_branch(url.repo_id, branch=revision, exist_ok=True)
         api.upload_folder(
@@ -113,67 +108,26 @@ def push_folder(
 
 def ensure_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> RepoUrl:
     """Create a model repository if needed; see `push_folder` for arguments and errors."""
-    validate_repo_id(repo_id)
-    token = token or get_token()
-    if not token:
-        raise PermissionError("there is no Hugging Face token: run `hf auth login` or set HF_TOKEN")
-    api = HfApi(token=token)
-    with _clear_errors(repo_id, api.endpoint):
+    api = HfApi(token=token or True)
+    with _explain_rejection(repo_id, api.endpoint):
         return api.create_repo(repo_id, private=private or None, exist_ok=True)
 
 
-def _read_json(path: Path) -> dict:
-    """Read a JSON object; a missing file is empty."""
-    if not path.is_file():
-        return {}
+@contextmanager
+def _explain_rejection(repo_id: str, endpoint: str) -> Iterator[None]:
+    """Turn any error of an upload into an OSError of one line."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return content
-
-
-def _code_references(settings: dict) -> list[str]:
-    """`module.Class` references of the settings, except to another repository (`owner/name--`)."""
-    references = [pipeline.get("impl") for pipeline in (settings.get("custom_pipelines") or {}).values()]
-    for value in (settings.get("auto_map") or {}).values():
-        references += value if isinstance(value, list) else [value]
-    return [reference for reference in references if reference and "--" not in reference]
-
-
-def _missing_modules(folder: Path, references: list[str]) -> list[str]:
-    """Missing Python files among those that are referenced or imported."""
-    pending = [reference.split(".")[0] for reference in references]
-    seen, missing = set(), []
-    while pending:
-        module = pending.pop(0)
-        if module in seen:
-            continue
-        seen.add(module)
-        path = folder / f"{module}.py"
-        if path.is_file():
-            pending += sorted(get_relative_imports(path))
-        else:
-            missing.append(path.name)
-    return missing
-
-
-def _weight_faults(folder: Path) -> list[str]:
-    """Missing or broken weight files."""
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(_read_json(index).get("weight_map", {}).values())) or ["model.safetensors"]
-    faults = []
-    for name in names:
-        try:
-            with safe_open(folder / name, "numpy"):
-                pass
-        except FileNotFoundError:
-            faults.append(name)
-        except SafetensorError as error:
-            faults.append(f"{name} (there, but broken: {error})")
-    return faults
+        yield
+    except (HFValidationError, LocalTokenNotFoundError):
+        raise
+    except (OSError, HTTPError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ or error if isinstance(error, RuntimeError) else error  # a large file failed
+        reason = f"{type(cause).__name__}: {_one_line(cause)}"
+        if is_unreachable(cause):
+            raise ConnectionError(_UNREACHABLE.format(endpoint, reason)) from error
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+            reason = f"the token needs write permission, run `hf auth login` or set HF_TOKEN ({reason})"
+        raise OSError(f"the upload to {repo_id} at {endpoint} failed: {reason}") from error
 
 
 @contextmanager
@@ -186,7 +140,8 @@ def reading_from_hub() -> Iterator[None]:
         while cause is not None and not isinstance(cause, HTTPError):
             cause = cause.__cause__ or cause.__context__
         if is_unreachable(cause):
-            raise _unreachable(constants.ENDPOINT, cause) from error
+            reason = _one_line(cause) or type(cause).__name__
+            raise ConnectionError(_UNREACHABLE.format(constants.ENDPOINT, reason)) from error
         if "\n" in str(error):
             raise OSError(_one_line(error)) from error
         raise
@@ -195,47 +150,6 @@ def reading_from_hub() -> Iterator[None]:
 def is_unreachable(error: BaseException | None) -> bool:
     """Whether an HTTP error came without an answer from the Hub."""
     return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
-
-
-def _unreachable(endpoint: str, error: BaseException) -> ConnectionError:
-    reason = _one_line(error) or type(error).__name__
-    return ConnectionError(f"the Hub at {endpoint} cannot be reached ({reason}): check the network and HF_ENDPOINT")
-
-
-@contextmanager
-def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
-    """Turn Hub errors into one line that says what to do."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        raise _explain_answer(error, repo_id, endpoint) from error
-    except OfflineModeIsEnabled as error:
-        raise ConnectionError("offline mode is on: unset HF_HUB_OFFLINE to push to the Hub") from error
-    except HTTPError as error:
-        raise _unreachable(endpoint, error) from error
-    except (LookupError, TypeError, json.JSONDecodeError, UnicodeError) as error:
-        reason = f"{type(error).__name__}: {_one_line(error)}"
-        raise ConnectionError(
-            f"{endpoint} is not a Hugging Face Hub ({reason}): check the network and HF_ENDPOINT"
-        ) from error
-    except (RuntimeError, ConnectionError) as error:  # the transfer of a large file failed
-        reason = _one_line(error.__cause__ or error)
-        raise ConnectionError(f"the upload to {repo_id} was interrupted, push again: {reason}") from error
-    except ValueError as error:
-        raise ValueError(f"the Hub rejected the upload to {repo_id}: {_one_line(error)}") from error
-
-
-def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> OSError:
-    """Error for an HTTP status."""
-    status = error.response.status_code
-    said = f" (it says: {_one_line(error.server_message)})" if error.server_message else ""
-    hints = {
-        401: f"make a token that may write at {endpoint}/settings/tokens, then run `hf auth login` or set HF_TOKEN",
-        403: "the token needs write permission, and the owner must be you or an organization that you may write to",
-    }
-    if status in hints:
-        return PermissionError(f"the Hub rejected the token for {repo_id} ({status}){said}: {hints[status]}")
-    return ConnectionError(f"the Hub answered {status} to the upload to {repo_id}{said or f': {_one_line(error)}'}")
 
 
 def _one_line(text: object) -> str:

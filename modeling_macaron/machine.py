@@ -18,15 +18,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's main function; one of several processes then exits without running destructors.
+    """Run a command's main function. If it is one of several processes, exit without running destructors.
 
-    The threads of a process group outlive its last collective for a moment. A destructor that joins them while it holds
-    the interpreter's lock can wait forever, and an interpreter that ends beneath them can crash (pytorch#190489).
-
-    Parameters
-    ----------
-    main : callable
-        Takes no arguments, and may raise `SystemExit`.
+    A destructor that joins the threads of a process group can hang, and the interpreter can crash as it ends
+    (pytorch#190489).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         main()
@@ -50,14 +45,9 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep freed memory, so that not every large tensor needs new pages; call it at the start of a program.
+    """Make glibc keep freed memory, so that large tensors do not need new pages; call it at the start of a program.
 
-    Settings by `MALLOC_*` environment variables stay.
-
-    Returns
-    -------
-    bool
-        False without glibc, or if such a variable is set; then nothing is changed.
+    Returns False, and changes nothing, without glibc or if a `MALLOC_*` environment variable is set.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
 if TYPE_CHECKING:
-    from .training.dataset import PreparedData, PromoterDataset
+    from .training.dataset import PreparedData
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Reference(NamedTuple):
 
     data: str  # name of the table
     split: str  # "training", or "validation" if the training rows were streamed
-    edges: np.ndarray  # (bins + 1,) in assay units
+    edges: np.ndarray  # (bins + 1,) of the histogram, in assay units
     counts: np.ndarray  # (bins,)
     percentiles: np.ndarray  # (101,) percentiles 0 to 100, in assay units
     examples: tuple[Example, ...]  # of the validation split, with `--save_examples true`
@@ -58,7 +58,11 @@ def write_reference(
     folder: Path, name: str, data: PreparedData, split: str = "training", save_examples: bool = False
 ) -> None:
     """Write `reference.json` for the table `name`, with three validation promoters if `save_examples`."""
-    validation = data.validation.labels
+    validation, examples = data.validation.labels, []
+    for description, percentile in (_EXAMPLES if save_examples else {}).items():
+        index = int(np.abs(validation - np.percentile(validation, percentile)).argmin())
+        sequence = "".join("ACGTN"[base] for base in data.validation[index]["input_ids"][0]).strip("N")
+        examples.append(Example(description, sequence, float(f"{validation[index]:.6g}"))._asdict())
     values = validation if split == "validation" else data.train.labels
     counts, edges = np.histogram(values, bins=_NUM_BINS)
     content = {
@@ -67,19 +71,9 @@ def write_reference(
         "edges": edges.tolist(),
         "counts": counts.tolist(),
         "percentiles": np.percentile(values, np.arange(101)).tolist(),
-        "examples": [
-            _choose(description, data.validation, validation, percentile)._asdict()
-            for description, percentile in (_EXAMPLES if save_examples else {}).items()
-        ],
+        "examples": examples,
     }
     (folder / REFERENCE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _choose(description: str, rows: PromoterDataset, values: np.ndarray, percentile: float) -> Example:
-    """Choose the promoter whose value is nearest to a percentile."""
-    index = int(np.abs(values - np.percentile(values, percentile)).argmin())
-    sequence = "".join("ACGTN"[base] for base in rows[index]["input_ids"][0]).strip("N")
-    return Example(description, sequence, float(f"{values[index]:.6g}"))
 
 
 def load_reference(checkpoint: str | Path) -> Reference | None:
@@ -88,7 +82,7 @@ def load_reference(checkpoint: str | Path) -> Reference | None:
     try:
         if not Path(checkpoint).is_dir():
             path = Path(hf_hub_download(str(checkpoint), REFERENCE))
-        if not path.is_file():
+        elif not path.is_file():
             return None
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"larger than {_MOST_BYTES:,} bytes")
@@ -108,12 +102,11 @@ def _parse(content: dict) -> Reference:
     examples = tuple(
         Example(str(one["description"]), str(one["sequence"]), float(one["measured"])) for one in content["examples"]
     )
-    if not counts.shape == (counts.size,) == edges[1:].shape or percentiles.shape != (101,):
-        raise ValueError("unexpected numbers of values")
+    is_histogram = counts.shape == (counts.size,) == edges[1:].shape and counts.min() >= 0 and counts.any()
+    if not is_histogram or percentiles.shape != (101,) or not (edges[1:] > edges[:-1]).all():
+        raise ValueError("not a histogram with 101 percentiles")
     if not np.isfinite([*edges, *percentiles, *(one.measured for one in examples)]).all():
         raise ValueError("a value is not finite")
-    if counts.min() < 0 or not counts.any() or (edges[1:] <= edges[:-1]).any():
-        raise ValueError("no histogram")
     if content["split"] not in ("training", "validation"):
         raise ValueError("unknown split")
     return Reference(str(content["data"]), content["split"], edges, counts, percentiles, examples)

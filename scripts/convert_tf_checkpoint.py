@@ -14,24 +14,9 @@ import sys
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from modeling_macaron.conversion import convert_checkpoint
-
-
-def read_overrides(text: str | None) -> dict:
-    """Read config fields from a JSON file or from JSON text."""
-    if text is None:
-        return {}
-    is_text = text.lstrip().startswith("{")
-    if not is_text and not Path(text).is_file():
-        raise ValueError(f"--config {text}: there is no such file, and JSON text begins with {{")
-    try:
-        overrides = json.loads(text if is_text else Path(text).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--config is no valid JSON: {error}") from error
-    if not isinstance(overrides, dict):
-        raise ValueError("--config must be a JSON object of config fields")
-    return overrides
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,10 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT_DIR if it holds a model")
     args = parser.parse_args(argv)
     try:
-        model = convert_checkpoint(
-            args.source, args.output_dir, overwrite=args.overwrite, **read_overrides(args.config)
-        )
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+        is_file = args.config and not args.config.lstrip().startswith("{")
+        fields = json.loads(Path(args.config).read_text(encoding="utf-8") if is_file else args.config or "{}")
+        model = convert_checkpoint(args.source, args.output_dir, overwrite=args.overwrite, **fields)
+    except (ValueError, OSError, ImportError, SafetensorError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
     print(f"{model.num_parameters():,} parameters written to {args.output_dir}")
     for name in ("num_expression_positions", "gate_activation", "expression_mean", "expression_std"):

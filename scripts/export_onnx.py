@@ -8,11 +8,13 @@ MODEL is a checkpoint folder or a name on the Hub; OUTPUT is a .onnx file: `inpu
 """
 
 import argparse
+import logging
 import sys
+import warnings
 from pathlib import Path
 
 from modeling_macaron.analysis import command_line
-from modeling_macaron.analysis.export import export_onnx
+from modeling_macaron.export import export_onnx
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,18 +23,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="checkpoint folder or name on the Hub")
     parser.add_argument("output", type=Path, help="file to write: .onnx")
     projections = parser.add_mutually_exclusive_group()
-    projections.add_argument(
-        "--merged",
-        action="store_true",
-        default=None,
-        help="merge the attention projections (default: if that costs nothing)",
-    )
+    help_merged = "merge the attention projections (default: if that costs nothing)"
+    projections.add_argument("--merged", action="store_true", default=None, help=help_merged)
     projections.add_argument("--separate", dest="merged", action="store_false", help="keep them as they are")
     parser.add_argument("--opset", type=int, help="version of the ONNX operators (default: chosen by torch)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--no_check", dest="check", action="store_false", help="do not compare with PyTorch")
     args = parser.parse_args(argv)
     command_line.prepare_process()
+    warnings.simplefilter("ignore", FutureWarning)  # the exporter's own
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         result = export_onnx(**vars(args))
     except (ValueError, OSError, ImportError, RuntimeError) as error:

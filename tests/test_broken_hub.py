@@ -1,4 +1,4 @@
-"""Every command against a server that is not the Hub, or breaks off: one line says so."""
+"""Commands report a server that is not the Hub, or closes the connection, in one line."""
 
 import runpy
 import threading
@@ -8,10 +8,12 @@ from pathlib import Path
 import datasets
 import pytest
 from huggingface_hub import HfFileSystem, constants
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
+from modeling_macaron import MacaronConfig
 from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.sources import open_source
+from modeling_macaron.loading import check_checkpoint_name, load_model
 
 ROOT = Path(__file__).parents[1]
 PUSH = ["--push_to_hub", "true", "--hub_model_id", "me/x"]
@@ -34,7 +36,7 @@ COMMANDS = {
 
 
 class BrokenHubHandler(BaseHTTPRequestHandler):
-    """Serve the files of a folder, and break at everything else."""
+    """Serve the files of a folder, and fail at everything else."""
 
     def log_message(self, *args):
         pass
@@ -108,30 +110,47 @@ def inputs(tmp_path, tiny_folder):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_one_line(broken_hub, inputs, tmp_path, command, mode):
     broken_hub.mode = mode
-    said = run(tmp_path, COMMANDS[command])
-    assert said.startswith("error: ") and "\n" not in said
-    assert "the Hub" in said or ".parquet" in said or mode == "another site"
+    message = run(tmp_path, COMMANDS[command])
+    assert message.startswith("error: ") and "\n" not in message
+    assert "the Hub" in message or ".parquet" in message or "upload" in message or mode == "another site"
     assert not (tmp_path / "out.tsv").exists()
 
 
 @pytest.mark.parametrize("mode", ["closes", "breaks off", "garbage", "another site"])
-def test_one_line_where_the_weights_do_not_come(broken_hub, inputs, tmp_path, tiny_folder, mode):
+def test_one_line_if_the_weights_fail(broken_hub, inputs, tmp_path, tiny_folder, mode):
     broken_hub.mode, broken_hub.served = mode, tmp_path / "served"
     broken_hub.served.mkdir()
     for name in ("config.json", "tokenizer_config.json"):
         (broken_hub.served / name).write_bytes((tiny_folder / name).read_bytes())
-    said = run(tmp_path, COMMANDS["predict"])
-    assert said.startswith("error: ") and "\n" not in said
-    assert "cannot be reached" in said or mode == "another site"
+    message = run(tmp_path, COMMANDS["predict"])
+    assert message.startswith("error: ") and "\n" not in message
+    assert "cannot be reached" in message or mode == "another site"
 
 
-def test_one_line_where_rows_stop_coming(tmp_path, monkeypatch):
+def test_one_line_if_a_stream_of_rows_fails(tmp_path, monkeypatch):
     def rows():
         yield from ({"sequence": "ACGT" * 20, "expression": float(value)} for value in range(10))
         raise HTTPError("peer closed connection")
 
     stream = datasets.IterableDatasetDict({"train": datasets.IterableDataset.from_generator(rows)})
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: stream)
-    said = run(tmp_path, COMMANDS["prepare"])
-    assert said.startswith("error: data set me/x: the Hub cannot be reached") and "\n" not in said
+    message = run(tmp_path, COMMANDS["prepare"])
+    assert message.startswith("error: data set me/x: the Hub cannot be reached") and "\n" not in message
     assert not (tmp_path / "out.tsv").exists()
+
+
+@pytest.mark.parametrize("error", [OSError, LocalEntryNotFoundError, HTTPError])
+def test_one_line_for_a_name_that_is_not_on_the_hub(monkeypatch, error):
+    def fail(*_, **__):
+        raise error("first line\nand second")
+
+    monkeypatch.setattr(MacaronConfig, "get_config_dict", fail)
+    message = "no checkpoint folder google/x, and no repository of this name .*: .*first line and second"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_model("google/x")
+
+
+@pytest.mark.parametrize("name", ["x", "a/b/c", "./google/x", "/google/x"])
+def test_impossible_names_on_the_hub_are_folders(name):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint folder"):
+        check_checkpoint_name(name)

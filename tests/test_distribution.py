@@ -1,4 +1,4 @@
-"""What is published: a wheel and an sdist of this package alone, which work without this repository."""
+"""The wheel and the sdist hold this package alone, and work without the repository."""
 
 import os
 import subprocess
@@ -67,7 +67,7 @@ def built(tmp_path_factory, require_or_skip):
         require_or_skip("setuptools 77 or newer is not installed (the extra `test`)")
     names = tracked_files()
     if not names:
-        require_or_skip("this is no clone of a git repository")
+        require_or_skip("not a clone of a git repository")
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -116,13 +116,13 @@ def test_sdist_holds_what_the_wheel_is_built_from(built):
 
 
 def test_wheel_is_installed_whole_in_an_empty_environment(installed, tmp_path):
-    told = run([installed, "-c", READ_ALL], cwd=tmp_path, env=environment_of())
-    *about, requirements = told.split()
+    printed = run([installed, "-c", READ_ALL], cwd=tmp_path, env=environment_of())
+    *about, requirements = printed.split()
     assert about == ["macaron-promoter", ">=3.10", "Apache-2.0"] and int(requirements) > 10
 
 
 def test_installed_wheel_predicts_from_another_folder(installed, tmp_path, tiny_folder):
     # Its dependencies are those of this environment; what Python finds first is the environment's own package.
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    told = run([installed, "-c", PREDICT, tiny_folder], cwd=tmp_path, env=environment_of(*packages))
-    assert told.strip() == "2"
+    printed = run([installed, "-c", PREDICT, tiny_folder], cwd=tmp_path, env=environment_of(*packages))
+    assert printed.strip() == "2"

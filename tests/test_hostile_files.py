@@ -1,33 +1,30 @@
-"""Files that somebody made to harm: none runs code, and none takes the machine's memory."""
+"""Malicious files run no code and do not exhaust the memory."""
 
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, loading
+from modeling_macaron.loading import load_checkpoint, load_settings
 from modeling_macaron.predictor import as_predictor
-from modeling_macaron.io.tables import open_table
-from modeling_macaron.loading import load_checkpoint, load_model, load_settings
 from tokenization import KmerTokenizer
 
 ROOT = Path(__file__).parents[1]
 
 
 class Bomb:
-    """A pickle of it makes a file when it is read."""
+    """Unpickling it makes a folder."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -36,17 +33,9 @@ class Bomb:
         return (os.mkdir, (self.path,))
 
 
-def copy_of(folder, target):
-    target.mkdir()
-    for path in folder.iterdir():
-        if path.is_file():
-            (target / path.name).write_bytes(path.read_bytes())
-    return target
-
-
-def with_config(folder, target, **fields):
-    """Copy a checkpoint with other fields in its config."""
-    copy_of(folder, target)
+def copy_of(folder, target, **fields):
+    """Copy a checkpoint, with other fields in its config."""
+    shutil.copytree(folder, target)
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(config | fields))
     return target
@@ -56,11 +45,11 @@ def load_remote_code(folder):
     return AutoModel.from_pretrained(folder, trust_remote_code=True)
 
 
-LOADERS = [load_model, MacaronForExpressionPrediction.from_pretrained, load_remote_code]
+LOADERS = [as_predictor, MacaronForExpressionPrediction.from_pretrained, load_remote_code]
 
 
 def write_index(folder, shard):
-    """Put an index in the place of the weights, which says that all of them are in one other file."""
+    """Replace the weights by an index that names one other file."""
     names = list(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").unlink()
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shard)}
@@ -101,11 +90,13 @@ def test_weights_in_shards_are_read(tiny_folder, tmp_path):
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="5KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    loaded = load_model(folder)[0].state_dict()
+    loaded = as_predictor(folder)[0].state_dict()
     assert all(torch.equal(loaded[name], values) for name, values in model.state_dict().items())
 
 
 def test_an_index_of_the_hub_names_safetensors_only(tiny_folder, tmp_path, monkeypatch):
+    (tmp_path / "somebody").mkdir()  # a folder of the owner's name is not the checkpoint
+    monkeypatch.chdir(tmp_path)
     repository = tmp_path / "models--somebody--promoters"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
@@ -120,7 +111,7 @@ def test_an_index_of_the_hub_names_safetensors_only(tiny_folder, tmp_path, monke
         load_checkpoint("somebody/promoters")
 
 
-@pytest.mark.parametrize("name", ["weights.bin", "model.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["weights.bin", "model.safetensors"])
 def test_a_file_is_not_a_checkpoint(tiny_folder, tmp_path, monkeypatch, name):
     folder = copy_of(tiny_folder, tmp_path / "files")
     (folder / "weights.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "harm")))
@@ -131,22 +122,22 @@ def test_a_file_is_not_a_checkpoint(tiny_folder, tmp_path, monkeypatch, name):
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_distributed_checkpoint_is_refused(tiny_folder, tmp_path):
+def test_a_distributed_checkpoint_is_rejected(tiny_folder, tmp_path):
     folder = copy_of(tiny_folder, tmp_path / "distributed")
     weights = load_file(folder / "model.safetensors")
     del weights["expression_head.bias"]
     save_file(weights, folder / "shard-00001-model-00001-of-00001.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="distributed checkpoint"):
-        load_model(folder)
+        as_predictor(folder)
 
 
 def test_an_adapter_is_not_read_with_the_weights(tiny_folder, tmp_path, monkeypatch):
     folder = copy_of(tiny_folder, tmp_path / "adapted")
     (folder / "adapter_config.json").write_text("{}")
-    load_model(folder)
+    as_predictor(folder)
     monkeypatch.setattr(loading, "is_peft_available", lambda: True)
     with pytest.raises(ValueError, match="adapter"):
-        load_model(folder)
+        as_predictor(folder)
 
 
 @pytest.mark.parametrize(
@@ -164,50 +155,44 @@ def test_a_broken_index_is_reported(tiny_folder, tmp_path, content):
         load_checkpoint(folder)
 
 
-def looked_at(folder):
-    """Give what each grep of SECURITY.md prints about a folder."""
+def inspect(folder):
+    """Run the two grep commands of SECURITY.md on a folder."""
     lines = [line for line in (ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("grep ")]
     commands = [line.partition(" # ")[0].replace("to-read", str(folder)) for line in lines]
     return [subprocess.run(["bash", "-c", command], capture_output=True, text=True).stdout for command in commands]
 
 
 @pytest.mark.parametrize("name", ["tiny", "library"])
-def test_saved_configs_name_the_six_files_only(tiny_folder, name):
-    other, named = looked_at(tiny_folder if name == "tiny" else ROOT / "checkpoints" / "macaron-promoter-library")
+def test_saved_configs_name_the_four_files_only(tiny_folder, name):
+    other, named = inspect(tiny_folder if name == "tiny" else ROOT / "checkpoints" / "macaron-promoter-library")
     assert other == ""
     modules = {line.strip('"').split(".")[0] for line in named.splitlines()}
     assert modules == {"configuration_macaron", "modeling_macaron", "pipeline_macaron", "tokenization_kmer"}
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("value", ["evil/code--x.C", "evil/code\\u002d\\u002dx.C", "evil/code-\\u002Dx\\u002eC"])
-def test_code_of_another_repository_is_seen(tiny_folder, tmp_path, file, value):
+@pytest.mark.parametrize(
+    ("value", "grep"), [("evil/code--x.C", 0), ("evil/code\\u002d\\u002dx.C", 0), ("evil.C", 1), ("sub/evil.C", 1)]
+)
+def test_other_code_is_visible(tiny_folder, tmp_path, file, value, grep):
     folder = copy_of(tiny_folder, tmp_path / "changed")
     settings = (folder / file).read_text()
-    (folder / file).write_text(
-        settings.replace("tokenization_kmer.KmerTokenizer", value).replace("configuration_macaron.MacaronConfig", value)
-    )
-    assert value in looked_at(folder)[0]
+    (folder / file).write_text(settings.replace("tokenization_kmer.KmerTokenizer", value))
+    assert f'"{value}"' in inspect(folder)[grep]
 
 
-def test_another_file_of_the_folder_is_seen(tiny_folder, tmp_path):
-    folder = copy_of(tiny_folder, tmp_path / "changed")
-    (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "evil.C", "AutoModel": "sub/evil.C"}}))
-    assert {'"evil.C"', '"sub/evil.C"'} <= set(looked_at(folder)[1].splitlines())
-
-
-def test_pickles_cannot_be_asked_for(tiny_folder):
+def test_pickles_cannot_be_requested(tiny_folder):
     with pytest.raises(ValueError, match="safetensors only"):
         MacaronForExpressionPrediction.from_pretrained(tiny_folder, use_safetensors=False)
     with pytest.raises(ValueError, match="safetensors only"):
         AutoModel.from_pretrained(tiny_folder, use_safetensors=None, trust_remote_code=True)
 
 
-def test_pickles_beside_the_weights_are_left_alone(tiny_folder, tmp_path):
+def test_pickles_beside_the_weights_are_not_read(tiny_folder, tmp_path):
     folder = copy_of(tiny_folder, tmp_path / "both")
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth", "scheduler.pt"):
         (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "harm")))
-    load_model(folder)
+    as_predictor(folder)
     KmerTokenizer.from_pretrained(folder)
     assert not (tmp_path / "harm").exists()
 
@@ -215,57 +200,8 @@ def test_pickles_beside_the_weights_are_left_alone(tiny_folder, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden_size": 1 << 40}, "`hidden_size` must be at most 16,384"),
-        ({"num_hidden_layers": 10**9}, "`num_hidden_layers` must be at most 256"),
-        ({"strand_length": 10**9}, "`strand_length` must be at most 10,000"),
-        ({"conv_kernel_size": 10**7}, "`conv_kernel_size` must be at most 1,001"),
-        ({"hidden_size": 16_384, "num_hidden_layers": 256}, "more than 1,000,000,000"),
-        ({"intermediate_size": 131_072, "hidden_size": 16_384}, "more than 1,000,000,000"),
-        ({"num_attention_heads": 256, "head_dim": 16_384, "hidden_size": 64}, "more than 1,000,000,000"),
-        ({"attention_projections": "merged", "hidden_size": 16_384}, "more than 1,000,000,000"),
-    ],
-)  # fmt: skip
-def test_huge_configs_are_refused(tiny_folder, tmp_path, fields, message):
-    with pytest.raises(StrictDataclassError, match=message):
-        MacaronConfig(**fields)
-    folder = with_config(tiny_folder, tmp_path / "huge", **fields)
-    with pytest.raises(ValueError, match=message):
-        load_model(folder)
-
-
-@pytest.mark.parametrize("projections", ["separate", "merged"])
-@pytest.mark.parametrize("feed_forward", ["half_steps", "single"])
-def test_counted_weights_are_a_close_lower_bound(projections, feed_forward):
-    config = MacaronConfig(attention_projections=projections, feed_forward=feed_forward)
-    with torch.device("meta"):
-        num_parameters = MacaronForExpressionPrediction(config).num_parameters()
-    assert 0.99 * num_parameters < config._num_weights() <= num_parameters
-
-
-def test_a_model_sixteen_times_as_large_as_the_papers_is_allowed():
-    MacaronConfig(num_hidden_layers=32, hidden_size=1_024)
-
-
-def test_a_tokenizer_of_huge_strands_is_refused(tiny_folder, tmp_path):
-    folder = copy_of(tiny_folder, tmp_path / "huge")
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"strand_length": 10**10}))
-    with pytest.raises(ValueError, match="`strand_length` must be at most 10,000"):
-        KmerTokenizer.from_pretrained(folder)
-
-
-def test_names_of_columns_are_no_code(tmp_path):
-    harm = f"__import__('os').mkdir('{tmp_path}/harm')"
-    table = pa.table({harm: ["x"], "sequence": ["ACGT"], "{0.__class__}": ["%s%n"]})
-    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    (batch,) = open_table(tmp_path / "a.parquet")
-    assert batch.table.column_names == [harm, "sequence", "{0.__class__}"]
-    assert not (tmp_path / "harm").exists()
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+        ({"hidden_size": 1 << 40}, "`hidden_size` must be an integer from 1 to 16,384"),
+        ({"expression_mean": 10**400}, "`expression_mean` must be in"),
         ({"model_type": "bert"}, "is a model of type 'bert', not 'macaron'"),
         ({"hidden_size": 24}, "has weights of other shapes than its config: "),
         ({"num_hidden_layers": 3}, "lacks 2[0-9] of the model's weights, macaron.layers.2"),
@@ -273,22 +209,22 @@ def test_names_of_columns_are_no_code(tmp_path):
         ({"use_convolution": False}, "has weights that the model of its config lacks: [0-9]+, macaron.layers.0"),
     ],
 )
-def test_no_weight_is_made_up_or_left_out(tiny_folder, tmp_path, fields, message):
+def test_config_must_fit_the_weights(tiny_folder, tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
-        load_model(with_config(tiny_folder, tmp_path / "changed", **fields))
+        as_predictor(copy_of(tiny_folder, tmp_path / "changed", **fields))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_finite_numbers_are_refused(tiny_folder, tmp_path, value):
+def test_weights_that_are_not_finite_are_rejected(tiny_folder, tmp_path, value):
     folder = copy_of(tiny_folder, tmp_path / "changed")
     weights = load_file(folder / "model.safetensors")
     weights["nucleotide_head.weight"][3, 1] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"not finite: nucleotide_head\.weight$"):
-        load_model(folder)
+        as_predictor(folder)
 
 
-def test_a_prediction_that_is_no_finite_number_is_refused(make_model, tiny_tokenizer):
+def test_a_prediction_that_is_not_finite_is_rejected(make_model, tiny_tokenizer):
     model = make_model()
     with torch.no_grad():
         model.expression_head.weight.fill_(3e38)
@@ -297,33 +233,15 @@ def test_a_prediction_that_is_no_finite_number_is_refused(make_model, tiny_token
 
 
 @pytest.mark.parametrize("number", [3, 10**9])
-def test_a_number_of_labels_is_refused_before_they_are_made(tiny_folder, tmp_path, number):
+def test_a_number_of_labels_is_rejected_before_they_are_made(tiny_folder, tmp_path, number):
     config = json.loads((tiny_folder / "config.json").read_text())
     del config["id2label"], config["label2id"]
     folder = copy_of(tiny_folder, tmp_path / "changed")
     (folder / "config.json").write_text(json.dumps(config | {"num_labels": number}))
     began = time.monotonic()
     with pytest.raises(ValueError, match=f"`num_labels` must be 1, the expression, got {number}"):
-        load_model(folder)
+        as_predictor(folder)
     assert time.monotonic() - began < 5
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("expression_mean", 10**400),
-        ("expression_mean", -1e300),
-        ("expression_std", 10**400),
-        ("expression_std", 1e308),
-        ("reconstruction_weight", 10**400),
-        ("layer_norm_eps", 1e308),
-    ],
-)
-def test_numbers_that_overflow_are_refused(tiny_folder, tmp_path, name, value):
-    with pytest.raises(StrictDataclassError, match=f"`{name}` must be"):
-        MacaronConfig(**{name: value})
-    with pytest.raises(ValueError, match=f"`{name}` must be"):
-        load_model(with_config(tiny_folder, tmp_path / "changed", **{name: value}))
 
 
 @pytest.mark.parametrize(
@@ -345,38 +263,29 @@ def test_numbers_that_overflow_are_refused(tiny_folder, tmp_path, name, value):
     ],
 )
 def test_a_config_does_not_choose_how_it_is_run(tiny_folder, tmp_path, name, value):
-    folder = with_config(tiny_folder, tmp_path / "changed", **{name: value})
-    with pytest.raises(ValueError, match=f"`{name}` of a config.json must be"):
-        load_checkpoint(folder)
+    folder = copy_of(tiny_folder, tmp_path / "changed", **{name: value})
     with pytest.raises(ValueError, match=f"`{name}` of a config.json must be"):
         load_settings(folder)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_a_config_may_choose_an_attention_of_the_model(tiny_folder, tmp_path, implementation):
-    folder = with_config(tiny_folder, tmp_path / "changed", attn_implementation=implementation, dtype="bfloat16")
-    model, _ = load_model(folder)
+    folder = copy_of(tiny_folder, tmp_path / "changed", attn_implementation=implementation, dtype="bfloat16")
+    model, _ = as_predictor(folder)
     assert (model.config._attn_implementation, model.dtype) == (implementation, torch.bfloat16)
 
 
-OURS = [AttributeError, ImportError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError]
-
-
-@pytest.mark.parametrize("error", [*OURS, torch.OutOfMemoryError])
+@pytest.mark.parametrize("error", [AttributeError, ImportError, MemoryError, TypeError, torch.OutOfMemoryError])
 @pytest.mark.parametrize(
-    "broken",
-    [
-        (MacaronForExpressionPrediction, "from_pretrained"), (MacaronForExpressionPrediction, "__init__"),
-        (MacaronConfig, "validate_architecture"), (KmerTokenizer, "__init__"),
-    ],
-)  # fmt: skip
-def test_a_bug_and_a_lack_of_memory_are_no_damage(tiny_folder, monkeypatch, broken, error):
+    "broken", [(MacaronForExpressionPrediction, "from_pretrained"), (MacaronConfig, "validate_architecture")]
+)
+def test_bugs_and_lack_of_memory_are_not_reported_as_damage(tiny_folder, monkeypatch, broken, error):
     def fail(*_, **__):
         raise error("ours")
 
     monkeypatch.setattr(*broken, fail)
     with pytest.raises(error, match="ours"):
-        load_model(tiny_folder)
+        as_predictor(tiny_folder)
 
 
 @pytest.mark.parametrize("error", [ValueError, SafetensorError])
@@ -386,7 +295,7 @@ def test_every_error_of_a_damaged_file_is_reported_in_one_line(tiny_folder, monk
 
     monkeypatch.setattr(MacaronForExpressionPrediction, "from_pretrained", fail)
     with pytest.raises(ValueError, match=f"cannot be loaded .{error.__name__}.: first line and a second"):
-        load_model(tiny_folder)
+        as_predictor(tiny_folder)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -401,7 +310,7 @@ def test_settings_of_a_wrong_kind_are_damage(tiny_folder, tmp_path, file, conten
         content = json.dumps(json.loads((folder / file).read_text()) | content)
     (folder / file).write_text(content)
     try:
-        load_model(folder)  # most settings mean nothing in one of the two files
+        as_predictor(folder)  # most settings mean nothing in one of the two files
     except ValueError as error:
         assert f"the checkpoint {folder} cannot be loaded" in str(error) and "\n" not in str(error)
     else:

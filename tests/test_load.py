@@ -1,4 +1,4 @@
-"""Many at once, and for long: one model answers threads rightly and its memory stays flat."""
+"""Many calls in many threads give the same numbers and leave no memory behind."""
 
 import gc
 import tracemalloc
@@ -21,7 +21,7 @@ def random_sequences(number, seed, longest=20):
     return ["".join([*rng.choice(list("ACGTN"), rng.integers(longest)), "G"]) for _ in range(number)]
 
 
-def test_a_thousand_pipeline_calls_of_eight_threads_are_right_and_leave_nothing(tiny_folder):
+def test_a_thousand_pipeline_calls_of_eight_threads(tiny_folder):
     call = pipeline("promoter-expression", model=str(tiny_folder), trust_remote_code=True)
     sequences = random_sequences(CALLS, 0)
     expected = predict(tiny_folder, sequences)
@@ -42,11 +42,11 @@ def test_a_thousand_pipeline_calls_of_eight_threads_are_right_and_leave_nothing(
             resident = process.memory_info().rss - resident
     finally:
         tracemalloc.stop()
-    assert python < 100e3  # 2 to 12 kB were measured; 100 bytes that each call kept would be seen
-    assert resident < 4e6  # up to 0.8 MB was measured; tensors count here only, 4 kB that each call kept would be seen
+    assert python < 100e3  # measured: 2 to 12 kB
+    assert resident < 4e6  # measured: up to 0.8 MB; includes tensors
 
 
-def test_threads_that_do_different_things_do_not_disturb_each_other(tiny_folder):
+def test_threads_with_different_tasks(tiny_folder):
     model, tokenizer = load_model(tiny_folder)
     sequences = random_sequences(24, 1)
     expected = predict(model, sequences, tokenizer=tokenizer)
@@ -71,7 +71,7 @@ def test_batches_do_not_change_predictions(tiny_folder, batch_size):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_the_side_of_padding_and_of_truncation_is_not_asked_for(tiny_tokenizer, side):
+def test_sides_of_padding_and_truncation_change_nothing(tiny_tokenizer, side):
     tokenizer = type(tiny_tokenizer)(**{**tiny_tokenizer.init_kwargs, "padding_side": side, "truncation_side": side})
     sequences = random_sequences(20, 3)
     expected = tiny_tokenizer(sequences)["input_ids"]

@@ -4,15 +4,10 @@ import copy
 
 import pytest
 import torch
-from transformers import (
-    Trainer,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainingArguments
 
-from modeling_macaron import (
-    MacaronForExpressionPrediction,
-)
-from tests.batches import random_batch, random_ids
+from modeling_macaron import MacaronForExpressionPrediction
+from tests.batches import random_batch
 
 
 @pytest.mark.parametrize("attention_projections", ["separate", "merged"])
@@ -43,20 +38,17 @@ def test_autocast_step_is_finite(make_model, dtype, attn_implementation, attenti
     assert outputs.loss.dtype == torch.float32
     assert outputs.loss.item() == pytest.approx(exact.loss.item(), rel=0.1)
     outputs.loss.backward()
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     torch.optim.Adam(model.parameters(), lr=1e-3).step()
     for name, parameter in model.named_parameters():
         assert parameter.grad.dtype == torch.float32
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.isfinite().all(), name
-    assert any(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+        assert parameter.grad.isfinite().all() and parameter.isfinite().all(), name
 
 
 @pytest.mark.parametrize("most_masked", [None, 16, 32, 40])
 @pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
 @pytest.mark.parametrize("attention_projections", ["separate", "merged"])
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-def test_last_block_at_masked_letters_alone_gives_the_same_loss(
+def test_last_block_at_masked_bases_alone_gives_the_same_loss(
     make_model, attn_implementation, attention_projections, pooling, most_masked
 ):
     fields = {"attn_implementation": attn_implementation, "attention_projections": attention_projections}
@@ -102,28 +94,19 @@ def test_loss_falls_on_eight_examples(make_config, pooling, attention_projection
     assert losses[-1][1] < 0.8 * losses[0][1]
 
 
-class MaskedRows(torch.utils.data.Dataset):
-    """Rows with the columns that the collator gives for training."""
+class Rows(torch.utils.data.Dataset):
+    """Rows of `random_batch`, with or without the masked nucleotides."""
 
-    def __init__(self, number):
+    def __init__(self, number, masked=False):
         self.batch = random_batch(number)
+        if not masked:
+            del self.batch["masked_nucleotides"]
 
     def __len__(self):
         return len(self.batch["labels"])
 
     def __getitem__(self, index):
         return {name: values[index] for name, values in self.batch.items()}
-
-
-class Rows(torch.utils.data.Dataset):
-    def __init__(self, number):
-        self.ids, self.labels = random_ids(number), torch.randn(number, generator=torch.Generator().manual_seed(7))
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, index):
-        return {"input_ids": self.ids[index].tolist(), "labels": self.labels[index].item()}
 
 
 def plain_trainer(folder, model, tokenizer=None, train_rows=None, **options):
@@ -133,25 +116,22 @@ def plain_trainer(folder, model, tokenizer=None, train_rows=None, **options):
     return Trainer(model, arguments, train_dataset=train_rows, eval_dataset=Rows(11), processing_class=tokenizer)
 
 
-@pytest.mark.parametrize("options", [{}, {"label_names": ["labels"]}], ids=["default", "label_names"])
-def test_plain_trainer_does_regression(tmp_path, make_model, tiny_tokenizer, options):
-    trainer = plain_trainer(tmp_path, make_model(hidden_dropout=0.0), tiny_tokenizer, **options)
+def test_plain_trainer_does_regression(tmp_path, make_model, tiny_tokenizer):
+    trainer = plain_trainer(tmp_path, make_model(hidden_dropout=0.0), tiny_tokenizer)
     prediction = trainer.predict(Rows(11))
-    assert prediction.predictions.shape == (11, 1)
+    assert prediction.predictions.shape == (11, 1) and prediction.label_ids.shape == (11,)
     before = trainer.evaluate()["eval_loss"]
-    assert prediction.label_ids.shape == (11,)
     expected = ((prediction.predictions[:, 0] - prediction.label_ids) ** 2).mean()
     assert before == pytest.approx(float(expected), rel=1e-4)
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < before
     trainer.save_model(tmp_path / "final")
     files = {path.stem for path in (tmp_path / "final").glob("*.py")}
-    modules = {"configuration", "modeling", "pipeline"}
-    assert files == {f"{name}_macaron" for name in modules} | {"tokenization_kmer"}
+    assert files == {"configuration_macaron", "modeling_macaron", "pipeline_macaron", "tokenization_kmer"}
 
 
 def test_plain_trainer_reconstructs_masked_nucleotides(tmp_path, make_model):
-    model, rows = make_model(hidden_dropout=0.0), MaskedRows(8)
+    model, rows = make_model(hidden_dropout=0.0), Rows(8, masked=True)
     with torch.no_grad():
         expected = model(**random_batch(8))
     assert expected.reconstruction_loss > 0.1
@@ -161,13 +141,6 @@ def test_plain_trainer_reconstructs_masked_nucleotides(tmp_path, make_model):
     assert trainer.predict(rows).label_ids.shape == (8,)
     trainer.train()
     assert trainer.state.log_history[-2]["loss"] == pytest.approx(expected.loss.item(), rel=1e-3)
-
-
-def test_former_name_of_masked_nucleotides_is_not_ignored(make_model):
-    batch = random_batch()
-    batch["nucleotide_labels"] = batch.pop("masked_nucleotides")
-    with pytest.raises(TypeError, match="pass masked_nucleotides"):
-        make_model()(**batch)
 
 
 def test_plain_trainer_does_not_inflate_the_loss_under_accumulation(tmp_path, make_model):

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from scipy import stats
 
-from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, MacaronForMaskedLM
+from modeling_macaron import MacaronForExpressionPrediction, MacaronForMaskedLM
 from modeling_macaron.modeling_macaron import soft_bin_targets
 from tests.batches import random_batch, random_ids
 
@@ -33,14 +32,6 @@ def test_targets_are_integrals_of_a_normal_distribution(number):
     assert (in_float32 >= 0).all()
 
 
-def test_targets_of_the_challenge():
-    """18 bins of width 1 and a standard deviation of 0.5, as in LegNet."""
-    got = soft_bin_targets(torch.tensor([7.0]), torch.arange(18.0))[0]
-    within_one = stats.norm.cdf(1) - stats.norm.cdf(-1)
-    assert got[7] == pytest.approx(within_one, abs=1e-6)
-    assert got[6] == pytest.approx(stats.norm.cdf(3) - stats.norm.cdf(1), abs=1e-6)
-
-
 def test_expression_and_variance_are_those_of_the_mean_logits(make_model):
     model, ids = make_model(expression_bins=BINS), random_ids(5)
     with torch.no_grad():
@@ -55,22 +46,6 @@ def test_expression_and_variance_are_those_of_the_mean_logits(make_model):
     expected = stats.entropy(targets, probabilities, axis=1)
     np.testing.assert_allclose(outputs.row_losses, expected, rtol=1e-4)
     assert outputs.loss.item() == outputs.expression_loss.item() == pytest.approx(expected.mean(), rel=1e-4)
-
-
-def test_loss_is_least_at_the_label(make_model):
-    model = make_model(expression_bins=BINS)
-    targets = soft_bin_targets(torch.tensor([0.4]), torch.tensor(BINS))
-    with torch.no_grad():
-        model.expression_head.weight.zero_()
-        model.expression_head.bias.copy_(targets[0].clamp(min=1e-30).log())
-        outputs = model(random_ids(1), labels=torch.tensor([0.4]))
-    assert outputs.loss.item() == pytest.approx(0, abs=1e-6)
-    assert outputs.logits.item() == pytest.approx(0.4, abs=0.05)
-
-
-def test_model_without_bins_has_no_variance(make_model):
-    outputs = make_model()(random_ids(2))
-    assert "variance" not in outputs and "row_losses" not in outputs
 
 
 @pytest.mark.parametrize("fields", KINDS)
@@ -112,10 +87,9 @@ def test_half_precision_weights_give_float32(make_model, dtype):
     torch.testing.assert_close(got.logits, exact.logits, rtol=0, atol=0.1)
 
 
-@pytest.mark.parametrize("fields", KINDS)
-def test_bfloat16_steps_lower_the_loss(make_config, fields):
+def test_bfloat16_steps_lower_the_loss(make_config):
     torch.manual_seed(0)
-    model = MacaronForExpressionPrediction(make_config(**fields, hidden_dropout=0.0)).train()
+    model = MacaronForExpressionPrediction(make_config(expression_bins=BINS, hidden_dropout=0.0)).train()
     optimizer, batch, losses = torch.optim.Adam(model.parameters(), lr=1e-2), random_batch(8), []
     for _ in range(30):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -140,15 +114,3 @@ def test_checkpoint_keeps_bins_and_orientations(tmp_path, make_model):
             torch.testing.assert_close(got.variance, expected.variance, rtol=1e-4, atol=1e-5)
     _, report = MacaronForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
-
-
-def test_config_of_an_earlier_version_is_read(make_config):
-    fields = make_config().to_dict()
-    for name in ("expression_bins", "both_orientations"):
-        del fields[name]
-    assert MacaronConfig.from_dict(fields).to_dict() == make_config().to_dict()
-
-
-def test_both_orientations_need_both_strands(make_config):
-    with pytest.raises(StrictDataclassClassValidationError, match=r"both_orientations.*reverse_complement"):
-        make_config(both_orientations=True, reverse_complement=False)

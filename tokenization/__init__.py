@@ -1,6 +1,6 @@
 """Tokenizer of promoter DNA."""
 
-from .tokenization_kmer import (
+from .tokenization_kmer import (  # noqa: F401
     FLANK3,
     FLANK5,
     MISSING_WORDS,
@@ -13,16 +13,3 @@ from .tokenization_kmer import (
 )
 
 TOKENIZER_SETTINGS = ("kmer_size", "strand_length", "flank5", "flank3", "trimming")
-
-__all__ = [
-    "FLANK3",
-    "FLANK5",
-    "MISSING_WORDS",
-    "PROBLEMS",
-    "TOKENIZER_SETTINGS",
-    "KmerTokenizer",
-    "StrandBatch",
-    "is_missing",
-    "reverse_complement",
-    "strip_marks",
-]

@@ -146,7 +146,7 @@ CASES = {  # mistake: command, files, part of the error
     "no name on the Hub": ("push_to_hub model a/b/c", {"model/README.md": "# Mine\n"}, "a/b/c"),
     "no TensorFlow checkpoint": ("convert_tf_checkpoint absent out", {}, "absent"),
     "weights of another model": ("convert_tf_checkpoint model/model.safetensors out", {}, "query_dense"),
-    "settings are not JSON": ("convert_tf_checkpoint model/model.safetensors out --config relu", {}, "--config relu"),
+    "settings are not JSON": ("convert_tf_checkpoint model/model.safetensors out --config relu", {}, "relu"),
     "unknown simulated table": ("simulate out.xlsx", {}, "out.xlsx"),
     "negative rows": ("simulate out.tsv --num_sequences -1", {}, "num_sequences"),
     "negative noise": ("simulate out.tsv --noise -1", {}, "noise"),

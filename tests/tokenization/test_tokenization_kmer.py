@@ -1,4 +1,4 @@
-"""Tokenizer against a slow and obvious one."""
+"""Tokenizer, compared with a slow and obvious one."""
 
 import doctest
 
@@ -17,15 +17,13 @@ from tokenization import FLANK3, FLANK5, PROBLEMS, KmerTokenizer, reverse_comple
 MASK = "[MASK]"
 LENGTH = 12
 fast = settings(deadline=None, max_examples=150)
-clean_dna = st.text("ACGT", max_size=LENGTH)
-# A letter of its own is the mask; the last three are no DNA.
 DNA = [*"ACGTUNacgtunRYSWKMBDHVryswkmbdhv", MASK]
 dna_letters = st.lists(st.sampled_from(DNA), max_size=20)
-any_letters = dna_letters | st.lists(st.sampled_from([*DNA, *"XéÀ"]), max_size=20)
+any_letters = dna_letters | st.lists(st.sampled_from([*DNA, *"XéÀ"]), max_size=20)  # the last three are not DNA
 
 
 class SlowTokenizer:
-    """What the documentation says, letter by letter."""
+    """The documented behaviour, letter by letter."""
 
     def __init__(self, strand_length, flank5, flank3, trimming):
         self.strand_length, self.flank5, self.flank3, self.trimming = strand_length, flank5, flank3, trimming
@@ -85,7 +83,7 @@ def tokenizer_settings(draw):
 
 @st.composite
 def batches(draw, letters):
-    """Settings, and sequences of letters, of which some have the flanks."""
+    """Settings, and sequences of letters, some with the flanks."""
     settings_ = draw(tokenizer_settings())
     rows = draw(st.lists(letters, min_size=1, max_size=8))
     flanked = draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
@@ -146,6 +144,7 @@ def test_arrow_buffers_equal_texts(batch, truncation, data):
         ("", "never", "empty sequence"),
         ("ACGG", "auto", "empty sequence"),
         ("ACG", "always", "shorter than the flanks"),
+        ("A" * 12 + "C", "always", ""),
         ("A" * 13, "never", "longer than strand_length"),
         ("ACXT", "never", "letter that is not DNA"),
         ("A" * 30 + "X", "never", "letter that is not DNA"),
@@ -159,49 +158,20 @@ def test_problem_of_a_row(text, trimming, problem):
     assert PROBLEMS[strands.problem[0]] == problem
 
 
-def test_what_is_too_short_is_not_called_too_long():
-    tokenizer = KmerTokenizer(strand_length=20, kmer_size=3, trimming="always")
-    strands = tokenizer.encode_strands(np.frombuffer(b"ACGTA" * 5, np.uint8), np.array([0, 25]))
-    assert PROBLEMS[strands.problem[0]] == "shorter than the flanks"
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [("ACGTA", "ACGT"), ("ACGTAC", "CGTA"), ("ACGTACG", "CGTA"), ("[MASK]ACGTAC", "ACGT"), ("ACTTTACG", "TTTA")],
-)
-def test_truncation_keeps_the_middle(text, kept):
-    tokenizer = KmerTokenizer(strand_length=4, kmer_size=3, trimming="never")
-    assert tokenizer.decode(tokenizer(text, truncation=True)["input_ids"]) == kept
-
-
 def test_lengths_are_those_before_truncation():
     tokenizer = KmerTokenizer(strand_length=4, kmer_size=3, flank5="AC", flank3="G")
-    text = b"ACTTTTTG" + b"AAA"
     for truncation in (True, False):
-        strands = tokenizer.encode_strands(np.frombuffer(text, np.uint8), np.array([0, 8, 11]), truncation)
-        assert strands.lengths.tolist() == [5, 3]
+        strands = tokenizer.encode_strands(np.frombuffer(b"ACTTTTTGAAA", np.uint8), np.array([0, 8, 11]), truncation)
+        assert strands.lengths.tolist() == [5, 3] and strands.trimmed.tolist() == [True, False]
 
 
 @fast
 @given(st.lists(st.integers(0, 5), max_size=30))
 def test_reverse_complement_equals_the_slow_one(ids):
-    pairs = {0: 3, 1: 2, 2: 1, 3: 0, 4: 4, 5: 5}
-    expected = [pairs[letter] for letter in reversed(ids)]
+    expected = [(3, 2, 1, 0, 4, 5)[base] for base in reversed(ids)]
     array = np.array(ids, dtype=np.uint8)
-    assert reverse_complement(array).tolist() == expected
     assert reverse_complement(np.stack([array, array])).tolist() == [expected, expected]
     assert reverse_complement(array).dtype == np.uint8
-    assert (reverse_complement(reverse_complement(array)) == array).all()
-
-
-@fast
-@given(clean_dna.filter(bool))
-def test_other_strand_reads_the_same_backwards(text):
-    tokenizer = KmerTokenizer(strand_length=LENGTH, trimming="never")
-    pairs = str.maketrans("ACGT", "TGCA")
-    ids = tokenizer(text)["input_ids"]
-    other = tokenizer.decode(ids[LENGTH:])
-    assert other == text.translate(pairs)[::-1]
 
 
 @fast
@@ -222,36 +192,18 @@ def test_round_trip(letters):
 
 
 def test_default_flanks_are_those_of_the_challenge():
-    variable = "ACGTTGCAAC" * 8
-    tokenizer = KmerTokenizer()
+    variable, tokenizer = "ACGTTGCAAC" * 8, KmerTokenizer()
     assert (len(FLANK5), len(FLANK3)) == (17, 13)
     ids = tokenizer(FLANK5.lower() + variable + FLANK3)["input_ids"]
     assert ids == tokenizer(variable)["input_ids"]
-    assert ids[:10] == [4] * 10
-    assert ids[10] == 0
-    assert ids[89:91] == [1, 4]
-    # Only one of the flanks: nothing is cut.
-    assert tokenizer.decode(tokenizer("A" + FLANK5[1:] + variable[:60] + FLANK3)["input_ids"]).endswith(FLANK3)
-    assert tokenizer.decode(tokenizer(FLANK5 + variable[:60])["input_ids"]).startswith(FLANK5)
+    assert ids[:11] == [4] * 10 + [0] and ids[89:91] == [1, 4]
 
 
-def test_real_rows_are_trimmed_to_their_variable_part(shared):
-    lines = (shared / "data/dream2022/train_sample.tsv").read_text().split("\n")[:500]
-    sequences = [line.split("\t")[0] for line in lines]
-    tokenizer = KmerTokenizer()
-    texts = tokenizer.batch_decode(tokenizer(sequences, truncation=True)["input_ids"])
-    for sequence, text in zip(sequences, texts, strict=True):
-        assert text in sequence
-        if sequence.startswith(FLANK5) and sequence.endswith(FLANK3) and len(sequence) <= 130 and "N" not in sequence:
-            assert text == sequence[17:-13]
-
-
-@pytest.mark.parametrize("tokenizer", [KmerTokenizer(), KmerTokenizer(kmer_size=3, strand_length=7)])
-def test_vocabulary_is_that_of_the_config(tokenizer):
-    config = MacaronConfig()
+def test_vocabulary_is_that_of_the_config():
+    config, tokenizer = MacaronConfig(), KmerTokenizer(kmer_size=3, strand_length=7)
     assert len(tokenizer) == config.vocab_size == tokenizer.vocab_size == len(tokenizer.get_vocab())
     assert (tokenizer.pad_token_id, tokenizer.mask_token_id) == (config.pad_token_id, config.mask_token_id)
-    assert tokenizer.model_max_length == 2 * tokenizer.strand_length
+    assert tokenizer.model_max_length == 14
     assert tokenizer.convert_ids_to_tokens(list(range(6))) == [*"ACGTN", MASK]
     assert tokenizer.convert_tokens_to_ids([*"ACGTN", MASK]) == list(range(6))
 
@@ -286,15 +238,6 @@ def test_tensors(return_tensors):
     single = tokenizer("ACGT", return_tensors=return_tensors)["input_ids"]
     assert single.reshape(-1).tolist() == tokenizer("ACGT")["input_ids"]
     assert single.shape == (1, 18)
-
-
-def test_one_long_batch_equals_its_rows():
-    generator = np.random.default_rng(0)
-    texts = ["".join(generator.choice(list("ACGTN"), generator.integers(1, 99))) + "GG" for _ in range(2000)]
-    tokenizer = KmerTokenizer()
-    batch = tokenizer(texts)["input_ids"]
-    for index in range(0, 2000, 97):
-        assert tokenizer(texts[index])["input_ids"] == batch[index]
     assert tokenizer([])["input_ids"] == []
 
 
@@ -305,19 +248,14 @@ def test_one_long_batch_equals_its_rows():
         ("acgé", {}, ["'é'", "position 4"]),
         ("AC G-T", {}, ["'-'", "position 4"]),
         ("1acgt", {}, ["digit '1'", "position 1"]),
-        ("N/A", {}, ["missing sequence 'N/A'"]),
         (" nan", {}, ["missing sequence 'nan'"]),
-        ("NA", {}, ["missing sequence 'NA'"]),
         ("nNnN", {}, ["no A, C, G or T in the sequence"]),
         ("ACCANNNGGT", {}, ["no A, C, G or T in the sequence between its flanks"]),
         ("A" * 5 + "N" * 40 + "A" * 5, {"truncation": True}, ["no A, C, G or T"]),
-        ("AC-GT", {}, ["'-'", "position 3"]),
         ("A[MASK]CGT!", {}, ["'!'", "position 11"]),
         ("A[MASK", {}, ["'['", "position 2"]),
-        ("ACG[mask]", {}, ["'['", "position 4"]),
         ("A" * 60 + "@", {"truncation": True}, ["'@'", "position 61"]),
         ("\U0001f600ACGT", {}, ["'\U0001f600'", "position 1"]),
-        ("ACGT\x80", {}, ["position 5"]),
         ("ACGT\x00", {}, ["position 5"]),
         ("", {}, ["empty sequence"]),
         ("A" * 21, {}, ["21 nt are more than the 20", "`strand_length`", "truncation=True"]),
@@ -336,18 +274,18 @@ def test_errors_name_position_and_letter_or_length(tiny_tokenizer, text, options
     assert str(batch.value) == f"sequence 1 of the batch: {single.value}"
 
 
-def test_too_short_error_counts_a_mask_as_one_nucleotide():
+def test_a_mask_counts_as_one_nucleotide():
     with pytest.raises(ValueError, match=r"\b25 nt .*17 \+ 13 nt"):
         KmerTokenizer(trimming="always")("A" * 24 + MASK)
 
 
 @pytest.mark.parametrize("text", [3, None, b"ACGT", ["ACGT", 3], ["ACGT", None]])
-def test_what_is_no_text_is_refused(tiny_tokenizer, text):
+def test_other_types_are_rejected(tiny_tokenizer, text):
     with pytest.raises(ValueError, match=r"DNA as a str|`text`"):
         tiny_tokenizer(text)
 
 
-def test_what_a_promoter_cannot_be_is_refused(tiny_tokenizer):
+def test_pairs_other_lengths_and_unknown_ids_are_rejected(tiny_tokenizer):
     with pytest.raises(ValueError, match="pairs"):
         tiny_tokenizer("ACGT", "ACGT")
     with pytest.raises(ValueError, match="max_length=10"):
@@ -362,13 +300,14 @@ def test_what_a_promoter_cannot_be_is_refused(tiny_tokenizer):
         {"kmer_size": 0},
         {"kmer_size": 2.5},
         {"strand_length": -1},
+        {"strand_length": 10**10},
         {"trimming": "sometimes"},
         {"flank5": "ACGN"},
         {"flank3": 5},
         {"kmer_size": 11, "strand_length": 5},
     ],
 )
-def test_impossible_settings_are_refused_by_name(options):
+def test_impossible_settings_are_rejected_by_name(options):
     with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
         KmerTokenizer(**options)
 
@@ -388,12 +327,6 @@ def test_saved_settings_come_back(tmp_path_factory, settings_):
         assert loaded(text)["input_ids"] == KmerTokenizer(**settings_)(text)["input_ids"]
     assert type(loaded).__module__.startswith("transformers_modules.")
     assert not list(folder.glob("vocab*"))
-
-
-def test_auto_tokenizer_of_a_model_folder(tiny_folder, tiny_tokenizer):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder, trust_remote_code=True)
-    for name in ("kmer_size", "strand_length", "flank5", "flank3", "trimming", "model_max_length", "model_input_names"):
-        assert getattr(tokenizer, name) == getattr(tiny_tokenizer, name), name
 
 
 def test_examples_of_the_documentation_run():

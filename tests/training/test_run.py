@@ -474,7 +474,7 @@ def test_paper_recipe_is_the_paper(prepared, tmp_path):
         ([RECIPE, "--dataset", "DATA", "--mask_probability", "1.5"], "`mask_probability`"),
         ([RECIPE, "--dataset", "DATA", "--resume_from_checkpoint", "absent"], "no complete checkpoint"),
         ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true"], "--hub_model_id OWNER/NAME"),
-        ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true", "--hub_model_id", "a/b"], "no Hugging Face token"),
+        ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true", "--hub_model_id", "a/b"], "no token found"),
         (["BROKEN", "--dataset", "DATA"], "unknown options surprise"),
     ],
 )

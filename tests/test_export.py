@@ -1,0 +1,214 @@
+"""Export to ONNX: the file gives PyTorch's numbers for any batch, and its metadata describe the input."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from modeling_macaron import export
+from modeling_macaron.analysis.predict import predict
+from modeling_macaron.export import export_onnx, open_session, predict_onnx, random_promoters
+from scripts.export_onnx import main
+from tokenization import reverse_complement
+
+SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG", "ACCAACGTTGCAGGT"]
+ONE_LAYER = {"num_hidden_layers": 1}
+
+
+def random_ids(rows, seed=5):
+    """Token ids (rows, 40) of both strands, N and padding included."""
+    strands = random_promoters(rows, 20, seed)
+    return np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
+
+
+@torch.no_grad()
+def expected(model, ids):
+    """Expression in assay units of a plain forward pass, with nucleotide logits."""
+    logits = model(torch.from_numpy(ids)).logits.double().flatten().numpy()
+    return logits * model.config.expression_std + model.config.expression_mean
+
+
+def initializers(path):
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def metadata_of(path):
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_folder, tmp_path_factory):
+    """Path of the exported tiny model, by the command line."""
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    main([str(tiny_folder), str(path)])
+    return path
+
+
+@pytest.fixture
+def traced(exported, monkeypatch):
+    """Replace the tracing, which takes seconds, by the exported graph without metadata."""
+
+    def build_graph(*_):
+        proto = onnx.load(exported)
+        del proto.metadata_props[:]
+        return proto
+
+    monkeypatch.setattr(export, "build_graph", build_graph)
+    return build_graph
+
+
+@pytest.mark.parametrize("batch", [1, 5, 7, 64])
+def test_numbers_are_those_of_pytorch_in_any_batch(exported, make_model, batch):
+    model, ids = make_model(), random_ids(batch)
+    (got,) = open_session(exported).run(["expression"], {"input_ids": ids})
+    assert got.shape == (batch,) and got.dtype == np.float32
+    np.testing.assert_allclose(got, expected(model, ids), atol=2.5e-4)
+    assert batch == 1 or got.std() > 1e-3, "predictions differ between promoters"
+
+
+@pytest.mark.parametrize(
+    ("fields", "merged"),
+    [
+        ({"pooling": "mean"}, True),
+        ({"both_orientations": True, "expression_bins": (-2.0, 0.0, 2.0)}, True),
+        ({"reverse_complement": False, "feed_forward": "single", "use_convolution": False}, False),
+    ],
+)
+def test_all_kinds_of_models(make_model, tmp_path, fields, merged):
+    model = make_model(**ONE_LAYER, **fields)
+    result = export_onnx(model, tmp_path / "m.onnx", merged=merged, check=False)
+    assert result.error is None
+    for batch in (1, 3):
+        ids = random_ids(batch)
+        (got,) = open_session(result.path).run(None, {"input_ids": ids})
+        np.testing.assert_allclose(got, expected(model, ids), atol=2.5e-4)
+    assert metadata_of(result.path)["attention_projections"] == ("merged" if merged else "separate")
+    # All heads together are 2 * 8 wide, or 2 * 16 if merged; nothing else in the tiny model is 16 by 32.
+    assert ((16, 32) in {array.shape for array in initializers(result.path).values()}) == merged
+
+
+@pytest.mark.parametrize(("head_dim", "projections"), [(8, "separate"), (16, "merged")])
+def test_projections_are_merged_where_that_pays(make_model, tmp_path, traced, head_dim, projections):
+    export_onnx(make_model(head_dim=head_dim), tmp_path / "m.onnx", check=False)
+    assert metadata_of(tmp_path / "m.onnx")["attention_projections"] == projections
+
+
+def test_nucleotide_head_is_left_out(exported, make_model):
+    model, arrays = make_model(), initializers(exported).values()
+
+    def is_in_file(weights):
+        weights = weights.detach().numpy()
+        forms = (weights, weights.T)
+        return any(array.shape == form.shape and np.allclose(array, form) for array in arrays for form in forms)
+
+    assert is_in_file(model.expression_head.weight)
+    assert not is_in_file(model.nucleotide_head.weight) and not is_in_file(model.nucleotide_head.bias)
+
+
+def test_interface_and_metadata(exported):
+    session = open_session(exported)
+    (given,), (gives,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape) == ("input_ids", "tensor(int64)", ["batch", 40])
+    assert (gives.name, gives.type, gives.shape) == ("expression", "tensor(float)", ["batch"])
+    assert metadata_of(exported) == {
+        "kmer_size": "5",
+        "strand_length": "20",
+        "flank5": "ACCA",
+        "flank3": "GGT",
+        "trimming": "auto",
+        "expression_mean": "11.25",
+        "expression_std": "2.5",
+        "model_type": "macaron",
+        "letters": "A C G T N [MASK]",
+        "attention_projections": "separate",
+    }
+    assert b".py" not in exported.read_bytes(), "no path of the exporting machine"
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_sequences_are_read_as_the_checkpoint_reads_them(exported, tiny_folder, batch_size):
+    got = predict_onnx(exported, SEQUENCES, batch_size=batch_size)
+    np.testing.assert_allclose(got, predict(tiny_folder, SEQUENCES), atol=2.5e-4)
+    assert got.dtype == np.float64 and predict_onnx(exported, []).shape == (0,)
+    with pytest.raises(ValueError, match=r"sequence 1 .*letter 'X' at position 2"):
+        predict_onnx(exported, ["ACGT", "AX"], batch_size=batch_size)
+
+
+def test_other_onnx_files_are_rejected(traced, tmp_path):
+    onnx.save(traced(), tmp_path / "bare.onnx")
+    with pytest.raises(ValueError, match=r"bare\.onnx was not written by export_onnx"):
+        predict_onnx(tmp_path / "bare.onnx", ["ACGT"])
+
+
+def test_loaded_model_does_not_change(make_model, traced, tmp_path):
+    model = make_model().to(torch.bfloat16).train()
+    export_onnx(model, tmp_path / "m.onnx", merged=True, check=False)
+    assert model.training and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
+    assert model.config.attention_projections == "separate"
+
+
+def test_existing_output_needs_overwrite(tiny_folder, traced, tmp_path, capsys):
+    output = tmp_path / "m.onnx"
+    output.write_text("mine")
+    with pytest.raises(SystemExit, match="--overwrite"):
+        main([str(tiny_folder), str(output)])
+    assert output.read_text() == "mine"
+    main([str(tiny_folder), str(output), "--overwrite", "--separate"])
+    assert "m.onnx written" in (printed := capsys.readouterr().out) and "largest difference from PyTorch" in printed
+    assert onnx.load(output).graph.input[0].name == "input_ids"
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"expression_mean": 11.2503}, {"expression_std": 1.001}])
+def test_different_numbers_are_an_error_and_leave_nothing(make_model, traced, tmp_path, change):
+    model = make_model(seed=change.get("seed", 0))
+    for name in change.keys() - {"seed"}:
+        setattr(model.config, name, change[name])
+    with pytest.raises(RuntimeError, match="differs from PyTorch by"):
+        export_onnx(model, tmp_path / "new" / "m.onnx")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing", "message"),
+    [
+        (["FOLDER", "m.pt"], "", r"ends in \.onnx"),
+        (["absent", "m.onnx"], "", "no checkpoint folder"),
+        (["FOLDER", "m.onnx"], "onnxscript", r"needs onnxscript: pip install -e .\.\[export\]"),
+        (["FOLDER", "m.onnx", "--opset", "3"], "", "opset 3 is not possible: torch exports"),
+    ],
+)
+def test_errors_leave_nothing(tiny_folder, monkeypatch, tmp_path, arguments, missing, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == missing else name)
+    with pytest.raises(SystemExit, match=message):
+        main([str(tiny_folder) if word == "FOLDER" else word for word in arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opset(make_model, tmp_path):
+    result = export_onnx(make_model(**ONE_LAYER), tmp_path / "m.onnx", opset=18)
+    assert result.opset == 18 and result.error < 1e-5
+    assert onnx.load(result.path).opset_import[0].version == 18
+
+
+def test_random_promoters_have_n_inside_and_around():
+    strands = random_promoters(200, 100, seed=1)
+    assert strands.dtype == np.uint8 and set(np.unique(strands)) == {0, 1, 2, 3, 4}
+    assert (strands[:, 50] == 4).any() and not (strands[:, 40:60] == 4).all(axis=1).any()
+    assert (strands[:, 0] == 4).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_benchmark_runs(tiny_folder, tmp_path):
+    from benchmarks import onnx as benchmark
+
+    output = tmp_path / "out.json"
+    options = ["--checkpoint", str(tiny_folder), "--threads", "1", "--rounds", "1", "--output", str(output)]
+    assert benchmark.main(options) == 0
+    report = json.loads(output.read_text())
+    assert len(report["checks"]) == 2 and all(check["holds"] for check in report["checks"])
+    rows = report["tables"]["onnx"]
+    forms = {(row["library"], row["projections"], row["batch"]) for row in rows}
+    assert len(rows) == len(forms) == 12 and all(row["sequences_per_second"] > 0 for row in rows)
