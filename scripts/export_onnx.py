@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        result = export_onnx(**vars(args))
+        result = export_onnx(
+            args.model, args.output, merged=args.merged, opset=args.opset, overwrite=args.overwrite, check=args.check
+        )
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(f"{result.path} written: {result.num_bytes / 1e6:,.1f} MB, opset {result.opset}")

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modeling_macaron.predictor import as_predictor
 from modeling_macaron.evaluation.report import format_table
 from modeling_macaron.evaluation.score import EvaluationOptions, evaluate_files
+from modeling_macaron.predictor import as_predictor
 from scripts import evaluate as script
 from tests.evaluation.tables import make_tables
 

@@ -178,5 +178,5 @@ def test_a_name_that_the_hub_does_not_give_is_one_line(capsys, monkeypatch):
     def fail(name):
         raise OSError("cannot connect\nCheck the connection")
 
-    monkeypatch.setattr("space.answers.load_model", fail)
+    monkeypatch.setattr("space.answers.Predictor.from_pretrained", fail)
     assert ending(capsys, "--checkpoint", "me/none") == "error: cannot connect Check the connection"

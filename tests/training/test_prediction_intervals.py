@@ -10,8 +10,8 @@ import torch
 from transformers import pipeline
 
 from modeling_macaron import MacaronForExpressionPrediction, PromoterExpressionPipeline
-from modeling_macaron.predictor import as_predictor
 from modeling_macaron.analysis.predict_file import predict_file
+from modeling_macaron.predictor import as_predictor
 from modeling_macaron.training.metrics import conformal_quantiles
 from scripts import evaluate as evaluate_script
 from scripts import predict as predict_script
