@@ -45,7 +45,7 @@ def describe_rows(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer) 
     first = sorted([*tally.first_rejected, *table.malformed])[:_MAX_REMEMBERED]
     num_read, num_long = tally.reasons.total() + table.num_malformed, tally.reasons[TOO_LONG]
     if not tally.reasons[0]:
-        counts = {REASONS[TOO_LONG]: num_long, **rejected}
+        counts = {f"longer than {tokenizer.strand_length} nt": num_long, **rejected}
         counts = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "no rows"
         example = "".join(f"; first: {table.unit} {number}, {problem}" for number, problem in first[:1])
         raise ValueError(f"{table.path}: no row is left of {num_read:,} ({counts}){example}")
@@ -118,7 +118,6 @@ def _describe_clusters(stored: StoredRows) -> dict[str, int]:
     return {
         "number": len(sizes),
         "rows_of_the_largest": int(sizes.max()),
-        "rows_in_clusters_of_several": int(sizes[sizes > 1].sum()),
         "held_out_rows_in_clusters_of_training": _count_shared(stored.clusters, stored.splits == 0),
     }
 
@@ -157,11 +156,9 @@ def format_report(report: dict) -> str:
         ("duplicates", f"{repeated:,} rows repeat an earlier sequence (--average_duplicates)"),
     ]
     if clusters is not None:
-        column, kmer = report["cluster_column"], report["cluster_kmer"]
+        column, kmer, largest = report["cluster_column"], report["cluster_kmer"], clusters["rows_of_the_largest"]
         kind = f"{kmer} nt in common" if column is None else f"column {column!r}"
-        lines.append(
-            ("clusters", f"{clusters['number']:,} ({kind}), the largest of {clusters['rows_of_the_largest']:,}")
-        )
+        lines.append(("clusters", f"{clusters['number']:,} ({kind}), the largest of {largest:,} rows"))
     lines += [
         ("flanks cut", f"{report['rows_trimmed']:,} rows (trimming {tokenizer['trimming']!r})"),
         ("length", f"{min(lengths)} to {max(lengths)} nt, most often {_usual_length(report)}"),
