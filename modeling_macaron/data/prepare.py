@@ -53,7 +53,7 @@ def prepare_dataset(
         Stop at the first row that is rejected instead of counting it. A sequence that is too long is dropped either
         way.
     overwrite : bool
-        Replace a data set that stands in `output_dir`.
+        Replace an existing data set.
     extra_columns : sequence of str, optional
         Columns of the table to keep beside; default: those that the table itself names.
     verbose : bool

@@ -113,7 +113,7 @@ def simulate(num_sequences: int, *, seed: int = 0, noise: float = 1.0) -> Iterat
         `sequence` (110 nt, flanks included), `expression` (float64, with noise, which may lead beyond 0 and 17),
         `expression_noise_free` (float64) and the ground truth: `motif` (list of names), `motif_start` (list of int16,
         first nucleotide of the site on the forward strand, counted from 0 in the variable part) and `motif_strand`
-        (list of int8: 0 the consensus stands on the forward strand, 1 on the reverse strand). Only planted sites are
+        (list of int8: 0 the consensus is on the forward strand, 1 on the reverse strand). Only planted sites are
         listed; chance sites count for the expression as well.
 
     Raises

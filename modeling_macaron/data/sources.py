@@ -79,19 +79,22 @@ def open_source(
     ValueError
         If the source is unknown, cannot be read or reached, or an option does not apply to it.
     """
-    values = (value_column,) if value_column is None or isinstance(value_column, str) else tuple(value_column)
-    given = [Columns(sequence_column, value, split_column) for value in values]
     is_hub = source is None or _is_hub_dataset(source)
     if any((config, revision, hub_split)) and not is_hub:
         raise ValueError("--config, --revision and --hub_split belong to a data set on the Hub")
     if source == "simulate":
-        if any(given[0]):
-            raise ValueError("--source simulate has its own columns; none can be given")
         return _open_simulation(num_sequences, seed)
     if source in (None, DEFAULT_DATASET):
         source, config, revision = DEFAULT_DATASET, config or DEFAULT_CONFIG, revision or DEFAULT_REVISION
-    hub_options = (config, revision, hub_split)
-    tables = [_open_hub(source, *hub_options, one) if is_hub else _open_file(source, one) for one in given]
+    values = (value_column,) if value_column is None or isinstance(value_column, str) else tuple(value_column)
+    tables = []
+    for value in values:
+        if is_hub:
+            columns = Columns(sequence_column, value, split_column)
+            tables.append(_open_hub(source, config, revision, hub_split, columns))
+        else:
+            options = {"sequence_column": sequence_column, "value_column": value, "split_column": split_column}
+            tables.append(open_table(source, **options, require_value=True))
     if len(tables) > 1 and tables[0].unit == "record":
         raise ValueError(f"{source}: a FASTA header gives one value; name one key with --value_column")
     tables[0].replicates = values[1:]
@@ -110,20 +113,11 @@ def _is_hub_dataset(source: str) -> bool:
     return True
 
 
-def _open_file(source: str, given: Columns) -> PromoterTable:
-    return open_table(source, **{f"{role}_column": name for role, name in given._asdict().items()}, require_value=True)
-
-
 def _open_simulation(num_sequences: int, seed: int) -> PromoterTable:
+    columns, details = Columns("sequence", "expression"), {"num_sequences": num_sequences, "simulation_seed": seed}
+    options = {"num_rows": num_sequences, "details": details, "extra_columns": GROUND_TRUTH}
     return PromoterTable(
-        "simulate",
-        Columns("sequence", "expression"),
-        "simulated",
-        "row",
-        lambda _: simulate(num_sequences, seed=seed),
-        num_rows=num_sequences,
-        details={"num_sequences": num_sequences, "simulation_seed": seed},
-        extra_columns=GROUND_TRUTH,
+        "simulate", columns, "simulated", "row", lambda _: simulate(num_sequences, seed=seed), **options
     )
 
 

@@ -1,4 +1,4 @@
-"""Near-copies: which strands belong together, and that they never stand on both sides."""
+"""Near-copies: which strands belong together, and that they stay on one side of a split."""
 
 import datasets
 import numpy as np

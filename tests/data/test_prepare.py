@@ -44,7 +44,7 @@ def test_challenge_sample(shared, tmp_path):
     lengths = Counter(str(len(sequence) - 30) for sequence, _ in lines)
     assert report["rows_read"] == 6370
     assert report["rows_dropped_for_length"] == sum(len(sequence) > 130 for sequence, _ in lines)
-    assert report["rows_refused"] == 0
+    assert report["rows_rejected"] == 0
     assert report["rows_trimmed"] == 6370
     assert report["length_histogram"] == lengths
     assert sum(report["value_histogram"]["counts"]) == report["rows_kept"]
@@ -145,18 +145,18 @@ def test_every_row_is_kept_dropped_or_rejected_as_a_slow_reader_says(tmp_path_fa
         table, folder / "out", tokenizer=KmerTokenizer(kmer_size=3, strand_length=10), validation_fraction=0.3
     )
     counts = Counter(expected.values())
-    refused = {number: reason for number, reason in expected.items() if reason not in ("kept", "long")}
+    rejected = {number: reason for number, reason in expected.items() if reason not in ("kept", "long")}
     assert report["rows_read"] == len(expected)
     assert (report["rows_kept"], report["rows_dropped_for_length"]) == (counts["kept"], counts["long"])
-    assert report["refused"] == Counter(refused.values())
-    assert report["rows_refused"] == len(refused)
-    assert [row["line"] for row in report["first_refused"]] == list(refused)[:10]
+    assert report["rejected"] == Counter(rejected.values())
+    assert report["rows_rejected"] == len(rejected)
+    assert [row["line"] for row in report["first_rejected"]] == list(rejected)[:10]
     stored = all_rows(folder / "out")
     assert sorted(stored) == [number for number, reason in expected.items() if reason == "kept"]
     for number, (_, _, label) in stored.items():
         assert label == np.float32(lines[number - 1][1])
-    if refused:
-        number = next(iter(refused))
+    if rejected:
+        number = next(iter(rejected))
         strict = open_table(path, sequence_column="0", value_column="1", batch_rows=batch_rows)
         with pytest.raises(ValueError, match=rf"line {number}: "):
             prepare_dataset(strict, folder / "strict", tokenizer=KmerTokenizer(3, 10), strict=True)

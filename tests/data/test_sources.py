@@ -126,7 +126,6 @@ def test_hub_errors_are_one_line(monkeypatch, error, message):
         ("nonsense", {}, ValueError, "neither a file, nor 'simulate', nor a data set on the Hub"),
         ("./owner/name", {}, ValueError, "neither a file"),
         ("data/table.tsv.gz", {}, FileNotFoundError, "there is no file data/table.tsv.gz"),
-        ("simulate", {"sequence_column": "x"}, ValueError, "has its own columns"),
         ("simulate", {"config": "x"}, ValueError, "--config, --revision and --hub_split belong"),
     ],
 )
@@ -163,8 +162,8 @@ def test_replicates_are_averaged(tmp_path):
     values = {row["row"]: row["labels"] for split in loaded.values() for row in split.to_list()}
     expected = {2: 2.0, 3: 3.0, 4: 4.0, 6: 7.0} | {index + 9: index + 0.5 for index in range(33)}
     assert values == expected
-    assert report["rows_refused"] == 3
-    assert [(row["line"], row["problem"]) for row in report["first_refused"]] == [
+    assert report["rows_rejected"] == 3
+    assert [(row["line"], row["problem"]) for row in report["first_rejected"]] == [
         (5, "missing value: '', ' '"),
         (7, "value is not a number: '1', 'x'"),
         (8, "value too large for float32: 'inf', '1'"),
