@@ -162,9 +162,6 @@ class KeySet:
         self._is_used = np.zeros(1 << bits, bool)  # by the upper bits of a key, so that few other keys are looked up
         self._is_used[self._keys >> self._shift] = True
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Which strands (rows, length) have a key in common with these: (rows,) bool."""
         keys, valid = strand_keys(ids, self._kmer_size)

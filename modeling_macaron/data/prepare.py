@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -83,13 +83,15 @@ def prepare_dataset(
     tokenizer = KmerTokenizer() if tokenizer is None else tokenizer
     tally = Tally()
     with new_folder(output_dir, overwrite=overwrite, inputs=(table.path,)) as folder:
-        with KeptRows(folder / _KEPT_FILE, table, division, extra_columns) as kept:
-            for batch in _with_progress(table, verbose):
+        bar = progress_bar("rows", table.num_rows, verbose=verbose)
+        with bar, KeptRows(folder / _KEPT_FILE, table, division, extra_columns) as kept:
+            for batch in read_ahead(table):
                 rows = encode_rows(batch.table, table, tokenizer)
                 if strict:
                     _reject_first(table, batch, rows, tokenizer)
                 tally.add(table, batch, rows, tokenizer)
                 kept.add(batch, rows)
+                bar.update(len(batch.numbers))
         if strict:
             table.refuse_malformed()
         report = describe_rows(table, tally, tokenizer)
@@ -99,13 +101,6 @@ def prepare_dataset(
         (folder / _KEPT_FILE).unlink()
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
-
-
-def _with_progress(table: PromoterTable, verbose: bool) -> Iterator[TableBatch]:
-    with progress_bar("rows", table.num_rows, verbose=verbose) as bar:
-        for batch in read_ahead(table):
-            yield batch
-            bar.update(len(batch.numbers))
 
 
 def _reject_first(table: PromoterTable, batch: TableBatch, rows: EncodedRows, tokenizer: KmerTokenizer) -> None:

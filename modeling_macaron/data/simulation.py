@@ -120,12 +120,6 @@ def simulate(num_sequences: int, *, seed: int = 0, noise: float = 1.0) -> Iterat
     ------
     ValueError
         If an argument is out of range.
-
-    Examples
-    --------
-    >>> batch = next(simulate(1000, seed=1))
-    >>> batch.table.num_rows, len(batch.table["sequence"][0].as_py())
-    (1000, 110)
     """
     for name, value, least in (("num_sequences", num_sequences, 1), ("seed", seed, 0), ("noise", noise, 0)):
         if not least <= value < np.inf:
@@ -159,12 +153,6 @@ def noise_free_expression(sequences: Sequence[str]) -> np.ndarray:
     ------
     ValueError
         If a sequence is empty or holds a letter that is not DNA, or if `sequences` is a single str.
-
-    Examples
-    --------
-    >>> gcn4, reb1_gcn4 = noise_free_expression(["C" * 58 + "TGACTCA", "CCGGGTAA" + "C" * 50 + "TGACTCA"])
-    >>> bool(reb1_gcn4 > gcn4 + 5)
-    True
     """
     if isinstance(sequences, str):
         raise ValueError("`sequences` must be a list of sequences, got one str")

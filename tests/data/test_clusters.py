@@ -263,15 +263,6 @@ def test_sizes_of_validation(sizes, fraction, expected):
         assert (np.bincount(clusters, chosen) % np.array(sizes) == 0).all()
 
 
-def test_every_cluster_is_chosen_as_often(tmp_path):
-    clusters = np.repeat(np.arange(150), [1] * 100 + [3] * 50)
-    counts = np.zeros(150)
-    for seed in range(400):
-        hashes = np.random.default_rng(seed).integers(0, 2**64, len(clusters), np.uint64)
-        counts += np.bincount(clusters, split_clusters(clusters, hashes, 0.2), 150) > 0
-    assert abs(counts[:100].mean() / 400 - 0.2) < 0.03 and abs(counts[100:].mean() / 400 - 0.2) < 0.03
-
-
 def test_duplicates_are_averaged(tmp_path):
     texts = random_dna(100)
     rows = [("sequence", "expression", "barcode"), *((text, i, "a") for i, text in enumerate(texts))]

@@ -199,9 +199,6 @@ def test_numbers_need_no_text(kind):
     values, reasons = parse_values(pa.chunked_array([array.slice(1), array]), "here")
     assert values.tolist() == [0, -3, 1, 0, -3]
     assert [REASONS[reason] for reason in reasons] == ["missing value", "", "", "missing value", ""]
-
-
-def test_values_of_another_kind_are_rejected():
     with pytest.raises(ValueError, match="here holds bool; expected numbers"):
         parse_values(pa.array([True]), "here")
 
@@ -264,11 +261,7 @@ def test_split_column(tmp_path):
     ("rows", "options", "message"),
     [
         ([("ACGT" * 40, 1)], {}, r"no row is left of 1 \(1 longer than 100 nt\)"),
-        (
-            [("ACGTACGTX", 1), ("ACGT", "nan")],
-            {},
-            r"no row is left of 2 .*first: line 1, letter 'X' at position 9",
-        ),
+        ([("ACGTX", 1), ("ACGT", "nan")], {}, "no row is left of 2 .*first: line 1, letter 'X' at position 5"),
         ([("ACGT", 1)], {}, "none of 1 rows is in the train split"),
         ([(dna, i) for i, dna in enumerate(random_dna(9))], {"validation_fraction": 0.99}, "in the train split; pass"),
         ([(dna, 3) for dna in random_dna(99)], {}, "all training rows have the same value, 3.0"),
@@ -278,11 +271,7 @@ def test_split_column(tmp_path):
         ([("ACGT", 1)], {"cluster_kmer": 33}, "cluster_kmer must be 1 to 32, got 33"),
         ([("ACGT", 1)], {"cluster_column": "x", "split_by": "row"}, "cluster_column is for split_by 'cluster'"),
         ([("ACGT", 1)], {"extra_columns": ["cluster"]}, "extra column 'cluster' has the name of a column"),
-        (
-            [(dna, i) for i, dna in enumerate(random_dna(99))],
-            {"extra_columns": ["name"]},
-            "extra column 'name' is not there",
-        ),
+        ([("ACGT", 1)], {"extra_columns": ["name"]}, "extra column 'name' is not there"),
     ],
 )
 def test_nothing_to_train_on_is_one_clear_error(tmp_path, rows, options, message):
@@ -290,12 +279,9 @@ def test_nothing_to_train_on_is_one_clear_error(tmp_path, rows, options, message
     with pytest.raises(ValueError, match=message) as error:
         prepare_dataset(table, tmp_path / "out", **options)
     assert "\n" not in str(error.value)
-    assert os.listdir(tmp_path) == ["table.tsv"]
-
-
-def test_table_without_value_column(tmp_path):
     with pytest.raises(ValueError, match="no value column"):
         prepare_dataset(open_table(write_tsv(tmp_path, [("ACGTACGT",)])), tmp_path / "out")
+    assert os.listdir(tmp_path) == ["table.tsv"]
 
 
 def test_simulation_keeps_its_ground_truth(tmp_path):
@@ -313,30 +299,27 @@ def test_simulation_keeps_its_ground_truth(tmp_path):
 
 
 def test_existing_folder_is_replaced_only_when_asked_and_only_a_data_set(tmp_path):
+    def seed():
+        return json.loads((tmp_path / "out/report.json").read_text())["seed"]
+
     path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(200))])
     (tmp_path / "out").mkdir()  # an empty folder is fine
     prepare_dataset(open_table(path), tmp_path / "out", seed=1)
     with pytest.raises(FileExistsError, match="pass --overwrite"):
         prepare_dataset(open_table(path), tmp_path / "out", seed=2)
-    assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 1
+    assert seed() == 1
     prepare_dataset(open_table(path), tmp_path / "out", seed=2, overwrite=True)
-    assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 2
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home/letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="was not written by this program"):
-        prepare_dataset(open_table(path), tmp_path / "home", overwrite=True)
-    assert sorted(os.listdir(tmp_path)) == ["home", "out", "table.tsv"]
-
-
-def test_failed_overwrite_leaves_the_old_data_set(tmp_path):
-    path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(200))])
-    prepare_dataset(open_table(path), tmp_path / "out")
+    assert seed() == 2
     before = all_rows(tmp_path / "out")
     path.write_text(path.read_text() + "ACGT\tnan\n")
     with pytest.raises(ValueError, match="line 201: missing value: 'nan'"):
         prepare_dataset(open_table(path), tmp_path / "out", overwrite=True, strict=True)
     assert all_rows(tmp_path / "out") == before
-    assert sorted(os.listdir(tmp_path)) == ["out", "table.tsv"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="was not written by this program"):
+        prepare_dataset(open_table(path), tmp_path / "home", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["home", "out", "table.tsv"]
 
 
 def test_report_as_text(tmp_path):

@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import numpy as np
@@ -7,7 +6,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modeling_macaron.data import simulation
 from modeling_macaron.data.simulation import MAX_SITES, MOTIFS, noise_free_expression, simulate
 from tokenization import FLANK3, FLANK5
 
@@ -225,7 +223,3 @@ def test_impossible_arguments_are_rejected_at_once(options, message):
 def test_bad_sequences_are_named(sequences, message):
     with pytest.raises(ValueError, match=message):
         noise_free_expression(sequences)
-
-
-def test_examples_of_the_docstrings():
-    assert doctest.testmod(simulation).failed == 0
