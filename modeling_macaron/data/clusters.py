@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -17,18 +17,7 @@ MAX_KMER = 32  # 2 bits a nucleotide
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it maps 64 bits one to one
 _CHUNK_ROWS = 8192
 _KEYS_AT_A_TIME = 24_000_000  # about 0.7 GB
-_BITS_PER_KEY = 32
-
-
-def pack_strands(ids: np.ndarray) -> np.ndarray:
-    """Pack letter ids (rows, length) into half a byte each: (rows, ceil(length / 2)) uint8."""
-    ids = np.pad(ids, ((0, 0), (0, ids.shape[1] % 2)), constant_values=N_ID)
-    return ids[:, ::2] | ids[:, 1::2] << 4
-
-
-def unpack_strands(packed: np.ndarray, length: int) -> np.ndarray:
-    """Undo `pack_strands`: (rows, length) uint8."""
-    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), 2 * packed.shape[1])[:, :length]
+_SLOTS_PER_KEY = 16
 
 
 def first_rows(hashes: np.ndarray) -> np.ndarray:
@@ -93,58 +82,66 @@ def _align(ids: np.ndarray) -> np.ndarray:
     return np.where(position < length, moved, N_ID).astype(np.uint8)
 
 
-def find_clusters(
-    packed: np.ndarray, length: int, kmer_size: int = DEFAULT_KMER, *, rows: np.ndarray, verbose: bool = False
-) -> np.ndarray:
-    """Find the clusters of some rows of `pack_strands`: (rows,) int32, from 0 in the order of their first rows.
+def find_clusters(chunks: Sequence[np.ndarray], kmer_size: int = DEFAULT_KMER, verbose: bool = False) -> np.ndarray:
+    """Find the clusters of strands in chunks (rows, length), int32 (all rows,) in the order of their first rows.
 
     Two strands are in one cluster if they have a key in common (see `strand_keys`), or are linked by others that do.
     Keys are sorted in ranges to bound memory.
     """
-    labels = np.arange(len(rows), dtype=np.int32)
-    parts = -(-len(rows) * max(length - kmer_size + 1, 1) // _KEYS_AT_A_TIME)
-    width = -(-(2**64) // max(parts, 1))
+    chunks = [chunk[start : start + _CHUNK_ROWS] for chunk in chunks for start in range(0, len(chunk), _CHUNK_ROWS)]
+    num_rows = sum(map(len, chunks))
+    labels = np.arange(num_rows, dtype=np.int32)
+    parts = -(-num_rows * max(chunks[0].shape[1] - kmer_size + 1, 1) // _KEYS_AT_A_TIME)
+    width = -(-(2**64) // parts)
     with progress_bar("parts of the search for near-copies", parts, verbose=verbose and parts > 1) as bar:
         for part in range(parts):
-            chunks = list(_keys_between(packed, length, kmer_size, rows, part * width, width))
-            keys, owners = (np.concatenate(pieces) for pieces in zip(*chunks, strict=True))
-            del chunks
-            labels = _join(labels, *_links(keys, owners, parts))
+            pieces = zip(*_keys_between(chunks, kmer_size, part * width, width), strict=True)
+            labels = _join(labels, *_links(*map(np.concatenate, pieces), parts))
             bar.update(1)
     return labels
 
 
 def _keys_between(
-    packed: np.ndarray, length: int, kmer_size: int, rows: np.ndarray, low: int, width: int
+    chunks: Sequence[np.ndarray], kmer_size: int, low: int, width: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield keys within a range, minus its lower bound, and the positions of their strands in `rows`."""
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        strands = unpack_strands(packed[rows[start : start + _CHUNK_ROWS]], length)
+    """Yield keys within a range, minus its lower bound, and the rows of their strands."""
+    first = 0
+    for strands in chunks:
         keys, valid = strand_keys(strands, kmer_size)
         keys -= np.uint64(low)
         chosen = np.flatnonzero(valid & (keys <= np.uint64(width - 1)))
-        yield keys.reshape(-1)[chosen], (chosen % len(strands) + start).astype(np.int32)
+        yield keys.reshape(-1)[chosen], (chosen % len(strands) + first).astype(np.int32)
+        first += len(strands)
 
 
 def _links(keys: np.ndarray, owners: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of strands that have a key in common; together they link all strands with that key.
 
-    Sorting 64-bit numbers takes a tenth of the time of `argsort`. So the upper bits of the keys are sorted, with the
-    positions in place of the lower bits, and `argsort` is used only for keys with equal upper bits.
+    `argsort` takes three times as long as sorting. So the upper bits of the keys are sorted, with the positions in
+    place of the lower bits, and `argsort` is used only for keys with equal upper bits.
     """
     bits = max(len(keys) - 1, 1).bit_length()
+    lower = np.uint64((1 << bits) - 1)
     upper = keys << np.uint64(parts.bit_length() - 1)  # the keys of a part leave these bits free
-    upper >>= np.uint64(bits)
-    upper <<= np.uint64(bits)
+    upper &= ~lower
     upper |= np.arange(len(keys), dtype=np.uint64)
     upper.sort()
-    equal = np.flatnonzero((upper[1:] ^ upper[:-1]) < np.uint64(1 << bits))
+    equal = np.flatnonzero((upper[1:] ^ upper[:-1]) <= lower)
     is_found = np.zeros(len(upper), bool)
     is_found[equal] = is_found[equal + 1] = True
-    positions = (upper[is_found] & np.uint64((1 << bits) - 1)).astype(np.int64)
+    positions = (upper[is_found] & lower).astype(np.int64)
     positions = positions[np.argsort(keys[positions])]
     equal = keys[positions[1:]] == keys[positions[:-1]]
     return owners[positions[1:][equal]], owners[positions[:-1][equal]]
+
+
+def _join(labels: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Join the clusters of linked strands."""
+    some, others = labels[some], labels[others]
+    pairs = _distinct(np.minimum(some, others).astype(np.int64) << 32 | np.maximum(some, others))
+    count = int(labels.max()) + 1
+    graph = sparse.coo_matrix((np.ones(len(pairs), bool), (pairs >> 32, pairs & 0xFFFFFFFF)), shape=(count, count))
+    return sparse.csgraph.connected_components(graph, directed=False)[1][labels]
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
@@ -153,53 +150,24 @@ def _distinct(values: np.ndarray) -> np.ndarray:
     return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
 
 
-def _join(labels: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Join the clusters of linked strands."""
-    some, others = labels[some], labels[others]
-    pairs = _distinct(np.minimum(some, others).astype(np.int64) << 32 | np.maximum(some, others))
-    some, others = pairs >> 32, pairs & 0xFFFFFFFF
-    some, others = some[some != others], others[some != others]
-    if not len(some):
-        return labels
-    count = int(labels.max()) + 1
-    graph = sparse.coo_matrix((np.ones(len(some), bool), (some, others)), shape=(count, count))
-    return sparse.csgraph.connected_components(graph, directed=False)[1][labels]
-
-
 class KeySet:
-    """Keys of strands, each chunk (rows, length) letter ids, to find other strands that have one of them."""
+    """Keys of strands, each chunk (rows, length) token ids, to find other strands that have one of them."""
 
-    def __init__(self, chunks: Iterator[np.ndarray], kmer_size: int | None = DEFAULT_KMER):
+    def __init__(self, chunks: Iterable[np.ndarray], kmer_size: int | None = DEFAULT_KMER):
         self._kmer_size = kmer_size
         pieces = [keys[valid] for keys, valid in (strand_keys(ids, kmer_size) for ids in chunks)]
         self._keys = _distinct(np.concatenate([np.zeros(0, np.uint64), *pieces]))
-        bits = max((len(self._keys) * _BITS_PER_KEY).bit_length(), 3)
+        bits = max((len(self._keys) * _SLOTS_PER_KEY).bit_length(), 1)
         self._shift = np.uint64(64 - bits)
-        slots = self._keys >> self._shift
-        places, bit = (slots >> np.uint64(3)).astype(np.int64), np.uint8(1) << (slots.astype(np.uint8) & 7)
-        self._table = np.zeros(1 << (bits - 3), np.uint8)  # one bit per slot, so that few other keys are looked up
-        if len(places):
-            starts = np.flatnonzero(np.diff(places, prepend=-1))
-            self._table[places[starts]] = np.bitwise_or.reduceat(bit, starts)
-
-    def __len__(self) -> int:
-        return len(self._keys)
+        self._is_used = np.zeros(1 << bits, bool)  # by the upper bits of a key, so that few other keys are looked up
+        self._is_used[self._keys >> self._shift] = True
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Which strands (rows, length) have a key in common with these: (rows,) bool."""
-        found = np.zeros(len(ids), bool)
-        if not len(self._keys):
-            return found
         keys, valid = strand_keys(ids, self._kmer_size)
-        slots = keys >> self._shift
-        bit = self._table.take((slots >> np.uint64(3)).view(np.int64))
-        bit >>= slots.astype(np.uint8) & 7
-        bit &= valid.view(np.uint8)
-        places = np.flatnonzero(bit.view(bool))
+        places = np.flatnonzero(valid & self._is_used.take((keys >> self._shift).view(np.int64)))
         asked = keys.reshape(-1)[places]
-        ordered = np.sort(asked)  # sorted queries make the search three times faster
-        nearest = self._keys[np.minimum(np.searchsorted(self._keys, ordered), len(self._keys) - 1)]
-        hits = ordered[nearest == ordered]
-        if hits.size:
-            found[places[np.isin(asked, hits)] % len(ids)] = True
+        nearest = np.minimum(np.searchsorted(self._keys, asked), len(self._keys) - 1)
+        found = np.zeros(len(ids), bool)
+        found[places[self._keys[nearest] == asked] % len(ids)] = True
         return found

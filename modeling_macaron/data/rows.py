@@ -11,15 +11,9 @@ import pyarrow.compute as pc
 from modeling_macaron.io.tables import PromoterTable, string_buffers
 from tokenization import MISSING_WORDS, PROBLEMS, KmerTokenizer
 
-REASONS = (
-    *PROBLEMS,
-    "missing value",
-    "value is infinite",
-    "value is not a number",
-    "value too large for float32",
-)
+REASONS = (*PROBLEMS, "missing value", "value is not a number", "value too large for float32")
 TOO_LONG = PROBLEMS.index("longer than strand_length")
-_NO_VALUE, _INFINITE, _NOT_A_NUMBER, _TOO_LARGE = range(len(PROBLEMS), len(REASONS))
+_NO_VALUE, _NOT_A_NUMBER, _TOO_LARGE = range(len(PROBLEMS), len(REASONS))
 
 _NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)$"
 
@@ -34,13 +28,13 @@ class EncodedRows(NamedTuple):
     trimmed: np.ndarray
 
     @property
-    def refused(self) -> np.ndarray:
+    def rejected(self) -> np.ndarray:
         """Indices of the rows that are rejected for anything but their length."""
         return np.flatnonzero((self.reasons > 0) & (self.reasons != TOO_LONG))
 
 
 def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) -> EncodedRows:
-    """Encode sequences and values of a batch; errors in letters or value come before an excessive length."""
+    """Encode sequences and values of a batch; errors in sequence or value come before an excessive length."""
     strands = tokenizer.encode_strands(*string_buffers(rows[table.columns.sequence]))
     labels, value_reasons = _mean_values(rows, table)
     reasons = np.where((strands.problem == 0) | (strands.problem == TOO_LONG), value_reasons, strands.problem)
@@ -48,42 +42,29 @@ def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) 
     return EncodedRows(strands.ids, labels, reasons, strands.lengths, strands.trimmed)
 
 
-def describe_refused(
+def explain_row(
     rows: pa.Table, encoded: EncodedRows, index: int, table: PromoterTable, tokenizer: KmerTokenizer
-) -> tuple[str, str]:
-    """Give the reason (one of `REASONS`) and the offending text of a rejected row."""
+) -> str:
+    """Say why a row is rejected."""
     reason = int(encoded.reasons[index])
-    if reason >= len(PROBLEMS):
-        values = [rows[name][index].as_py() for name in _value_columns(table)]
-        has_comma = reason == _NOT_A_NUMBER and any("," in str(value) for value in values)
-        return REASONS[reason], ", ".join(map(repr, values)) + (" (decimal commas?)" if has_comma else "")
-    text = rows[table.columns.sequence][index].as_py() or ""
-    excerpt = repr(text if len(text) <= 40 else text[:40] + "...")
-    try:
-        tokenizer(text)
-    except ValueError as error:
-        explained = str(error).partition(";")[0]
-        excerpt += "" if explained.startswith(REASONS[reason]) else f", {explained}"
-    return REASONS[reason], excerpt
-
-
-def _value_columns(table: PromoterTable) -> tuple[str, ...]:
-    return (table.columns.value, *table.replicates)
+    if reason < len(PROBLEMS):
+        text = rows[table.columns.sequence][index].as_py() or ""
+        return tokenizer.explain(text, reason, int(encoded.lengths[index]))
+    values = [rows[name][index].as_py() for name in (table.columns.value, *table.replicates)]
+    has_comma = reason == _NOT_A_NUMBER and any("," in str(value) for value in values)
+    return f"{REASONS[reason]}: {', '.join(map(repr, values))}" + " (decimal commas?)" * has_comma
 
 
 def _mean_values(rows: pa.Table, table: PromoterTable) -> tuple[np.ndarray, np.ndarray]:
     """Mean over those replicates of each row that have a value, and reasons, both as of `parse_values`."""
-    parsed = [
-        parse_values(table.values_of(rows, name), f"{table.path}, column {name!r}") for name in _value_columns(table)
-    ]
-    if len(parsed) == 1:
-        return parsed[0]
+    names = (table.columns.value, *table.replicates)
+    parsed = [parse_values(table.values_of(rows, name), f"{table.path}, column {name!r}") for name in names]
     values, reasons = (np.stack(arrays) for arrays in zip(*parsed, strict=True))
     has_value = reasons == 0
     count = has_value.sum(axis=0)
     mean = (values.sum(axis=0, where=has_value, dtype=np.float64) / np.maximum(count, 1)).astype(np.float32)
     wrong = np.where(reasons == _NO_VALUE, 0, reasons).max(axis=0)
-    reason = np.where((wrong == 0) & (count == 0), reasons.min(axis=0), wrong).astype(np.uint8)
+    reason = np.where((wrong == 0) & (count == 0), _NO_VALUE, wrong).astype(np.uint8)
     return np.where(reason == 0, mean, np.float32(0)), reason
 
 
@@ -95,24 +76,16 @@ def parse_values(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.nda
     reasons = np.zeros(len(array), dtype=np.uint8)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         array = pc.utf8_trim_whitespace(array)
-        array = pc.if_else(pc.equal(array, ""), None, array)
-        missing = array.is_null()
-        try:
-            numbers = array.cast(pa.float64())
-        except pa.ArrowInvalid:
-            numbers = pc.if_else(pc.match_substring_regex(array, _NUMBER), array, None).cast(pa.float64())
-            reasons[numbers.is_null().to_numpy(zero_copy_only=False)] = _NOT_A_NUMBER
-            missing = pc.or_(missing, are_missing_words(array))
-        reasons[missing.to_numpy(zero_copy_only=False)] = _NO_VALUE
+        array = pc.if_else(pc.or_(pc.equal(array, ""), are_missing_words(array)), None, array)
+        numbers = pc.if_else(pc.match_substring_regex(array, _NUMBER), array, None).cast(pa.float64())
+        reasons[numbers.is_null().to_numpy(zero_copy_only=False)] = _NOT_A_NUMBER
     elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
         numbers = array.cast(pa.float64(), safe=False)
-        reasons[array.is_null().to_numpy(zero_copy_only=False)] = _NO_VALUE
     else:
         raise ValueError(f"{where} holds {array.type}; expected numbers")
     values = pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False)
-    reasons[np.isnan(values)] = _NO_VALUE
-    reasons[np.isinf(values)] = _INFINITE
-    reasons[np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)] = _TOO_LARGE
+    reasons[np.abs(values) > np.finfo(np.float32).max] = _TOO_LARGE
+    reasons[array.is_null().to_numpy(zero_copy_only=False) | np.isnan(values)] = _NO_VALUE
     return np.where(reasons == 0, values, 0.0).astype(np.float32), reasons
 
 
@@ -122,7 +95,7 @@ def are_missing_words(texts: pa.Array) -> pa.Array:
 
 
 def hash_strands(ids: np.ndarray, seed: int) -> np.ndarray:
-    """Hash rows of letter ids (batch, length) to (batch,) uint64, the same on every machine."""
+    """Hash rows of token ids (batch, length) to (batch,) uint64, the same on every machine."""
     padded = np.pad(ids, ((0, 0), (0, -ids.shape[1] % 8)))
     words = np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
     state = mix64(np.full(len(ids), seed % 2**64, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))

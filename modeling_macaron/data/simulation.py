@@ -25,13 +25,13 @@ The model, for a variable part of any length (energies in kT):
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from modeling_macaron.io.tables import TableBatch
+from modeling_macaron.io.tables import TableBatch, string_buffers
 from tokenization import FLANK3, FLANK5, PROBLEMS, KmerTokenizer
 
 CHEMICAL_POTENTIAL = 2.5  # kT; a consensus site is occupied with p = 0.92
@@ -49,33 +49,18 @@ VARIABLE_LENGTH = 80
 MAX_SITES = 5
 BASE_COMPOSITION = (0.23, 0.19, 0.28, 0.30)  # A, C, G, T as in the challenge's random promoters
 _BLOCK_ROWS = 4096
+_BATCH_BLOCKS = 16
 
 
 class Motif(NamedTuple):
-    """A factor, where it binds and what it does.
-
-    Attributes
-    ----------
-    name : str
-        Name of the factor or element.
-    consensus : str
-        Published consensus in IUPAC letters, forward strand.
-    role : str
-        `"opener"`, `"activator"`, `"core"` or `"repressor"`.
-    energy : float
-        Effect in kT: log of the factor by which the bound factor multiplies what its role acts on.
-    reverse_weight : float
-        Weight of a site on the reverse strand relative to the forward strand, 0 to 1.
-    reference : str
-        Publication that gives the consensus.
-    """
+    """A factor, where it binds and what it does."""
 
     name: str
-    consensus: str
-    role: str
-    energy: float
-    reverse_weight: float
-    reference: str
+    consensus: str  # published, in IUPAC letters, forward strand
+    role: str  # opener, activator, core or repressor
+    energy: float  # kT; log of the factor by which the bound factor multiplies what its role acts on
+    reverse_weight: float  # of a site on the reverse strand relative to the forward strand, 0 to 1
+    reference: str  # publication that gives the consensus
 
 
 _DOORENBOSCH = "Doorenbosch et al. 1992, Gene Expr 2:193"
@@ -91,39 +76,20 @@ MOTIFS = (
     Motif("Ume6", "AGCCGCCGA", "repressor", -2.3, 1.0, "Sumrada & Cooper 1987, PNAS 84:3997"),
 )
 
-_BASES = np.frombuffer(b"ACGT", np.uint8)
-_IUPAC = {
-    letter: frozenset(bases)
-    for letter, bases in zip(
-        "ACGTRYSWKMN", ("A", "C", "G", "T", "AG", "CT", "CG", "AT", "GT", "AC", "ACGT"), strict=True
-    )
-}
+_IUPAC = {"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "N": "ACGT"}
 
 
-def _patterns(consensus: str) -> tuple[tuple[frozenset[str], ...], tuple[frozenset[str], ...]]:
-    """Letters allowed at each position of a site, on the forward and on the reverse strand."""
-    complement = str.maketrans("ACGT", "TGCA")
-    forward = tuple(_IUPAC[letter] for letter in consensus)
-    return forward, tuple(frozenset("".join(bases).translate(complement)) for bases in reversed(forward))
+def _patterns(consensus: str) -> tuple[list[str], list[str]]:
+    """Bases allowed at each position of a site, on the forward and on the reverse strand."""
+    forward = [_IUPAC.get(letter, letter) for letter in consensus]
+    return forward, ["".join(sorted(bases.translate(str.maketrans("ACGT", "TGCA")))) for bases in reversed(forward)]
 
 
 _PATTERNS = tuple(_patterns(motif.consensus) for motif in MOTIFS)
 _WIDTHS = np.array([len(motif.consensus) for motif in MOTIFS])
 
 
-class _Block(NamedTuple):
-    """Promoters before noise: ids (rows, length), and of their planted sites (rows, MAX_SITES) each."""
-
-    ids: np.ndarray
-    planted: np.ndarray
-    motif: np.ndarray
-    start: np.ndarray
-    strand: np.ndarray
-
-
-def simulate(
-    num_sequences: int, *, seed: int = 0, batch_rows: int = 65_536, noise: float = 1.0
-) -> Iterator[TableBatch]:
+def simulate(num_sequences: int, *, seed: int = 0, noise: float = 1.0) -> Iterator[TableBatch]:
     """Simulate promoters with a known grammar, as a stream.
 
     Each promoter has a random variable part of 80 nt (`BASE_COMPOSITION`) between the challenge's constant flanks, with
@@ -135,10 +101,7 @@ def simulate(
     num_sequences : int
         Number of promoters, at least 1.
     seed : int
-        Seed, not negative. The same seed gives the same rows whatever `batch_rows`, and the first rows of a longer
-        simulation are those of a shorter one.
-    batch_rows : int
-        Most rows of a batch; memory is bounded by it, not by `num_sequences`.
+        Seed, not negative. The first rows of a longer simulation are those of a shorter one.
     noise : float
         Standard deviation of the Gaussian measurement noise, in units of expression. The noise-free values have a
         standard deviation of about 4.
@@ -146,30 +109,30 @@ def simulate(
     Returns
     -------
     iterator of TableBatch
-        `numbers` (rows,) int64 counts the promoters from 1. `table` has the columns `sequence` (110 nt, flanks
-        included), `expression` (float64, with noise, which may lead beyond 0 and 17), `expression_noise_free` (float64)
-        and the ground truth: `motif` (list of names), `motif_start` (list of int16, first nucleotide of the site on the
-        forward strand, counted from 0 in the variable part) and `motif_strand` (list of int8: 0 the consensus stands on
-        the forward strand, 1 on the reverse strand). Only planted sites are listed; chance sites count for the
-        expression as well.
+        At most 65,536 promoters each. `numbers` (rows,) int64 counts the promoters from 1. `table` has the columns
+        `sequence` (110 nt, flanks included), `expression` (float64, with noise, which may lead beyond 0 and 17),
+        `expression_noise_free` (float64) and the ground truth: `motif` (list of names), `motif_start` (list of int16,
+        first nucleotide of the site on the forward strand, counted from 0 in the variable part) and `motif_strand`
+        (list of int8: 0 the consensus is on the forward strand, 1 on the reverse strand). Only planted sites are
+        listed; chance sites count for the expression as well.
 
     Raises
     ------
     ValueError
         If an argument is out of range.
-
-    Examples
-    --------
-    >>> batch = next(simulate(1000, seed=1))
-    >>> batch.table.num_rows, len(batch.table["sequence"][0].as_py())
-    (1000, 110)
     """
-    for name, value, least in (("num_sequences", num_sequences, 1), ("seed", seed, 0), ("batch_rows", batch_rows, 1)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
-    if not 0 <= noise < np.inf:
-        raise ValueError(f"`noise` must be a standard deviation of 0 or more, got {noise!r}")
-    return _batches(num_sequences, seed, batch_rows, noise)
+    for name, value, least in (("num_sequences", num_sequences, 1), ("seed", seed, 0), ("noise", noise, 0)):
+        if not least <= value < np.inf:
+            raise ValueError(f"`{name}` must be at least {least}, got {value!r}")
+
+    def batches() -> Iterator[TableBatch]:
+        for first in range(0, num_sequences, _BATCH_BLOCKS * _BLOCK_ROWS):
+            last = min(first + _BATCH_BLOCKS * _BLOCK_ROWS, num_sequences)
+            blocks = range(first // _BLOCK_ROWS, -(-last // _BLOCK_ROWS))
+            table = pa.concat_tables(_simulate_block(seed, block, noise) for block in blocks)
+            yield TableBatch(table.slice(0, last - first), np.arange(first + 1, last + 1))
+
+    return batches()
 
 
 def noise_free_expression(sequences: Sequence[str]) -> np.ndarray:
@@ -190,25 +153,15 @@ def noise_free_expression(sequences: Sequence[str]) -> np.ndarray:
     ------
     ValueError
         If a sequence is empty or holds a letter that is not DNA, or if `sequences` is a single str.
-
-    Examples
-    --------
-    >>> gcn4, reb1_gcn4 = noise_free_expression(["C" * 58 + "TGACTCA", "CCGGGTAA" + "C" * 50 + "TGACTCA"])
-    >>> bool(reb1_gcn4 > gcn4 + 5)
-    True
     """
     if isinstance(sequences, str):
         raise ValueError("`sequences` must be a list of sequences, got one str")
     values = np.empty(len(sequences))
     for start in range(0, len(sequences), _BLOCK_ROWS):
-        chunk = list(sequences[start : start + _BLOCK_ROWS])
-        lengths = [len(sequence) for sequence in chunk]
-        width = max(max(lengths), 1)
-        letters = np.frombuffer("".join(chunk).encode("ascii", "replace"), np.uint8)
-        tokenizer = KmerTokenizer(kmer_size=1, strand_length=width)
-        strands = tokenizer.encode_strands(letters, np.concatenate([[0], np.cumsum(lengths)]))
-        if strands.problem.any():
-            row = int(np.flatnonzero(strands.problem)[0])
+        texts = pa.array(sequences[start : start + _BLOCK_ROWS])
+        width = max(pc.max(pc.utf8_length(texts)).as_py(), 1)
+        strands = KmerTokenizer(kmer_size=1, strand_length=width).encode_strands(*string_buffers(texts))
+        for row in np.flatnonzero(strands.problem)[:1]:
             raise ValueError(f"sequence {start + row} (counted from 0): {PROBLEMS[strands.problem[row]]}")
         for length in np.unique(strands.lengths):
             rows = np.flatnonzero(strands.lengths == length)
@@ -217,70 +170,39 @@ def noise_free_expression(sequences: Sequence[str]) -> np.ndarray:
     return values
 
 
-def _batches(num_sequences: int, seed: int, batch_rows: int, noise: float) -> Iterator[TableBatch]:
-    """Cut the stream of blocks into batches."""
-    block, block_index = None, -1
-    for first in range(0, num_sequences, batch_rows):
-        last = min(first + batch_rows, num_sequences)
-        edges = [first, *range((first // _BLOCK_ROWS + 1) * _BLOCK_ROWS, last, _BLOCK_ROWS), last]
-        pieces = []
-        for low, high in pairwise(edges):
-            if low // _BLOCK_ROWS != block_index:
-                block_index = low // _BLOCK_ROWS
-                block = _simulate_block(seed, block_index, noise)
-            pieces.append(block.slice(low - block_index * _BLOCK_ROWS, high - low))
-        yield TableBatch(pa.concat_tables(pieces), np.arange(first + 1, last + 1))
-
-
 def _simulate_block(seed: int, index: int, noise: float) -> pa.Table:
-    """Simulate `_BLOCK_ROWS` promoters from a random stream of their own, so that batches can be cut anywhere."""
+    """Simulate `_BLOCK_ROWS` promoters from a random stream of their own."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(index,))))
-    block = _plant(rng)
-    noise_free = _expression(block.ids)
-    counts = block.planted.sum(axis=1)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    names = pa.array([motif.name for motif in MOTIFS]).take(pa.array(block.motif[block.planted]))
-    return pa.table(
-        {
-            "sequence": _constructs(block.ids),
-            "expression": noise_free + noise * rng.standard_normal(len(noise_free)),
-            "expression_noise_free": noise_free,
-            "motif": pa.ListArray.from_arrays(offsets, names),
-            "motif_start": pa.ListArray.from_arrays(offsets, pa.array(block.start[block.planted], pa.int16())),
-            "motif_strand": pa.ListArray.from_arrays(offsets, pa.array(block.strand[block.planted], pa.int8())),
-        }
-    )
-
-
-def _plant(rng: np.random.Generator) -> _Block:
-    """Draw variable parts and plant their sites, ordered along the sequence."""
     shape = (_BLOCK_ROWS, MAX_SITES)
     draws = rng.random((_BLOCK_ROWS, VARIABLE_LENGTH))
     ids = np.searchsorted(np.cumsum(BASE_COMPOSITION)[:-1], draws, side="right").astype(np.uint8)
-    planted = np.arange(MAX_SITES) < rng.integers(0, MAX_SITES + 1, (_BLOCK_ROWS, 1))
+    is_planted = np.arange(MAX_SITES) < rng.integers(0, MAX_SITES + 1, (_BLOCK_ROWS, 1))
     motif = rng.integers(0, len(MOTIFS), shape)
     strand = rng.integers(0, 2, shape)
-    widths = np.where(planted, _WIDTHS[motif], 0)
+    widths = np.where(is_planted, _WIDTHS[motif], 0)
     free = VARIABLE_LENGTH - widths.sum(axis=1, keepdims=True)
     gaps = np.sort(rng.integers(0, free + 1, shape), axis=1)
     start = gaps + np.cumsum(widths, axis=1) - widths
-    for index, patterns in enumerate(_PATTERNS):
+    for number, patterns in enumerate(_PATTERNS):
         for reverse, pattern in enumerate(patterns):
-            rows, sites = np.nonzero(planted & (motif == index) & (strand == reverse))
+            rows, sites = np.nonzero(is_planted & (motif == number) & (strand == reverse))
             for offset, bases in enumerate(pattern):
                 if len(bases) < 4:
-                    choices = np.array(["ACGT".index(base) for base in sorted(bases)], np.uint8)
+                    choices = np.array(["ACGT".index(base) for base in bases], np.uint8)
                     ids[rows, start[rows, sites] + offset] = choices[rng.integers(0, len(choices), len(rows))]
-    return _Block(ids, planted, motif, start, strand)
-
-
-def _constructs(ids: np.ndarray) -> pa.StringArray:
-    """Text of the constructs with their flanks, from the ids (rows, length) of the variable parts."""
-    rows = len(ids)
-    flank5, flank3 = (np.tile(np.frombuffer(flank.encode(), np.uint8), (rows, 1)) for flank in (FLANK5, FLANK3))
-    letters = np.concatenate([flank5, _BASES[ids], flank3], axis=1)
-    offsets = np.arange(rows + 1, dtype=np.int32) * letters.shape[1]
-    return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(letters.tobytes()))
+    noise_free = _expression(ids)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(is_planted.sum(axis=1))]), pa.int32())
+    names = pa.array([motif.name for motif in MOTIFS]).take(pa.array(motif[is_planted]))
+    return pa.table(
+        {
+            "sequence": [FLANK5 + row.tobytes().decode() + FLANK3 for row in np.frombuffer(b"ACGT", np.uint8)[ids]],
+            "expression": noise_free + noise * rng.standard_normal(len(noise_free)),
+            "expression_noise_free": noise_free,
+            "motif": pa.ListArray.from_arrays(offsets, names),
+            "motif_start": pa.ListArray.from_arrays(offsets, pa.array(start[is_planted], pa.int16())),
+            "motif_strand": pa.ListArray.from_arrays(offsets, pa.array(strand[is_planted], pa.int8())),
+        }
+    )
 
 
 def _expression(ids: np.ndarray) -> np.ndarray:
@@ -301,27 +223,23 @@ def _occupancies(ids: np.ndarray) -> Iterator[np.ndarray]:
     rows, length = ids.shape
     columns = np.ascontiguousarray(ids.T)
     differs = {
-        bases: ~np.logical_or.reduce([columns == "ACGT".index(base) for base in bases])
-        for bases in {bases for patterns in _PATTERNS for pattern in patterns for bases in pattern if len(bases) < 4}
+        bases: ~np.isin(columns, ["ACGT".index(base) for base in bases])
+        for bases in {bases for patterns in _PATTERNS for pattern in patterns for bases in pattern}
     }
     bound = 1 / (1 + np.exp(np.arange(MAX_MISMATCHES + 1) * MISMATCH_ENERGY - CHEMICAL_POTENTIAL))
     for motif, patterns in zip(MOTIFS, _PATTERNS, strict=True):
         windows = max(length - len(motif.consensus) + 1, 0)
-        site_weight = _site_weight(motif, np.arange(windows)[::-1])
+        distance = np.arange(windows)[::-1]  # from the downstream end of a site to that of the variable part
+        site_weight = np.ones(windows)
+        if motif.role == "activator":
+            site_weight = 1 / (1 + np.exp((distance - ACTIVATION_REACH) / ACTIVATION_DECAY))
         log_free = np.zeros(rows)
         for strand_weight, pattern in zip((1.0, motif.reverse_weight), patterns, strict=True):
             mismatches = np.zeros((windows, rows), np.uint8)
             for offset, bases in enumerate(pattern):
-                if len(bases) < 4:
+                if len(bases) < 4:  # N of a sequence matches N of a consensus
                     mismatches += differs[bases][offset : offset + windows].view(np.uint8)
             start, row = np.nonzero(mismatches <= MAX_MISMATCHES)
             occupancy = strand_weight * site_weight[start] * bound[mismatches[start, row]]
             log_free += np.bincount(row, np.log1p(-occupancy), minlength=rows)
         yield -np.expm1(log_free)
-
-
-def _site_weight(motif: Motif, distance: np.ndarray) -> np.ndarray:
-    """Weight of sites by the distance in nt from their downstream end to that of the variable part."""
-    if motif.role != "activator":
-        return np.ones(len(distance))
-    return 1 / (1 + np.exp((distance - ACTIVATION_REACH) / ACTIVATION_DECAY))

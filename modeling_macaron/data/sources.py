@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -15,6 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 
 from modeling_macaron.data.simulation import simulate
+from modeling_macaron.data.splits import SPLITS
 from modeling_macaron.hub import is_unreachable
 from modeling_macaron.io.tables import (
     TABLE_SUFFIXES,
@@ -45,7 +45,7 @@ def open_source(
     config: str | None = None,
     revision: str | None = None,
     hub_split: str | None = None,
-    num_sequences: int | None = None,
+    num_sequences: int = 100_000,
     seed: int = 0,
 ) -> PromoterTable:
     """Open measured or simulated promoters.
@@ -64,10 +64,8 @@ def open_source(
         Commit, tag or branch of a data set on the Hub. Default: of the challenge's `DEFAULT_REVISION`, else `main`.
     hub_split : str, optional
         Use only this split of a data set on the Hub, and split its rows anew.
-    num_sequences : int, optional
-        Promoters to simulate; default 100,000.
-    seed : int
-        Seed of the simulation.
+    num_sequences, seed : int
+        Promoters to simulate, and the seed of the simulation.
 
     Returns
     -------
@@ -81,43 +79,32 @@ def open_source(
     ValueError
         If the source is unknown, cannot be read or reached, or an option does not apply to it.
     """
-    is_single = value_column is None or isinstance(value_column, str)
-    values = (value_column,) if is_single else tuple(value_column) or (None,)
-    if len(set(values)) < len(values):
-        raise ValueError(f"--value_column names a column twice: {' '.join(values)}")
-    given = Columns(sequence_column, values[0], split_column)
-    is_simulation = source == "simulate"
-    is_hub = source is None or (not is_simulation and _is_hub_dataset(source))
-    if num_sequences is not None and not is_simulation:
-        raise ValueError("--num_sequences belongs to --source simulate")
-    if any(option is not None for option in (config, revision, hub_split)) and not is_hub:
+    is_hub = source is None or _is_hub_dataset(source)
+    if any((config, revision, hub_split)) and not is_hub:
         raise ValueError("--config, --revision and --hub_split belong to a data set on the Hub")
-    if revision is not None and source is not None and Path(source).is_dir():
-        raise ValueError(f"--revision belongs to a data set on the Hub, and {source} is a folder")
-    if is_simulation:
-        if any(given):
-            raise ValueError("--source simulate has its own columns; none can be given")
-        return _open_simulation(100_000 if num_sequences is None else num_sequences, seed)
+    if source == "simulate":
+        return _open_simulation(num_sequences, seed)
     if source in (None, DEFAULT_DATASET):
         source, config, revision = DEFAULT_DATASET, config or DEFAULT_CONFIG, revision or DEFAULT_REVISION
-    table = None
-    for value in values[::-1]:  # checks each one; the first one's table is used
-        columns = given._replace(value=value)
-        table = _open_hub(source, config, revision, hub_split, columns) if is_hub else _open_file(source, columns)
-    if len(values) > 1 and table.unit == "record":
+    values = (value_column,) if value_column is None or isinstance(value_column, str) else tuple(value_column)
+    tables = []
+    for value in values:
+        if is_hub:
+            columns = Columns(sequence_column, value, split_column)
+            tables.append(_open_hub(source, config, revision, hub_split, columns))
+        else:
+            options = {"sequence_column": sequence_column, "value_column": value, "split_column": split_column}
+            tables.append(open_table(source, **options, require_value=True))
+    if len(tables) > 1 and tables[0].unit == "record":
         raise ValueError(f"{source}: a FASTA header gives one value; name one key with --value_column")
-    table.replicates = values[1:]
-    return table
-
-
-def _open_file(source: str, given: Columns) -> PromoterTable:
-    return open_table(source, **{f"{role}_column": name for role, name in given._asdict().items()}, require_value=True)
+    tables[0].replicates = values[1:]
+    return tables[0]
 
 
 def _is_hub_dataset(source: str) -> bool:
-    """Whether a source is a data set on the Hub, or a folder laid out as one, and not a file."""
+    """Whether a source is a data set on the Hub, or a folder laid out as one."""
     path = Path(source)
-    if path.exists():
+    if source == "simulate" or path.exists():
         return path.is_dir()
     if path.name.lower().endswith(TABLE_SUFFIXES):
         raise FileNotFoundError(f"there is no file {source}")
@@ -127,76 +114,62 @@ def _is_hub_dataset(source: str) -> bool:
 
 
 def _open_simulation(num_sequences: int, seed: int) -> PromoterTable:
-    def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
-        return simulate(num_sequences, seed=seed)
-
+    columns, details = Columns("sequence", "expression"), {"num_sequences": num_sequences, "simulation_seed": seed}
+    options = {"num_rows": num_sequences, "details": details, "extra_columns": GROUND_TRUTH}
     return PromoterTable(
-        "simulate",
-        Columns("sequence", "expression"),
-        "simulated",
-        "row",
-        read_batches,
-        num_rows=num_sequences,
-        details={"num_sequences": num_sequences, "simulation_seed": seed},
-        extra_columns=GROUND_TRUTH,
+        "simulate", columns, "simulated", "row", lambda _: simulate(num_sequences, seed=seed), **options
     )
 
 
 def _open_hub(
     name: str, config: str | None, revision: str | None, hub_split: str | None, given: Columns
 ) -> PromoterTable:
-    with _explain_hub_errors(name):
+    where = f"data set {name}"
+    with _explain_hub_errors(where):
         loaded = datasets.load_dataset(name, config, revision=revision, streaming=True)
-    splits = _choose_splits(name, list(loaded), hub_split, given.split)
-    with _explain_hub_errors(name):
+    splits = _choose_splits(where, list(loaded), hub_split, given.split)
+    with _explain_hub_errors(where):
         first = next(iter(loaded[splits[0]].take(1)), None)
     if first is None:
-        raise ValueError(f"data set {name}: split {splits[0]!r} is empty")
-    columns, found_by = find_columns(
-        list(first), given, f"data set {name}", require_value=True, texts_of=lambda column: [str(first[column])]
-    )
+        raise ValueError(f"{where}: split {splits[0]!r} is empty")
+    columns, found_by = find_columns(list(first), given, where, True, lambda column: [str(first[column])])
     if len(splits) > 1:
         columns = columns._replace(split=_HUB_SPLIT_COLUMN)
 
-    def read_split(split: str) -> Iterator[TableBatch]:
-        with _explain_hub_errors(name):
-            tables = loaded[split].with_format("arrow").iter(batch_size=_HUB_BATCH_ROWS)
-            for batch in number_batches(tables):
-                splits_of_rows = pa.repeat(split, batch.table.num_rows)
-                yield batch._replace(table=batch.table.append_column(_HUB_SPLIT_COLUMN, splits_of_rows))
-
     def read_batches(_: PromoterTable) -> Iterator[TableBatch]:
-        return chain.from_iterable(map(read_split, splits))
+        with _explain_hub_errors(where):
+            for split in splits:
+                for batch in number_batches(loaded[split].with_format("arrow").iter(batch_size=_HUB_BATCH_ROWS)):
+                    splits_of_rows = pa.repeat(split, batch.table.num_rows)
+                    yield batch._replace(table=batch.table.append_column(_HUB_SPLIT_COLUMN, splits_of_rows))
 
     details = {"config": config, "revision": revision, "splits": splits}
     return PromoterTable(name, columns, found_by, "row", read_batches, details=details)
 
 
 @contextmanager
-def _explain_hub_errors(name: str) -> Iterator[None]:
+def _explain_hub_errors(where: str) -> Iterator[None]:
     """Raise a `ValueError` of one line if a data set cannot be read."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
         if isinstance(error, ConnectionError) or is_unreachable(error):
             raise ValueError(
-                f"data set {name}: the Hub cannot be reached at {constants.ENDPOINT}: check the network, HF_ENDPOINT "
-                "and HF_HUB_OFFLINE, or pass --source with a file or 'simulate'"
+                f"{where}: the Hub cannot be reached at {constants.ENDPOINT}: check the network, HF_ENDPOINT and "
+                "HF_HUB_OFFLINE, or pass --source with a file or 'simulate'"
             ) from error
-        raise ValueError(f"data set {name} cannot be read: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{where} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _choose_splits(name: str, splits: list[str], hub_split: str | None, split_column: str | None) -> list[str]:
+def _choose_splits(where: str, splits: list[str], hub_split: str | None, split_column: str | None) -> list[str]:
     """Find the splits to read: the requested one, the only one, or those for training."""
-    listed = f"data set {name} has the splits " + ", ".join(splits)
-    if hub_split is not None:
-        if hub_split not in splits:
-            raise ValueError(f"{listed}, and no {hub_split!r}")
+    if hub_split in splits:
         return [hub_split]
-    if len(splits) == 1:
+    if hub_split is None and len(splits) == 1:
         return splits
-    if split_column is not None:
-        raise ValueError(f"{listed}; --split_column needs --hub_split to name one of them")
-    if not {"train", "validation"} <= set(splits) <= {"train", "validation", "test"}:
-        raise ValueError(f"{listed}, not train, validation and test; pass --hub_split to split the rows of one anew")
-    return [split for split in ("train", "validation", "test") if split in splits]
+    if hub_split is None and split_column is None and {"train", "validation"} <= set(splits) <= set(SPLITS):
+        return [split for split in SPLITS if split in splits]
+    raise ValueError(
+        f"{where} has the splits {', '.join(splits)}: name one of them with --hub_split, to divide its rows anew or by "
+        "--split_column"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling_macaron.data.clusters import find_clusters, first_rows, pack_strands, unpack_strands
+from modeling_macaron.data.clusters import DEFAULT_KMER, MAX_KMER, find_clusters, first_rows
 from modeling_macaron.data.rows import EncodedRows, are_missing_words, hash_strands, mix64, parse_values
 from modeling_macaron.io.tables import PromoterTable, TableBatch
 
@@ -19,24 +19,64 @@ _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "te
 
 
 class Division(NamedTuple):
-    """How rows are divided and stored, see `prepare_dataset`."""
+    """How rows are divided and stored.
 
-    split_by: str
-    cluster_kmer: int
-    cluster_column: str | None
-    average_duplicates: bool
-    validation_fraction: float
-    seed: int
+    Attributes
+    ----------
+    split_by : str
+        `"cluster"`: near-copies stay on one side. Two rows are in one cluster if their variable parts are equal or
+        reverse complements, or have a common stretch of `cluster_kmer` nt on either strand, and so are the near-copies
+        of near-copies. N matches nothing. `"row"`: only identical sequences stay on one side.
+    cluster_kmer : int
+        Length of the stretch, 1 to 32 nt.
+    cluster_column : str, optional
+        Column of the table with clusters of its own, which are used instead.
+    weight_column : str, optional
+        Column of the table with the weight of each row in the training loss, a positive number. Mean and standard
+        deviation of the expression, and validation, do not use it.
+    average_duplicates : bool
+        Store rows with equal variable parts (of one split, where the table names splits) as one: the first, with the
+        mean of their values and their number in the column `count`. With weights, it has the weighted mean and the sum
+        of the weights.
+    validation_fraction : float
+        Share of the rows for validation, between 0 and 1, where the table has no split column.
+    seed : int
+        Seed of that division, 0 or more. The order of the rows does not matter.
+    """
+
+    split_by: str = "cluster"
+    cluster_kmer: int = DEFAULT_KMER
+    cluster_column: str | None = None
     weight_column: str | None = None
+    average_duplicates: bool = False
+    validation_fraction: float = 0.05
+    seed: int = 0
+
+    def check(self, extra_columns: Sequence[str] = ()) -> None:
+        """Raise a `ValueError` if a field is out of range, or an extra column has the name of a stored one."""
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if self.split_by not in ("cluster", "row"):
+            raise ValueError(f"split_by must be 'cluster' or 'row', got {self.split_by!r}")
+        if not 1 <= self.cluster_kmer <= MAX_KMER:
+            raise ValueError(f"cluster_kmer must be 1 to {MAX_KMER}, got {self.cluster_kmer}")
+        if self.cluster_column is not None and self.split_by == "row":
+            raise ValueError("cluster_column is for split_by 'cluster', got 'row'")
+        added = {"cluster": self.split_by == "cluster", "count": self.average_duplicates, "weight": self.weight_column}
+        for name in extra_columns:
+            if name in ("input_ids", "labels", "row") or added.get(name):
+                raise ValueError(f"extra column {name!r} has the name of a column of the data set; rename it")
 
 
 class StoredRows(NamedTuple):
-    """Rows to be stored, in the order of the table; every array is (rows,)."""
+    """Rows to be stored, in the order of the table; all arrays are (rows,)."""
 
-    positions: np.ndarray  # among the accepted rows: all, or the first of those with equal sequences
+    table: pa.Table  # of all accepted rows, with the columns to be stored, memory-mapped where they are large
+    positions: np.ndarray  # in `table`: all, or the first of those with equal sequences
     hashes: np.ndarray  # uint64, of the strands
     labels: np.ndarray  # float32
-    counts: np.ndarray | None  # how many rows were averaged
     weights: np.ndarray | None  # float32; for averaged rows their sum
     clusters: np.ndarray | None  # numbers from 0
     splits: np.ndarray  # index into `SPLITS`
@@ -44,21 +84,14 @@ class StoredRows(NamedTuple):
 
 
 class KeptRows:
-    """Accepted rows of a table: what splits need in memory, the other columns in a file, which the caller removes."""
+    """Accepted rows of a table: numbers that splits need in memory, the columns to be stored in a file."""
 
     def __init__(self, path: Path, table: PromoterTable, division: Division, extra_columns: Sequence[str]):
         self._path, self._table, self._division, self._extra_columns = path, table, division, extra_columns
-        cluster = ["cluster"] if division.split_by == "cluster" else []
-        count = ["count"] if division.average_duplicates else []
-        weight = ["weight"] if division.weight_column is not None else []
-        for name in extra_columns:
-            if name in ("input_ids", "labels", "row", *cluster, *count, *weight):
-                raise ValueError(f"extra column {name!r} has the name of a column of the data set; rename it")
         self._columns: dict[str, list[np.ndarray]] = {}
-        self._strands: np.ndarray | None = None
         self._cluster_numbers: dict[str, int] = {}
-        self._schema: pa.Schema | None = None
         self._file: pa.RecordBatchStreamWriter | None = None
+        self._schema: pa.Schema | None = None
 
     def __enter__(self) -> KeptRows:
         return self
@@ -70,134 +103,105 @@ class KeptRows:
     def add(self, batch: TableBatch, rows: EncodedRows) -> None:
         """Take the accepted rows of a batch."""
         kept = np.flatnonzero(rows.reasons == 0)
-        ids = rows.ids[kept]
-        found = {
-            "hashes": hash_strands(ids, self._division.seed),
-            "labels": rows.labels[kept],
-            "strands": pack_strands(ids),
+        batch = TableBatch(batch.table.take(pa.array(kept)), batch.numbers[kept])
+        ids, division = rows.ids[kept], self._division
+        found = {"hashes": hash_strands(ids, division.seed), "labels": rows.labels[kept]}
+        columns = {
+            "input_ids": pa.FixedSizeListArray.from_arrays(pa.array(ids.reshape(-1)), ids.shape[1]),
+            "row": pa.array(batch.numbers),
         }
-        if self._division.weight_column is not None:
-            found["weights"] = self._read_weights(batch, kept)
+        if division.weight_column is not None:
+            found["weights"] = self._read_weights(batch, division.weight_column)
         if self._table.columns.split is not None:
-            found["splits"] = self._read_splits(batch)[kept]
-        columns = {"row": pa.array(batch.numbers)}
-        if self._division.cluster_column is not None:
-            columns["cluster"] = _column(batch, self._division.cluster_column, "cluster")
-            found["clusters"] = self._number_clusters(columns["cluster"].take(pa.array(kept)), batch.numbers[kept])
-        columns |= {name: _column(batch, name, "extra") for name in self._extra_columns}
+            found["splits"] = self._read_splits(batch, self._table.columns.split)
+        if division.cluster_column is not None:
+            columns["cluster"] = _column(batch, division.cluster_column, "cluster")
+            found["clusters"] = self._read_clusters(batch, division.cluster_column)
         for name, values in found.items():
             self._columns.setdefault(name, []).append(values)
-        table = pa.table(columns).take(pa.array(kept))
+        columns |= {name: _column(batch, name, "extra") for name in self._extra_columns}
+        table = pa.table(columns)
         if self._file is None:
             self._schema = table.schema
             self._file = pa.ipc.new_stream(str(self._path), self._schema)
         self._file.write_table(table.cast(self._schema))
 
-    def divide(self, strand_length: int, verbose: bool) -> StoredRows:
-        """Average duplicates, find clusters and assign splits."""
+    def divide(self, verbose: bool) -> StoredRows:
+        """Average duplicates, find clusters and assign splits; call it after leaving the context."""
+        table = pa.ipc.open_stream(pa.memory_map(str(self._path))).read_all()
         columns = {name: np.concatenate(self._columns.pop(name)) for name in list(self._columns)}
-        self._strands, hashes, splits = columns["strands"], columns["hashes"], columns.get("splits")
+        hashes, labels, weights = columns["hashes"], columns["labels"], columns.get("weights")
+        clusters, splits = columns.get("clusters"), columns.get("splits")
+        added = {}
+        if clusters is None and self._division.split_by == "cluster":
+            chunks = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in table["input_ids"].chunks]
+            clusters = find_clusters(chunks, self._division.cluster_kmer, verbose)
+            added["cluster"] = clusters.astype(np.int64)
         first = first_rows(hashes)
         num_repeated = int(np.count_nonzero(first != np.arange(len(first))))
-        clusters = columns.get("clusters")
-        if clusters is None and self._division.split_by == "cluster":
-            clusters = self._find_clusters(first, strand_length, verbose)
-        labels, weights, counts = columns["labels"], columns.get("weights"), None
         positions = np.arange(len(first))
         if self._division.average_duplicates:
             groups = first if splits is None else first_rows(hashes ^ splits.astype(np.uint64))
-            sizes = np.bincount(groups, minlength=len(groups))
-            positions = np.flatnonzero(sizes)
-            totals = counts = sizes[positions]
+            positions = np.flatnonzero(groups == positions)
+            totals = counts = np.bincount(groups)[groups]
             if weights is not None:
-                totals = np.bincount(groups, weights)[positions]
+                totals = np.bincount(groups, weights)[groups]
                 labels, weights = np.multiply(labels, weights, dtype=np.float64), totals.astype(np.float32)
-            labels = (np.bincount(groups, labels)[positions] / totals).astype(np.float32)
-        hashes = hashes[positions]
-        clusters, splits = (None if column is None else column[positions] for column in (clusters, splits))
+            labels = (np.bincount(groups, labels)[groups] / totals).astype(np.float32)
+            added["count"] = counts
+        if weights is not None:
+            added["weight"] = weights
+        stored = {"input_ids": table["input_ids"], "labels": labels, "row": table["row"], **added}
+        table = pa.table(stored | {name: table[name] for name in table.column_names if name not in stored})
+        hashes, labels, weights, clusters, splits = (
+            None if column is None else column[positions] for column in (hashes, labels, weights, clusters, splits)
+        )
         if splits is None and clusters is None:
             splits = hashes < np.uint64(self._division.validation_fraction * 2**64)
         elif splits is None:
             splits = split_clusters(clusters, hashes, self._division.validation_fraction)
-        return StoredRows(positions, hashes, labels, counts, weights, clusters, splits.astype(np.int8), num_repeated)
+        return StoredRows(table, positions, hashes, labels, weights, clusters, splits.astype(np.int8), num_repeated)
 
-    def read(self, stored: StoredRows, strand_length: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        """Yield the rows to be stored, as tables, with their splits (rows,)."""
-        last = 0
-        with pa.OSFile(str(self._path)) as file:
-            for batch in pa.ipc.open_stream(file):
-                first, last = last, last + batch.num_rows
-                mine = slice(*np.searchsorted(stored.positions, (first, last)))
-                positions = stored.positions[mine]
-                kept = pa.Table.from_batches([batch]).take(pa.array(positions - first))
-                ids = unpack_strands(self._strands[positions], strand_length)
-                columns = {
-                    "input_ids": pa.FixedSizeListArray.from_arrays(pa.array(ids.reshape(-1)), strand_length),
-                    "labels": pa.array(stored.labels[mine]),
-                    "row": kept["row"],
-                }
-                if stored.clusters is not None:
-                    columns["cluster"] = pa.array(stored.clusters[mine], pa.int64())
-                if stored.counts is not None:
-                    columns["count"] = pa.array(stored.counts[mine])
-                if stored.weights is not None:
-                    columns["weight"] = pa.array(stored.weights[mine])
-                columns |= {name: kept[name] for name in kept.column_names if name != "row"}  # its clusters too
-                yield pa.table(columns), stored.splits[mine]
-
-    def _find_clusters(self, first: np.ndarray, strand_length: int, verbose: bool) -> np.ndarray:
-        """Find the cluster (rows,) of each row; `first` (rows,) is the first row of an equal sequence."""
-        rows = np.flatnonzero(first == np.arange(len(first)))
-        kmer = self._division.cluster_kmer
-        clusters = find_clusters(self._strands, strand_length, kmer, rows=rows, verbose=verbose)
-        return clusters[np.searchsorted(rows, first)]
-
-    def _read_splits(self, batch: TableBatch) -> np.ndarray:
-        """Index into `SPLITS` of each row of a batch, by the split column."""
-        table, column = self._table, self._table.columns.split
-        texts = pc.utf8_trim_whitespace(batch.table[column].cast(pa.large_string()))
-        found = pc.index_in(pc.utf8_lower(texts), value_set=pa.array(list(_SPLIT_NAMES), pa.large_string()))
-        unknown = np.flatnonzero(found.is_null().to_numpy())
-        if unknown.size:
-            value, number = texts[int(unknown[0])].as_py(), batch.numbers[unknown[0]]
-            raise ValueError(
-                f"{table.path}, {table.unit} {number}: split {value!r} in column {column!r} is unknown; "
-                "expected train, validation (valid, val, dev) or test"
-            )
+    def _read_splits(self, batch: TableBatch, name: str) -> np.ndarray:
+        """Index into `SPLITS` of each row, by the split column."""
+        names = pa.array(list(_SPLIT_NAMES), pa.large_string())
+        found = pc.index_in(pc.utf8_lower(_texts(_column(batch, name, "split"))), value_set=names)
+        self._reject(batch, found.is_null(), name, "split", "not train, validation (valid, val, dev) or test")
         return np.array(list(_SPLIT_NAMES.values()), np.int8)[found.to_numpy()]
 
-    def _read_weights(self, batch: TableBatch, kept: np.ndarray) -> np.ndarray:
-        """Weights of the accepted rows of a batch, float32."""
-        name = self._division.weight_column
-        column = _column(batch, name, "weight")
-        weights, reasons = parse_values(
-            self._table.values_of(batch.table, name), f"{self._table.path}, column {name!r}"
-        )
-        if (wrong := kept[(reasons[kept] != 0) | (weights[kept] <= 0)]).size:
-            reason = f"weight {column[int(wrong[0])].as_py()!r} in column {name!r} is not a positive number"
-            raise self._table.error_at(int(batch.numbers[wrong[0]]), reason)
-        return weights[kept]
+    def _read_weights(self, batch: TableBatch, name: str) -> np.ndarray:
+        """Weights of rows, float32."""
+        _column(batch, name, "weight")
+        values = self._table.values_of(batch.table, name)
+        weights, reasons = parse_values(values, f"{self._table.path}, column {name!r}")
+        self._reject(batch, (reasons != 0) | (weights <= 0), name, "weight", "not a positive number")
+        return weights
 
-    def _number_clusters(self, column: pa.ChunkedArray, numbers: np.ndarray) -> np.ndarray:
-        """Give numbers to the clusters of the table, from 0 in the order of their first rows."""
-        texts = pc.fill_null(pc.utf8_trim_whitespace(column.cast(pa.large_string())), "")
-        texts = texts.combine_chunks()
-        missing = np.flatnonzero(pc.or_(pc.equal(texts, ""), are_missing_words(texts)).to_numpy(zero_copy_only=False))
-        if missing.size:
-            text = texts[int(missing[0])].as_py()
-            reason = f"no cluster in column {self._division.cluster_column!r}" + (f": {text!r}" if text else "")
-            raise self._table.error_at(int(numbers[missing[0]]), reason)
-        values = texts.dictionary_encode()
-        known = self._cluster_numbers
+    def _read_clusters(self, batch: TableBatch, name: str) -> np.ndarray:
+        """Numbers of the clusters of the table, from 0 in the order of their first rows."""
+        texts = _texts(batch.table[name])
+        self._reject(batch, pc.or_(pc.equal(texts, ""), are_missing_words(texts)), name, "cluster", "missing")
+        values, known = texts.dictionary_encode(), self._cluster_numbers
         found = [known.setdefault(value, len(known)) for value in values.dictionary.to_pylist()]
         return np.array(found, np.int32)[values.indices.to_numpy()]
 
+    def _reject(self, batch: TableBatch, is_wrong: np.ndarray | pa.Array, name: str, role: str, reason: str) -> None:
+        """Raise for the first wrong value of a column."""
+        for row in np.flatnonzero(is_wrong)[:1]:
+            value = batch.table[name][int(row)].as_py()
+            raise self._table.error_at(int(batch.numbers[row]), f"{role} {value!r} in column {name!r} is {reason}")
 
-def _column(batch: TableBatch, name: str, kind: str) -> pa.ChunkedArray:
+
+def _column(batch: TableBatch, name: str, role: str) -> pa.ChunkedArray:
     """Take a column of a batch."""
     if name not in batch.table.column_names:
-        raise ValueError(f"{kind} column {name!r} is not there; the columns are {batch.table.column_names}")
+        raise ValueError(f"{role} column {name!r} is not there; the columns are {batch.table.column_names}")
     return batch.table[name]
+
+
+def _texts(column: pa.ChunkedArray) -> pa.Array:
+    """Fields of a column without white space around them; null is ""."""
+    return pc.fill_null(pc.utf8_trim_whitespace(column.cast(pa.large_string())), "").combine_chunks()
 
 
 def split_clusters(clusters: np.ndarray, hashes: np.ndarray, validation_fraction: float) -> np.ndarray:

@@ -25,10 +25,7 @@ def check_free(path: str | Path, overwrite: bool, inputs: Iterable[object] = ())
 
 
 def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
-    """Raise if an output exists and is an input, lies in one, or holds one.
-
-    Only paths count as inputs; loaded models, names on the Hub and None are ignored.
-    """
+    """Raise if an existing output is an input, lies in one, or holds one; inputs that are not paths are ignored."""
     output = Path(output)
     for one in inputs:
         if isinstance(one, (str, Path)) and output.exists() and Path(one).exists():
@@ -69,10 +66,8 @@ def new_file(path: str | Path, *, shared: bool = False) -> Iterator[Path]:
     Folders are made and an existing file is replaced. Only one process may write a path at a time, unless `shared`.
     """
     path = Path(path).absolute()
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name the file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _sibling(path, f"partial-{os.getpid()}" if shared else "partial")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}" if shared else f".{path.name}.partial")
     try:
         with explain_full_disk(path):
             yield partial
@@ -87,64 +82,34 @@ def new_folder(
 ) -> Iterator[Path]:
     """Yield an empty hidden folder beside `output_dir`, which is renamed to `output_dir` if the block succeeds.
 
-    Otherwise it is removed; the next call removes what a killed process left. Only one process may write a folder at a
-    time.
-
-    Parameters
-    ----------
-    output_dir : str or Path
-        The folder to be written.
-    overwrite : bool
-        Replace an existing folder, if it holds `marker`.
-    marker : str
-        File that identifies folders of the same kind.
-    inputs : iterable
-        See `check_not_input`.
-
-    Raises
-    ------
-    FileExistsError
-        If `output_dir` exists and may not be replaced, or is or holds an input.
+    An existing folder is replaced with `overwrite`, if it holds the file `marker`. What a killed process has left is
+    removed. Only one process may write a folder at a time. Raises a `FileExistsError` if `output_dir` exists and may
+    not be replaced, or is or holds one of the `inputs`.
     """
     output_dir = Path(output_dir).absolute()
-    partial, replaced = (_sibling(output_dir, kind) for kind in ("partial", "replaced"))
-    if replaced.exists() and not output_dir.exists():  # a process was killed between the two renamings
-        replaced.rename(output_dir)
+    partial, replaced = (output_dir.with_name(f".{output_dir.name}.{kind}") for kind in ("partial", "replaced"))
+
+    def tidy() -> None:
+        if replaced.exists() and not output_dir.exists():  # interrupted between the two renamings
+            replaced.rename(output_dir)
+        for left in (partial, replaced):
+            shutil.rmtree(left, ignore_errors=True)
+
+    tidy()
     check_not_input(output_dir, inputs)
-    _check_free(output_dir, overwrite, marker)
-    for left in (partial, replaced):
-        shutil.rmtree(left, ignore_errors=True)
+    if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+        if not overwrite:
+            raise FileExistsError(f"{output_dir} exists already; choose another folder or pass --overwrite")
+        if not (output_dir / marker).is_file():
+            raise FileExistsError(
+                f"{output_dir} was not written by this program (it holds no {marker}) and is not replaced"
+            )
     partial.mkdir(parents=True)
     try:
         with explain_full_disk(output_dir):
             yield partial
-        _check_free(output_dir, overwrite, marker)
-        if output_dir.is_dir() and any(output_dir.iterdir()):
-            output_dir.rename(replaced)
-        elif output_dir.is_dir():
-            output_dir.rmdir()
-        try:
-            partial.rename(output_dir)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(output_dir)
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
         if output_dir.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _check_free(output_dir: Path, overwrite: bool, marker: str) -> None:
-    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{output_dir} exists already; choose another folder or pass --overwrite")
-    if not (output_dir / marker).is_file():
-        raise FileExistsError(
-            f"{output_dir} was not written by this program (it holds no {marker}) and is not replaced"
-        )
-
-
-def _sibling(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{kind}")
+            output_dir.rename(replaced)
+        partial.rename(output_dir)
+    finally:
+        tidy()

@@ -39,55 +39,45 @@ def check_columns(output: str | Path, schema: pa.Schema) -> None:
 def write_table(output: str | Path) -> Iterator[Callable[[pa.Table], None]]:
     """Yield `write(table)`, which appends rows to a `.parquet`, `.csv` or `.tsv` file; all tables have one schema.
 
-    The file appears only if the block succeeds; an existing one is replaced.
-
-    Raises
-    ------
-    ValueError, OSError
-        If the file cannot be written; see `check_output`.
+    The file appears only if the block succeeds; an existing one is replaced. Raises a `ValueError` or an `OSError` if
+    it cannot be written.
     """
     check_output(output)
     suffix = Path(output).suffix.lower()
     with new_file(output) as partial, ExitStack() as stack:
-        writer = None
+        append = None
 
         def write(table: pa.Table) -> None:
-            nonlocal writer
-            if writer is None and suffix == ".parquet":
-                writer = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, table.schema))
-            elif writer is None:
+            nonlocal append
+            if append is None and suffix == ".parquet":
+                append = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, table.schema)).write_table
+            elif append is None:
                 check_columns(output, table.schema)
-                writer = stack.enter_context(_TextWriter(partial, table.schema, DELIMITERS[suffix]))
-            writer.write_table(table)
+                append = stack.enter_context(_text_writer(partial, table.schema, DELIMITERS[suffix]))
+            append(table)
 
         yield write
 
 
-class _TextWriter:
+@contextmanager
+def _text_writer(path: Path, schema: pa.Schema, delimiter: str) -> Iterator[Callable[[pa.Table], None]]:
     """Write delimited text; a table is quoted only if one of its fields needs it."""
+    header = io.StringIO()
+    csv.writer(header, delimiter=delimiter, lineterminator="\n").writerow(schema.names)
 
-    def __init__(self, path: Path, schema: pa.Schema, delimiter: str) -> None:
-        self._options = {"include_header": False, "delimiter": delimiter}
-        self._file = pa.OSFile(str(path), "wb")
-        header = io.StringIO()
-        csv.writer(header, delimiter=delimiter, lineterminator="\n").writerow(schema.names)
-        self._file.write(header.getvalue().encode())
-
-    def write_table(self, table: pa.Table) -> None:
-        """Write the next rows."""
-        try:
-            rows = self._to_text(table, "none")
-        except pa.ArrowInvalid:
-            rows = self._to_text(table, "needed")
-        self._file.write(rows)
-
-    def _to_text(self, table: pa.Table, quoting_style: str) -> pa.Buffer:
+    def to_text(table: pa.Table, quoting_style: str) -> pa.Buffer:
         rows = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(table, rows, pyarrow.csv.WriteOptions(quoting_style=quoting_style, **self._options))
+        options = {"include_header": False, "delimiter": delimiter, "quoting_style": quoting_style}
+        pyarrow.csv.write_csv(table, rows, pyarrow.csv.WriteOptions(**options))
         return rows.getvalue()
 
-    def __enter__(self) -> _TextWriter:
-        return self
+    def append(table: pa.Table) -> None:
+        try:
+            rows = to_text(table, "none")
+        except pa.ArrowInvalid:
+            rows = to_text(table, "needed")
+        file.write(rows)
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    with pa.OSFile(str(path), "wb") as file:
+        file.write(header.getvalue().encode())
+        yield append

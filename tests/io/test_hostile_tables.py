@@ -1,4 +1,4 @@
-"""Files of rows that are made to exhaust memory: bounded, and told."""
+"""Files that would exhaust memory are rejected, or read in bounded memory."""
 
 import gzip
 import os
@@ -30,13 +30,13 @@ try:
     for batch in open_table(sys.argv[1], sequence_column="sequence" if sys.argv[1].endswith("csv.gz") else None):
         rows += len(batch.numbers)
 except ValueError as error:
-    sys.exit(f"refused: {error}")
+    sys.exit(f"rejected: {error}")
 print(rows)
 """
 
 
 def read_within(path, memory, read=READ):
-    """Read a file in a process that may take so much memory; give what it says."""
+    """Read a file in a process that may take so much memory; return its exit code and output."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))  # noqa: E731
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"
@@ -51,18 +51,18 @@ def read_within(path, memory, read=READ):
     ("name", "head", "piece", "message"),
     [
         ("bomb.csv.gz", b"sequence,value\n", b"A", "a line of more than 4,194,304 bytes"),
-        ("bomb.fa.gz", b">one\n", b"A", "line 2: a record of more than 4,194,304 letters"),
-        ("name.fa.gz", b">", b"A", "line 1: a record of more than 4,194,304 letters"),
-        ("lines.fa.gz", b">one\n", b"ACGTACGT\n", "a record of more than 4,194,304 letters"),
+        ("bomb.fa.gz", b">one\n", b"A", "line 2: a record has more than 4,194,304 letters"),
+        ("name.fa.gz", b">", b"A", "line 1: a record has more than 4,194,304 letters"),
+        ("lines.fa.gz", b">one\n", b"ACGTACGT\n", "a record has more than 4,194,304 letters"),
         ("quote.csv.gz", b'sequence,value\n"', b"A\n", "mend the quotes"),
     ],
 )  # fmt: skip
-def test_endless_lines_are_refused_in_bounded_memory(tmp_path, name, head, piece, message):
+def test_endless_lines_are_rejected_in_bounded_memory(tmp_path, name, head, piece, message):
     path, _ = squeeze(tmp_path / name, head, piece, megabytes=2_000)
     assert path.stat().st_size < 5_000_000
-    code, told = read_within(path, 3 * GIGABYTE // 2)
-    assert code == 1 and told.startswith("refused:") and len(told.splitlines()) == 1
-    assert message in told
+    code, output = read_within(path, 3 * GIGABYTE // 2)
+    assert code == 1 and output.startswith("rejected:") and len(output.splitlines()) == 1
+    assert message in output
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_endless_lines_are_refused_in_bounded_memory(tmp_path, name, head, piece
 )
 def test_large_files_stream_in_bounded_memory(tmp_path, name, head, piece):
     path, num_rows = squeeze(tmp_path / name, head, piece, megabytes=2_000)
-    code, told = read_within(path, 3 * GIGABYTE // 2)
-    assert (code, told.strip()) == (0, str(num_rows))
+    code, output = read_within(path, 3 * GIGABYTE // 2)
+    assert (code, output.strip()) == (0, str(num_rows))
 
 
 READ_BED = """
@@ -87,7 +87,7 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
     vcf_file("no model", "no.vcf", "no.fa", sys.argv[1], "out.csv")
 except ValueError as error:
-    sys.exit(f"refused: {error}")
+    sys.exit(f"rejected: {error}")
 """
 
 
@@ -100,13 +100,13 @@ except ValueError as error:
         ("wide.bed.gz", b"", b"chr1\t1\t9\t" + b"p" * 10_000 + b"\t0\t+\n", "more than 268,435,456 letters"),
     ],
 )  # fmt: skip
-def test_endless_lines_of_bed_files_are_refused_in_bounded_memory(tmp_path, name, head, piece, message):
+def test_endless_lines_of_bed_files_are_rejected_in_bounded_memory(tmp_path, name, head, piece, message):
     path = tmp_path / name
     squeeze(path, head, piece, megabytes=1_900)
     assert path.stat().st_size < 13_000_000
-    code, told = read_within(path, resource.RLIM_INFINITY, READ_BED)
-    assert code == 1 and told.startswith(f"refused: {path}") and len(told.splitlines()) == 1
-    assert message in told
+    code, output = read_within(path, resource.RLIM_INFINITY, READ_BED)
+    assert code == 1 and output.startswith(f"rejected: {path}") and len(output.splitlines()) == 1
+    assert message in output
 
 
 def test_records_of_any_length_up_to_the_limit_are_read(tmp_path):
