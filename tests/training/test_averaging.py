@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.training.arguments import MacaronTrainingArguments, parse_recipe
-from modeling_macaron.training.averaging import RAW_WEIGHTS, WeightAverage
+from modeling_macaron.training.callbacks import RAW_WEIGHTS, WeightAverage
 from modeling_macaron.training.checkpoints import find_checkpoint, is_complete
 from modeling_macaron.training.run import train
 from tests.training.test_run import RECIPE, SHORT, TINY, finish, launch

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_macaron.training.clipping import ClipEachGradient, clip_gradients
+from modeling_macaron.training.callbacks import ClipEachGradient, clip_gradients
 
 
 def test_clipping_each_gradient():

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.training.clipping import clip_gradients
+from modeling_macaron.training.callbacks import clip_gradients
 
 def make():
     torch.manual_seed(0)
