@@ -103,7 +103,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         self._columns, self._held_out = columns, held_out
         self._units = []
         for file, size in enumerate(sizes.values()):
-            parts = -(-_UNITS_OF_A_SHARD * num_shards * size // self._bytes)
+            parts = max(round(_UNITS_OF_A_SHARD * num_shards * size / self._bytes), 1)
             self._units += [_Unit(file, size / parts, part, parts) for part in range(parts)]
         self._check_there_is_a_row()
 
