@@ -58,28 +58,19 @@ class MacaronTrainingArguments(TrainingArguments):
     stream_shards: int = _option(8, "shards of a stream read at once: a multiple of the number of processes")
     sequence_column: str | None = _option(None, "the stream's sequence column, if its name is not a usual one")
     value_column: str | None = _option(None, "the stream's value column, if its name is not a usual one")
-    resume_from_checkpoint: str | None = _option(
-        None, "checkpoint folder, or auto for the latest complete checkpoint in output_dir"
-    )
+    resume_from_checkpoint: str | None = _option(None, "checkpoint folder, or auto: the latest complete checkpoint")
     init_from: str | None = _option(None, "checkpoint folder or Hub model to fine-tune")
-    global_batch_size: int | None = _option(
-        None, "rows per optimizer step over all processes; sets the batch size of each process"
-    )
+    global_batch_size: int | None = _option(None, "rows per optimizer step, over all processes")
     mask_probability: float = _option(0.05, "share of nucleotides to mask")
-    strands: Literal["independent", "paired"] = _option(
-        "independent", "mask each strand on its own, or a nucleotide on both strands"
-    )
+    strands: Literal["independent", "paired"] = _option("independent", "mask each strand on its own, or both at once")
     reverse_probability: float = _option(0.0, "share of training rows read as their reverse complement")
     max_shift: int = _option(0, "largest random shift of a training row within its padding, in nt")
     expression_bins: int = _option(
         0,
         "number of soft bins of the expression, 4 to 1,000, for example 18; the loss is then a Kullback-Leibler "
-        "divergence. Bins are equally spaced, from one bin below the 0.1 percentile to one bin above the 99.9 "
-        "percentile of the training values; fine-tuning keeps the checkpoint's. 0: squared error",
+        "divergence. Fine-tuning keeps the checkpoint's bins. 0: squared error",
     )
-    early_stopping_patience: int | None = _option(
-        None, "stop after this many evaluations without a better validation Pearson r"
-    )
+    early_stopping_patience: int | None = _option(None, "evaluations without a better Pearson r before a run stops")
     clip_grad_value: float | None = _option(None, "clip each element of a gradient (original: 0.5)")
     clip_tensor_norm: float | None = _option(None, "clip the norm of each tensor's gradient (original: 1.0)")
     attn_implementation: Literal["sdpa", "eager"] | None = _option(
@@ -124,16 +115,7 @@ class MacaronTrainingArguments(TrainingArguments):
 
 
 def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArguments]:
-    """Parse `RECIPE.yaml [--option value ...]`.
-
-    Parameters
-    ----------
-    argv : list of str
-        Command line without the program's name. Options override the recipe.
-
-    Returns
-    -------
-    ModelArguments, MacaronTrainingArguments
+    """Parse `RECIPE.yaml [--option value ...]`, the words of a command line; options override the recipe.
 
     Raises
     ------

@@ -26,7 +26,6 @@ _MEASURES = {
     "eval_expression_loss": "Mean squared error (standardized)",
     "eval_reconstruction_loss": "Reconstruction loss (nats)",
 }
-_MEASURES_WITH_BINS = _MEASURES | {"eval_expression_loss": "Divergence of the soft bins (nats)"}
 _OPTIONS = (
     "learning_rate", "weight_decay", "mask_probability", "strands", "reverse_probability", "max_shift", "ema_decay",
     "seed",
@@ -88,10 +87,9 @@ this split).
 
 def compare_with_ridge(facts: dict) -> str:
     """Compare with ridge regression on the same rows, from `training_facts`; empty if it was not fitted."""
-    ridge = facts.get("ridge")
-    if not ridge:
+    if not facts.get("ridge"):
         return ""
-    ours, theirs = facts["metrics"]["pearson_r"], ridge["pearson_r"]
+    ours, theirs = facts["metrics"]["pearson_r"], facts["ridge"]["pearson_r"]
     place = "behind" if theirs < ours else "ahead of"
     return f"Ridge regression on k-mer counts of the same rows: Pearson r {theirs:.3f}, {place} this model ({ours:.3f})"
 
@@ -180,9 +178,8 @@ def training_table(facts: dict) -> str:
     best = f"{facts['best_step']:,}" if facts["best_step"] else "the end"
     rate = f"{facts['learning_rate']:.4g}, {facts['lr_scheduler_type']}, {facts['warmup_steps']} warm-up steps"
     bins, weights, masked = facts.get("expression_bins"), facts.get("weight_column"), facts["mask_probability"]
-    masking = f"{masked:.0%}, {facts['strands']} strands" + (
-        "" if facts["reconstruction_weight"] else ", not reconstructed"
-    )
+    purpose = "" if facts["reconstruction_weight"] else ", not reconstructed"
+    masking = f"{masked:.0%}, {facts['strands']} strands{purpose}" if masked else "none"
     turned, shift = facts["reverse_probability"], facts["max_shift"]
     augmentation = [f"reverse complement first in {turned:.0%} of the rows"] if turned else []
     augmentation += [f"padding shifted by up to {shift} nt"] if shift else []
@@ -196,7 +193,7 @@ def training_table(facts: dict) -> str:
         "Weight decay": facts["weight_decay"],
         "Expression loss": f"divergence of {bins} soft bins" if bins else None,
         "Row weights": f"column `{weights}`" if weights else None,
-        "Masked nucleotides": masking if masked else "none",
+        "Masked nucleotides": masking,
         "Dropout": facts["hidden_dropout"],
         "Augmentation": ", ".join(augmentation) or "none",
         "Prediction": "mean over both orientations" if facts.get("both_orientations") else None,
@@ -236,7 +233,8 @@ def write_model_card(folder: Path, trainer: MacaronTrainer, data: PreparedData, 
     prefix `ridge_`, and `run_seconds`.
     """
     facts = training_facts(trainer, data, metrics)
-    measures = _MEASURES_WITH_BINS if facts["expression_bins"] else _MEASURES
+    bins = {"eval_expression_loss": "Divergence of the soft bins (nats)"} if facts["expression_bins"] else {}
+    measures = _MEASURES | bins
     history = trainer.state.log_history
     has_curve = any("loss" in entry for entry in history)  # a run may end before its first logged step
     name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name

@@ -191,7 +191,7 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     model_arguments : ModelArguments
         Fields of the config.
     args : MacaronTrainingArguments
-        All else.
+        All other options.
 
     Returns
     -------
@@ -201,8 +201,7 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     Raises
     ------
     ValueError, OSError
-        If data, options or checkpoints do not fit; with `push_to_hub`, if the repository cannot be made (before
-        training) or the folder cannot be pushed (it is then in `OUTPUT/final`).
+        If data, options or checkpoints do not fit, or a push fails (the folder is then in `OUTPUT/final`).
     """
     push = args.push_to_hub
     args.push_to_hub = False  # the Trainer would push every checkpoint; the final folder is what people load

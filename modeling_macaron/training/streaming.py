@@ -95,39 +95,28 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         sizes = {path: about.get("size") or 1 for path, about in found if about["type"] != "directory"}
         if not sizes:
             raise FileNotFoundError(f"there are no files {files}: name Parquet files, for example DIR/*.parquet")
-        self._paths, self._bytes = list(sizes), sum(sizes.values())
-        self._files, self._tokenizer, self._seed, self._buffer_rows = files, tokenizer, seed, buffer_rows
+        # They determine the order of the rows; a resumed run needs the same ones.
+        self.settings = {
+            "stream": files, "files": len(sizes), "bytes": sum(sizes.values()), "stream_buffer": buffer_rows,
+            "stream_shards": num_shards, "seed": seed,
+            **{f"{role}_column": name for role, name in columns._asdict().items() if name is not None},
+        }  # fmt: skip
+        self._files, self._paths, self._tokenizer, self._seed = files, list(sizes), tokenizer, seed
         ids = ("input_ids", np.uint8, (tokenizer.strand_length,))
         self._row_type = np.dtype([ids, ("labels", np.float32), ("row", np.int64)])
-        self._num_shards, self._mine = num_shards, range(num_shards)
+        self._num_shards, self._mine, self._buffer_rows = num_shards, range(num_shards), buffer_rows
         self._columns, self._held_out = columns, held_out
         self._units = []
         for file, size in enumerate(sizes.values()):
-            parts = max(round(_UNITS_OF_A_SHARD * num_shards * size / self._bytes), 1)
+            parts = max(round(_UNITS_OF_A_SHARD * num_shards * size / self.settings["bytes"]), 1)
             self._units += [_Unit(file, size / parts, part, parts) for part in range(parts)]
         self._check_there_is_a_row()
-
-    @property
-    def settings(self) -> dict[str, str | int]:
-        """Settings that determine the order of the rows; a resumed run needs the same ones."""
-        columns = {f"{role}_column": name for role, name in self._columns._asdict().items() if name is not None}
-        return {
-            "stream": self._files,
-            "files": len(self._paths),
-            "bytes": self._bytes,
-            "stream_buffer": self._buffer_rows,
-            "stream_shards": self._num_shards,
-            **columns,
-            "seed": self._seed,
-        }
 
     def share(self, process: int, num_processes: int) -> StreamedPromoters:
         """Return the stream of one process (from 0); the first n rows of all are the stream's first."""
         if self._num_shards % num_processes:
-            raise ValueError(
-                f"--stream_shards must be a multiple of the number of processes, {num_processes}, "
-                f"got {self._num_shards}"
-            )
+            shards = self._num_shards
+            raise ValueError(f"--stream_shards {shards} is not a multiple of the number of processes, {num_processes}")
         share = copy(self)
         share._mine = range(self._num_shards)[process::num_processes]
         return share

@@ -72,12 +72,6 @@ class MacaronTrainer(Trainer):
                 raise ValueError("ema_decay averages whole weights, not the shards of FSDP or DeepSpeed")
             self.add_callback(self.average)
 
-    def train(self, *args, **kwargs):
-        """Train; see `transformers.Trainer.train`."""
-        result = super().train(*args, **kwargs)
-        self._check_finite()
-        return result
-
     def _run_epoch(self, *args, **kwargs):
         """Train for an epoch, except after the last step, where transformers would take one more."""
         if isinstance(self.train_dataset, PromoterDataset):  # accelerate sets the epoch on one process only
@@ -181,9 +175,9 @@ class MacaronTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with both terms of the training loss."""
+        """Log, with both terms of the training loss; also called after the last step."""
+        self._check_finite()
         if "loss" in logs:
-            self._check_finite()
             losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / max(self._steps_since_log, 1)
             logs["expression_loss"], logs["reconstruction_loss"] = losses.tolist()
             if not self._reconstructs:
@@ -251,7 +245,6 @@ class MacaronTrainer(Trainer):
         return model
 
     def _averaged_weights(self) -> AbstractContextManager[None]:
-        """Use the averaged weights, if any, for the length of the block."""
         return nullcontext() if self.average is None else self.average.in_use(self.model)
 
     def _save_checkpoint(self, *args, **kwargs):
@@ -268,7 +261,7 @@ class MacaronTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save_rng_state(self, output_dir):
-        """Save the random state and wait for all processes: the Trainer's state, written next, counts on them all."""
+        """Save the random state and wait for all processes: the file written next completes the checkpoint."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 

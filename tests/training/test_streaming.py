@@ -137,7 +137,7 @@ def test_processes_share_each_global_batch_of_one(files, processes, each):
     for batch in range(720 // batch_rows):
         together = [row for share in shares for row in share[batch * each : (batch + 1) * each]]
         assert sorted(together) == sorted(whole[batch * batch_rows : (batch + 1) * batch_rows])
-    with pytest.raises(ValueError, match="--stream_shards must be a multiple of the number of processes, 3, got 8"):
+    with pytest.raises(ValueError, match="--stream_shards 8 is not a multiple of the number of processes, 3"):
         stream.share(0, 3)
 
 
