@@ -138,6 +138,8 @@ def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> Promot
     """Take the training rows of the data set, or a stream."""
     if args.stream is None:
         return data.train
+    if args.max_steps < 1:
+        raise ValueError("--stream has no end: pass the number of steps to train as --max_steps")
     if data.train.has_weights:
         raise ValueError("--stream has no row weights, and the data set has: prepare it without --weight_column")
     return StreamedPromoters(
@@ -165,7 +167,7 @@ def make_trainer(
     if args.clip_grad_value is not None or args.clip_tensor_norm is not None:
         callbacks.append(ClipEachGradient(args.clip_grad_value, args.clip_tensor_norm))
     if args.ddp_find_unused_parameters is None:
-        args.ddp_find_unused_parameters = False  # there are none, nor without reconstruction
+        args.ddp_find_unused_parameters = False  # there are none, also without reconstruction
     tokenizer_settings = {**data.report["tokenizer"], "kmer_size": model.config.kmer_size}
     collator_options = ("mask_probability", "strands", "reverse_probability", "max_shift", "seed")
     return MacaronTrainer(

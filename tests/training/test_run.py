@@ -302,6 +302,7 @@ def test_paper_recipe_is_the_paper():
         ([RECIPE, "--dataset", "DATA", "--ema_decay", "1.0"], "ema_decay must lie between 0 and 1"),
         ([RECIPE, "--dataset", "DATA", "--expression_bins", "3"], "expression_bins must be 4 to 1000"),
         ([RECIPE, "--dataset", "DATA", "--resume_from_checkpoint", "absent"], "not a complete checkpoint"),
+        ([RECIPE, "--dataset", "DATA", "--stream", "x.parquet"], "--stream has no end"),
         ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true"], "--hub_model_id OWNER/NAME"),
         ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true", "--hub_model_id", "a/b"], "no Hugging Face token"),
         ([RECIPE, "--dataset", "DATA", "--max_steps", "8", "--num_train_epochs", "2"], "--num_train_epochs has no eff"),

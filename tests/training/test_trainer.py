@@ -157,7 +157,7 @@ def test_reconstruction_measure_is_a_sum_over_a_count():
 
 
 def test_accumulation_takes_the_same_steps_over_whole_epochs(prepared, tmp_path):
-    """320 rows are two batches of 120 and a rest, which is dropped whatever the accumulation."""
+    """320 rows are two batches of 120 and a rest, which is dropped with any accumulation."""
     losses, epochs = [], []
     for parts in (1, 4):
         options = {"per_device_train_batch_size": 120 // parts, "gradient_accumulation_steps": parts}
@@ -166,5 +166,6 @@ def test_accumulation_takes_the_same_steps_over_whole_epochs(prepared, tmp_path)
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
         losses.append([entry["loss"] for entry in logged])
         epochs.append([entry["epoch"] for entry in logged])
+        assert trainer.train_dataset[0]["epoch"] == 3, "masks change with the epoch"
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert epochs[0] == epochs[1] == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3, 3.5])
