@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figures import ROOT, Results
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.training.clipping import clip_gradients
+from modeling_macaron.training.callbacks import clip_gradients
 
 RECIPE = ROOT / "configs" / "one_gpu.yaml"
 LABELS = {"separate": "plain", "merged": "merged"}

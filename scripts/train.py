@@ -10,6 +10,7 @@ import json
 import sys
 
 from huggingface_hub.errors import StrictDataclassError
+from yaml import YAMLError
 
 from modeling_macaron.analysis.command_line import prepare_process
 from modeling_macaron.machine import run_command
@@ -23,14 +24,10 @@ def main(argv: list[str] | None = None) -> None:
     prepare_process()
     try:
         final = train(*parse_recipe(sys.argv[1:] if argv is None else argv))
-    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except RuntimeError as error:
-        if "pip install" not in str(error):  # the Trainer's error for a missing --report_to package
-            raise
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError, YAMLError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command with --resume_from_checkpoint auto goes on from the last checkpoint")
+        sys.exit("interrupted; the same command with --resume_from_checkpoint auto continues from the last checkpoint")
     if final is not None:
         facts = json.loads((final / TRAINING_FACTS).read_text(encoding="utf-8"))
         r, rho = facts["metrics"]["pearson_r"], facts["metrics"]["spearman_rho"]

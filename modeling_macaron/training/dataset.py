@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -12,8 +12,6 @@ import torch
 
 from modeling_macaron.data.clusters import DEFAULT_KMER, KeySet
 from tokenization import KmerTokenizer
-
-_ROWS_AT_A_TIME = 10_000
 
 
 class PromoterDataset(torch.utils.data.Dataset):
@@ -31,7 +29,7 @@ class PromoterDataset(torch.utils.data.Dataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """Measured values (rows,) float64 in assay units."""
+        """Measured values (rows,) float64."""
         return self._split.select_columns(["labels"])[:].column("labels").to_numpy().astype(np.float64)
 
     def some_strands(self, most: int) -> np.ndarray:
@@ -64,9 +62,7 @@ class PreparedData:
     def __init__(self, folder: str | Path):
         folder = Path(folder)
         if not (folder / "report.json").is_file():
-            raise FileNotFoundError(
-                f"{folder}: no prepared data set (report.json is missing); make one with scripts/prepare_data.py"
-            )
+            raise FileNotFoundError(f"{folder} is not a prepared data set: make one with scripts/prepare_data.py")
         try:
             self.report: dict = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             self.tokenizer = KmerTokenizer(**self.report["tokenizer"])
@@ -75,19 +71,14 @@ class PreparedData:
             splits = datasets.load_from_disk(str(folder))
             self.train = PromoterDataset(splits["train"], self.tokenizer.strand_length)
             self.validation = PromoterDataset(splits["validation"], self.tokenizer.strand_length)
-            self._splits = splits
+            self._held_out = [split for name, split in splits.items() if name != "train"]
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ValueError(f"{folder}: not a readable prepared data set ({error}); prepare it again") from error
-        if not len(self.train) or not len(self.validation):
-            raise ValueError(f"{folder}: {len(self.train)} training and {len(self.validation)} validation rows")
 
     def held_out(self) -> KeySet:
         """Keys of the validation and test strands, to keep these and their near-copies out of training."""
-        return KeySet(self._held_out_strands(), self.report.get("cluster_kmer", DEFAULT_KMER))
-
-    def _held_out_strands(self) -> Iterator[np.ndarray]:
-        for name, split in self._splits.items():
-            if name != "train":
-                rows = PromoterDataset(split, self.tokenizer.strand_length)
-                for start in range(0, len(rows), _ROWS_AT_A_TIME):
-                    yield rows.__getitems__(range(start, min(start + _ROWS_AT_A_TIME, len(rows))))["input_ids"]
+        formatted = (
+            split.select_columns(["input_ids"]).with_format("numpy", dtype=np.uint8) for split in self._held_out
+        )
+        strands = (batch["input_ids"] for split in formatted for batch in split.iter(10_000))
+        return KeySet(strands, self.report.get("cluster_kmer", DEFAULT_KMER))

@@ -12,19 +12,7 @@ COVERAGES = (50, 80, 90, 95)  # of prediction intervals, in percent
 
 
 def correlation(predicted: np.ndarray, measured: np.ndarray, method: str = "pearson") -> float:
-    """Correlation of predictions with measurements; 0.0 if either is constant.
-
-    Parameters
-    ----------
-    predicted, measured : numpy.ndarray
-        (rows,) values.
-    method : str
-        `"pearson"` or `"spearman"`.
-
-    Returns
-    -------
-    float
-    """
+    """Pearson or Spearman correlation of predictions with measurements, both (rows,); 0.0 if either is constant."""
     if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return 0.0
     correlate = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[method]

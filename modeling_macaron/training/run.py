@@ -24,8 +24,8 @@ from modeling_macaron.reference import REFERENCE
 from tokenization import KmerTokenizer
 
 from .arguments import MacaronTrainingArguments, ModelArguments
+from .callbacks import ClipEachGradient
 from .checkpoints import find_checkpoint
-from .clipping import ClipEachGradient
 from .collator import PromoterCollator
 from .cpu import train_on_cpu
 from .dataset import PreparedData, PromoterDataset
@@ -40,36 +40,17 @@ _RUN_FILE = "run.json"
 _FEW_VALIDATION_ROWS = 10
 _MOST_COUNTED = 100_000  # rows whose 3-mers are counted
 _SMALL_TABLE = 20_000  # rows up to which a run is compared with ridge regression
-# Fields of the config that may change where weights go on.
+# Fields of the config that may change when a run is resumed or a checkpoint fine-tuned.
 _FREE_FIELDS = {"hidden_dropout", "reconstruction_weight", "both_orientations"}
 
 
 def build_model(
     arguments: ModelArguments, data: PreparedData, init_from: str | None, expression_bins: int = 0
 ) -> MacaronForExpressionPrediction:
-    """Make a new model for the data, or take a checkpoint to fine-tune.
+    """Make a new float32 model for the data, or take a checkpoint (folder or Hub model) to fine-tune.
 
-    Parameters
-    ----------
-    arguments : ModelArguments
-        Fields of the config that the recipe sets.
-    data : PreparedData
-        Gives the strand length, and mean and standard deviation of the expression.
-    init_from : str, optional
-        Checkpoint folder or Hub model. One with separate projections is merged where the recipe says `merged`.
-    expression_bins : int
-        Number of soft bins, or 0. A checkpoint without bins gets a new expression head.
-
-    Returns
-    -------
-    MacaronForExpressionPrediction
-        float32; its config holds the data's mean and standard deviation.
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint is damaged (see `load_checkpoint`) or reads another strand length than the data have, or the
-        recipe sets fields of the architecture that the checkpoint has otherwise.
+    Raises a `ValueError` if the checkpoint is damaged or has another strand length or architecture. With
+    `expression_bins`, a checkpoint without bins gets a new expression head.
     """
     statistics = {
         "expression_mean": data.expression_mean,
@@ -97,8 +78,13 @@ def build_model(
             f"prepare them with --strand_length {model.config.strand_length}"
         )
     model.config.update(statistics)
-    if expression_bins:
-        _use_bins(model, data, expression_bins, init_from)
+    if expression_bins and model.config.expression_bins is None:
+        logger.warning("%s has no bins: the expression head is new, with %s bins", init_from, expression_bins)
+        model.config.expression_bins = _bin_centers(data, expression_bins)
+        model.expression_head = nn.Linear(model.config.hidden_size, expression_bins)
+        model._init_weights(model.expression_head)
+    elif expression_bins and (found := len(model.config.expression_bins)) != expression_bins:
+        raise ValueError(f"{init_from} has {found} bins, the recipe says `expression_bins` {expression_bins}")
     return model
 
 
@@ -111,102 +97,51 @@ def _bin_centers(data: PreparedData, number: int) -> tuple[float, ...]:
     return tuple(np.linspace(low - width, high + width, number).tolist())
 
 
-def _use_bins(model: MacaronForExpressionPrediction, data: PreparedData, number: int, init_from: str) -> None:
-    """Give a checkpoint without bins a new expression head; raise if it has another number of bins."""
-    if model.config.expression_bins is None:
-        logger.warning("%s has no bins: the expression head is new, with %s bins", init_from, number)
-        model.config.expression_bins = _bin_centers(data, number)
-        model.expression_head = nn.Linear(model.config.hidden_size, number)
-        model._init_weights(model.expression_head)
-    elif (found := len(model.config.expression_bins)) != number:
-        raise ValueError(f"{init_from} has {found} bins, the recipe says `expression_bins` {number}: leave it out")
-
-
 def _check_final_is_ours(final: Path) -> None:
-    """Refuse, before any training, to replace files that this program did not write."""
-    if not final.exists():
-        return
+    """Raise, before any training, if files that this program did not write would be replaced."""
     ours = (
-        "config.json",
-        "model*.safetensors*",
-        "tokenizer_config.json",
-        "README.md",
-        LEARNING_CURVE,
-        TRAINING_FACTS,
-        REFERENCE,
-        "*.py",
-    )
-    names = [final.name] if final.is_file() else [path.name for path in final.iterdir()]
-    foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
+        "config.json", "model*.safetensors*", "tokenizer_config.json", "README.md", LEARNING_CURVE, TRAINING_FACTS,
+        REFERENCE, "*.py",
+    )  # fmt: skip
+    names = [path.name for path in final.iterdir()] if final.exists() else []
+    foreign = sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in ours))
     if foreign:
-        raise FileExistsError(f"{final} would be replaced, and holds {', '.join(sorted(foreign))}: move it first")
+        raise FileExistsError(f"{final} would be replaced, and holds {', '.join(foreign)}: move it first")
 
 
-def _check_same_architecture(checkpoint: str, config: MacaronConfig) -> None:
-    """Refuse to resume with another architecture."""
-    recorded = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+def _check_same_run(trainer: MacaronTrainer, data: PreparedData, checkpoint: str | None) -> None:
+    """Raise if a resumed run would continue with other rows or another model; record the settings of a new run."""
+    config, rows = trainer.model.config, trainer.train_dataset
     names = [field.name for field in fields(ModelArguments) if field.name not in _FREE_FIELDS]
-    pairs = {name: (recorded.get(name, getattr(config, name)), getattr(config, name)) for name in names}
-    both = (recorded.get("expression_bins"), config.expression_bins)
-    pairs["expression_bins"] = tuple(len(bins or ()) for bins in both)
-    for name, (then, now) in pairs.items():
-        if then != now:
-            raise ValueError(
-                f"{checkpoint} was trained with {name} {then}, and would go on with {now}: use the same, or begin in "
-                "another --output_dir"
-            )
-
-
-def _check_same_rows(trainer: MacaronTrainer, data: PreparedData, resuming: bool) -> None:
-    """Refuse to resume on other rows, or in another order of a stream's; remember those of a new run."""
-    path = Path(trainer.args.output_dir) / _RUN_FILE
-    fingerprints = {name: split["fingerprint"] for name, split in data.report["splits"].items()}
-    rows = trainer.train_dataset
-    stream = rows.settings if isinstance(rows, StreamedPromoters) else {}
-    if resuming and path.is_file():
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        if recorded.get("data") != fingerprints:
-            raise ValueError(f"{path.parent} was trained on other data: resume with the data set of the first run")
-        _check_same_stream(path, recorded.get("stream", stream), stream)
-    elif trainer.args.should_save:
-        with new_file(path) as partial:
-            partial.write_text(json.dumps({"data": fingerprints, "stream": stream}, indent=2) + "\n", encoding="utf-8")
-
-
-def _check_same_stream(path: Path, then: dict, now: dict) -> None:
-    """Refuse a stream whose rows come otherwise than those of the run that is resumed."""
-    for name in {**then, **now}:
-        if then.get(name) != now.get(name):
-            moved = f"; if the files have only moved, correct `stream` in {path}" if then and name == "stream" else ""
-            raise ValueError(
-                f"{path.parent} was trained with {_tell(name, then)}, and would go on with {_tell(name, now)}: other "
-                f"rows would follow. Use the same, or begin in another --output_dir{moved}"
-            )
-
-
-def _tell(name: str, settings: dict) -> str:
-    """Give a setting of a stream as its user knows it."""
-    if name not in settings:
-        return f"no --{name}"
-    return f"{settings[name]} {name} in the stream" if name in ("files", "bytes") else f"--{name} {settings[name]}"
+    settings = {
+        "data": {name: split["fingerprint"] for name, split in data.report["splits"].items()},
+        "stream": rows.settings if isinstance(rows, StreamedPromoters) else {},
+        "model": {name: getattr(config, name) for name in names}
+        | {"expression_bins": len(config.expression_bins or ()), "ema_decay": trainer.args.ema_decay},
+    }
+    record = None if checkpoint is None else Path(checkpoint).parent / _RUN_FILE
+    recorded = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
+    for kind, now in settings.items():
+        then = recorded.get(kind, now)
+        for name in {**then, **now}:
+            if then.get(name) != now.get(name):
+                raise ValueError(
+                    f"{checkpoint} was trained with {kind} setting {name}: {then.get(name)}, and would continue with "
+                    f"{now.get(name)}: use the same, or another --output_dir"
+                )
+    if trainer.args.should_save:
+        with new_file(Path(trainer.args.output_dir) / _RUN_FILE) as partial:
+            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> PromoterDataset | StreamedPromoters:
     """Take the training rows of the data set, or a stream."""
     if args.stream is None:
-        if args.sequence_column or args.value_column:
-            raise ValueError("--sequence_column and --value_column are for --stream: a data set is prepared with them")
         return data.train
     if args.max_steps < 1:
-        raise ValueError("--stream has no end: say how many steps to train with --max_steps")
+        raise ValueError("--stream has no end: pass the number of steps to train as --max_steps")
     if data.train.has_weights:
         raise ValueError("--stream has no row weights, and the data set has: prepare it without --weight_column")
-    if args.stream_buffer < 1:
-        raise ValueError(f"--stream_buffer must be at least 1, got {args.stream_buffer}")
-    if args.stream_shards < 1 or args.stream_shards % args.world_size:
-        processes = f"the number of processes, {args.world_size}"
-        near = max(round(args.stream_shards / args.world_size), 1) * args.world_size
-        raise ValueError(f"--stream_shards must be a multiple of {processes} ({near}, say), got {args.stream_shards}")
     return StreamedPromoters(
         args.stream, data.tokenizer, seed=args.seed, buffer_rows=args.stream_buffer, num_shards=args.stream_shards,
         columns=Columns(args.sequence_column, args.value_column, None), held_out=data.held_out(),
@@ -231,21 +166,15 @@ def make_trainer(
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     if args.clip_grad_value is not None or args.clip_tensor_norm is not None:
         callbacks.append(ClipEachGradient(args.clip_grad_value, args.clip_tensor_norm))
-    config = model.config
     if args.ddp_find_unused_parameters is None:
-        args.ddp_find_unused_parameters = False  # there are none, nor without reconstruction
-    tokenizer_settings = {**data.report["tokenizer"], "kmer_size": config.kmer_size}
+        args.ddp_find_unused_parameters = False  # there are none, also without reconstruction
+    tokenizer_settings = {**data.report["tokenizer"], "kmer_size": model.config.kmer_size}
+    collator_options = ("mask_probability", "strands", "reverse_probability", "max_shift", "seed")
     return MacaronTrainer(
         model=model,
         args=args,
         data_collator=PromoterCollator(
-            data.expression_mean,
-            data.expression_std,
-            mask_probability=args.mask_probability,
-            strands=args.strands,
-            reverse_probability=args.reverse_probability,
-            max_shift=args.max_shift,
-            seed=args.seed,
+            data.expression_mean, data.expression_std, **{name: getattr(args, name) for name in collator_options}
         ),
         train_dataset=_training_rows(args, data),
         eval_dataset=data.validation,
@@ -264,7 +193,7 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     model_arguments : ModelArguments
         Fields of the config.
     args : MacaronTrainingArguments
-        All else.
+        All other options.
 
     Returns
     -------
@@ -274,8 +203,7 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     Raises
     ------
     ValueError, OSError
-        On data, options or checkpoints that do not fit, see the functions above; with `push_to_hub`, where the Hub does
-        not let the repository be made (before training) or the folder be pushed (it is then in `OUTPUT/final`).
+        If data, options or checkpoints do not fit, or a push fails (the folder is then in `OUTPUT/final`).
     """
     push = args.push_to_hub
     args.push_to_hub = False  # the Trainer would push every checkpoint; the final folder is what people load
@@ -290,10 +218,8 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
         ensure_repository(args.hub_model_id, private=bool(args.hub_private_repo), token=args.hub_token)
     set_seed(args.seed)
     model = build_model(model_arguments, data, args.init_from, args.expression_bins)
-    if checkpoint is not None:
-        _check_same_architecture(checkpoint, model.config)
     trainer = make_trainer(model, args, data)
-    _check_same_rows(trainer, data, resuming=checkpoint is not None)
+    _check_same_run(trainer, data, checkpoint)
     _train_and_save(trainer, data, checkpoint, final)
     trainer.accelerator.wait_for_everyone()  # the launcher stops all processes if one fails while the main one writes
     if not trainer.is_world_process_zero():
@@ -324,13 +250,13 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
     with new_folder(final, overwrite=True, marker="config.json") as folder:
         whole.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        write_model_card(folder, trainer, data, metrics, trainer.state.log_history)
-        for weights in folder.glob("*.safetensors"):  # which safetensors writes for their owner alone
+        write_model_card(folder, trainer, data, metrics)
+        for weights in folder.glob("*.safetensors"):  # written as readable by their owner only
             shutil.copymode(folder / "config.json", weights)
 
 
 def _score_ridge(trained: PromoterDataset, held_out: PromoterDataset) -> dict[str, float]:
-    """Fit ridge regression on k-mer counts, and measure it on the held-out rows; empty without scikit-learn."""
+    """Measure ridge regression on k-mer counts on the held-out rows; empty without scikit-learn."""
     try:
         from modeling_macaron.evaluation.ridge import fit_ridge
     except ImportError as error:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, RandomSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 
-from .averaging import WeightAverage, check_same_decay
-from .checkpoints import NumProcesses, whole_or_nothing
-from .collator import PromoterCollator
+from .callbacks import WeightAverage
+from .checkpoints import whole_or_nothing
 from .dataset import PromoterDataset
 from .metrics import compute_metrics
 from .streaming import StreamedPromoters
@@ -31,52 +27,6 @@ from .streaming import StreamedPromoters
 logger = logging.getLogger(__name__)
 
 _SHOWN_ROWS = 10
-
-
-class BeginEpoch(TrainerCallback):
-    """Set the epoch of the training data, on every process and after a resume; masks depend on it."""
-
-    def __init__(self, dataset: PromoterDataset | StreamedPromoters):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        """Set the epoch."""
-        self.dataset.begin_epoch(int(state.epoch + 1e-6))  # a resumed run starts inside an epoch
-
-
-class _FiniteLoss:
-    """Remember batches whose loss may not be finite; nothing waits for a GPU until they are checked."""
-
-    def __init__(self, accelerator: Accelerator, name_row: Callable[[int], str] = str):
-        self._accelerator, self._name_row = accelerator, name_row
-        self._batches: list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]] = []
-
-    def note(self, step: int, rows: torch.Tensor, row_losses: torch.Tensor, loss: torch.Tensor) -> None:
-        """Remember a batch: optimizer steps before it, its rows and their losses, each (batch,), and its loss ()."""
-        self._batches.append((step, rows, row_losses.detach(), loss.detach()))
-
-    def check(self) -> None:
-        """Raise on every process if a loss was not finite on any; all processes must call this together."""
-        batches, self._batches = self._batches, []
-        if not batches:
-            return
-        finite = torch.stack([torch.isfinite(loss) & torch.isfinite(losses).all() for *_, losses, loss in batches])
-        if bool(self._accelerator.gather(finite.all().reshape(1)).all()):
-            return
-        if bool(finite.all()):
-            raise FloatingPointError("the loss is not finite on another process, which names the rows")
-        step, rows, losses, _ = batches[int(finite.int().argmin())]
-        bad = ~torch.isfinite(losses)
-        bad |= ~bad.any()  # without a bad row, the weights have diverged
-        found = rows.to(bad.device)[bad].tolist()
-        names = ", ".join(map(self._name_row, found[:_SHOWN_ROWS])) + (", ..." if len(found) > _SHOWN_ROWS else "")
-        cause = "look at their values, or train in float32"
-        if bad.all():
-            cause = "the weights have diverged: go on from the last checkpoint with a smaller learning rate"
-        raise FloatingPointError(
-            f"the loss is not finite at step {step + 1}, from {len(found)} of {len(bad)} rows of a batch ({names}); "
-            f"{cause}"
-        )
 
 
 class MacaronTrainer(Trainer):
@@ -95,78 +45,49 @@ class MacaronTrainer(Trainer):
     A loss that is not finite raises a `FloatingPointError` that names the rows, at the next log step and before any
     save.
 
-    Parameters
-    ----------
-    *args, **kwargs
-        As for `transformers.Trainer`. `data_collator` must be a `PromoterCollator` and `train_dataset` a
-        `PromoterDataset` or a `StreamedPromoters`; each process reads its share of a stream.
-
-    Raises
-    ------
-    ValueError
-        If `ema_decay` is used with FSDP or DeepSpeed, or if `dataloader_drop_last` would drop all training rows.
+    The arguments are those of `transformers.Trainer`. `data_collator` must be a `PromoterCollator`, and `train_dataset`
+    a `PromoterDataset` or a `StreamedPromoters`; each process reads its share of a stream. Raises a `ValueError` if
+    `ema_decay` is used with FSDP or DeepSpeed, or if `dataloader_drop_last` would drop all training rows.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._check_rows_fill_a_batch()
+        self.rows_per_step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        rows = self.train_dataset
+        if self.args.dataloader_drop_last and isinstance(rows, PromoterDataset) and len(rows) < self.rows_per_step:
+            raise ValueError(
+                f"{len(rows)} training rows are fewer than the batch of {self.rows_per_step}: pass a smaller "
+                "--global_batch_size, or --dataloader_drop_last false to train on batches that are not full"
+            )
         # compute_loss scales by the counts of get_batch_samples; the Trainer must not divide by the steps again.
         self.model_accepts_loss_kwargs = True
-        if self.compute_metrics is None:
-            self.compute_metrics = partial(
-                compute_metrics, reconstruction_weight=self.model.config.reconstruction_weight
-            )
+        self.compute_metrics = partial(compute_metrics, reconstruction_weight=self.model.config.reconstruction_weight)
         self._logged_losses = torch.zeros(2, device=self.args.device)
         self._steps_since_log = 0
-        self._finite_loss = _FiniteLoss(self.accelerator, getattr(self.train_dataset, "name_row", str))
-        self.add_callback(NumProcesses())
-        if self.train_dataset is not None:
-            self.add_callback(BeginEpoch(self.train_dataset))
+        # Batches since the last check: optimizer steps before, rows and their losses, each (batch,), and the loss ().
+        self._unchecked: list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
         if self.average is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("ema_decay averages whole weights, not the shards of FSDP or DeepSpeed")
             self.add_callback(self.average)
 
-    @property
-    def _rows_per_step(self) -> int:
-        """Rows of an optimizer step, over all processes."""
-        return self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-
-    def _check_rows_fill_a_batch(self) -> None:
-        """Raise if the training rows do not fill one step."""
-        rows = len(self.train_dataset) if isinstance(self.train_dataset, PromoterDataset) else None
-        if rows is not None and self.args.dataloader_drop_last and rows < self._rows_per_step:
-            raise ValueError(
-                f"{rows} training rows are fewer than the batch of {self._rows_per_step}: pass a smaller "
-                "--global_batch_size, or --dataloader_drop_last false to train on batches that are not full"
-            )
-
-    def train(self, *args, **kwargs):
-        """Train; see `transformers.Trainer.train`."""
-        result = super().train(*args, **kwargs)
-        self._finite_loss.check()
-        return result
-
     def _run_epoch(self, *args, **kwargs):
         """Train for an epoch, except after the last step, where transformers would take one more."""
+        if isinstance(self.train_dataset, PromoterDataset):  # accelerate sets the epoch on one process only
+            self.train_dataset.begin_epoch(kwargs["epoch"])
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
 
     def get_train_dataloader(self):
-        """Return the loader of the training rows."""
-        with self._collate_with(replace(self.data_collator, with_rows=True)):
-            if isinstance(self.train_dataset, StreamedPromoters):
-                return self._make_stream_loader()
-            return super().get_train_dataloader()
+        """Return the loader of the training rows; of a stream, those of this process.
 
-    def _make_stream_loader(self) -> DataLoader:
-        """Return the loader of this process's share of a stream; accelerate would let one process read for all.
-
-        It has no workers, as each of them would read the whole share.
+        For a stream accelerate would let one process read for all, and each worker would read the whole share.
         """
+        if not isinstance(self.train_dataset, StreamedPromoters):
+            return super().get_train_dataloader()
         loader = DataLoader(
             self.train_dataset.share(self.accelerator.process_index, self.accelerator.num_processes),
             batch_size=self._train_batch_size, collate_fn=self.data_collator,
@@ -182,37 +103,19 @@ class MacaronTrainer(Trainer):
         sampler = super()._get_train_sampler(train_dataset)
         if not (self.args.dataloader_drop_last and isinstance(sampler, RandomSampler)):
             return sampler
-        steps = len(sampler.data_source) // self._rows_per_step
-        return RandomSampler(sampler.data_source, num_samples=steps * self._rows_per_step)
+        steps = len(sampler.data_source) // self.rows_per_step
+        return RandomSampler(sampler.data_source, num_samples=steps * self.rows_per_step)
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        """Return the loader of a split for evaluation."""
-        with self._evaluation_settings():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset):
-        """Return the loader of a split for prediction."""
-        with self._evaluation_settings():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _evaluation_settings(self) -> Iterator[None]:
-        """Collate for evaluation and keep an incomplete last batch."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+    def _get_dataloader(self, *args, is_training=False, **kwargs):
+        """For evaluation, collate unmasked sequences and keep an incomplete last batch."""
+        if is_training:
+            return super()._get_dataloader(*args, is_training=True, **kwargs)
+        usual = self.data_collator, self.args.dataloader_drop_last
+        self.data_collator, self.args.dataloader_drop_last = self.data_collator.for_evaluation(), False
         try:
-            with self._collate_with(self.data_collator.for_evaluation()):
-                yield
+            return super()._get_dataloader(*args, **kwargs)
         finally:
-            self.args.dataloader_drop_last = drop_last
-
-    @contextmanager
-    def _collate_with(self, collator: PromoterCollator) -> Iterator[None]:
-        """Use another collator for the length of the block."""
-        usual, self.data_collator = self.data_collator, collator
-        try:
-            yield
-        finally:
-            self.data_collator = usual
+            self.data_collator, self.args.dataloader_drop_last = usual
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Create the learning-rate schedule; warn if the warm-up takes more than half of the run."""
@@ -228,25 +131,22 @@ class MacaronTrainer(Trainer):
         """Collect the batches of one optimizer step, with its global row weight and number of masked nucleotides."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._steps_since_log += 1
-        # Nothing here waits for a GPU.
-        rows = torch.zeros((), device=device) + sum(map(self._total_weight, batch_samples))
-        masked = [self._num_masked(batch["masked_nucleotides"]).sum().to(device) for batch in batch_samples]
-        counts = torch.stack([rows, sum(masked, torch.zeros_like(rows))])
+        counts = sum((self._counts(batch).to(device) for batch in batch_samples), torch.zeros(2, device=device))
         return batch_samples, self.accelerator.reduce(counts, reduction="sum")
 
-    @staticmethod
-    def _total_weight(batch: dict) -> torch.Tensor | int:
-        """Sum the row weights of a batch; without weights, count its rows."""
-        return batch["row_weights"].sum() if "row_weights" in batch else batch["labels"].numel()
+    def _counts(self, batch: dict) -> torch.Tensor:
+        """Row weight and number of masked nucleotides (2,) of a batch; nothing waits for a GPU."""
+        rows = batch.get("row_weights", torch.ones_like(batch["labels"])).sum()
+        return torch.stack([rows, self._num_masked(batch["masked_nucleotides"]).sum()])
+
+    def _num_masked(self, masked_nucleotides: torch.Tensor) -> torch.Tensor:
+        """Count the masked nucleotides of each row (batch,) within the positions that the model reads."""
+        return (masked_nucleotides[:, : self.model.config.sequence_length] != -100).sum(dim=1)
 
     @property
     def _reconstructs(self) -> bool:
         """Whether the loss includes the reconstruction; else the last block computes only the expression positions."""
         return self.model.config.reconstruction_weight > 0
-
-    def _num_masked(self, masked_nucleotides: torch.Tensor) -> torch.Tensor:
-        """Count the masked nucleotides of each row (batch,) within the positions that the model reads."""
-        return (masked_nucleotides[:, : self.model.config.sequence_length] != -100).sum(dim=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute this batch's share of the step's loss, times the number of processes that average gradients.
@@ -254,7 +154,7 @@ class MacaronTrainer(Trainer):
         `num_items_in_batch` (2,) holds the row weight and the number of masked nucleotides of the whole step.
         """
         inputs = dict(inputs)
-        source_rows = inputs.pop("row", None)
+        rows = inputs.pop("row", None)
         if self._reconstructs:
             outputs = model(**inputs, output_nucleotide_logits=False)
             losses = torch.stack([outputs.expression_loss, outputs.reconstruction_loss])
@@ -262,11 +162,12 @@ class MacaronTrainer(Trainer):
             wanted = {name: inputs[name] for name in ("input_ids", "labels", "row_weights") if name in inputs}
             outputs = model(**wanted, output_nucleotide_logits=False)
             losses = torch.stack([outputs.loss, torch.zeros_like(outputs.loss)])
-        if model.training and source_rows is not None:
-            self._finite_loss.note(self.state.global_step, source_rows, outputs.row_losses, outputs.loss)
+        if model.training and rows is not None:
+            losses_now = (outputs.row_losses.detach(), outputs.loss.detach())
+            self._unchecked.append((self.state.global_step, rows, *losses_now))
         if num_items_in_batch is not None:
-            rows, masked = self._total_weight(inputs), self._num_masked(inputs["masked_nucleotides"]).sum()
-            share = torch.stack([rows / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
+            weight, masked = self._counts(inputs)
+            share = torch.stack([weight / num_items_in_batch[0], (masked + 1) / (num_items_in_batch[1] + 1)])
             losses = losses * share * self.accelerator.num_processes
         if model.training:
             self._logged_losses += losses.detach()
@@ -274,9 +175,9 @@ class MacaronTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with both terms of the training loss."""
+        """Log, with both terms of the training loss; also called after the last step."""
+        self._check_finite()
         if "loss" in logs:
-            self._finite_loss.check()
             losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / max(self._steps_since_log, 1)
             logs["expression_loss"], logs["reconstruction_loss"] = losses.tolist()
             if not self._reconstructs:
@@ -284,6 +185,29 @@ class MacaronTrainer(Trainer):
             self._logged_losses.zero_()
             self._steps_since_log = 0
         super().log(logs, start_time)
+
+    def _check_finite(self) -> None:
+        """Raise on every process if a loss was not finite on any; all processes must call this together."""
+        batches, self._unchecked = self._unchecked, []
+        if not batches:
+            return
+        finite = torch.stack([torch.isfinite(loss) & torch.isfinite(losses).all() for *_, losses, loss in batches])
+        if bool(self.accelerator.gather(finite.all().reshape(1)).all()):
+            return
+        if bool(finite.all()):
+            raise FloatingPointError("the loss is not finite on another process, which names the rows")
+        step, rows, losses, _ = batches[int(finite.int().argmin())]
+        bad = ~torch.isfinite(losses)
+        bad |= ~bad.any()  # without a bad row, the weights have diverged
+        found = rows.to(bad.device)[bad].tolist()
+        names = ", ".join(map(getattr(self.train_dataset, "name_row", str), found[:_SHOWN_ROWS]))
+        cause = "look at their values, or train in float32"
+        if bad.all():
+            cause = "the weights have diverged: continue from the last checkpoint with a smaller learning rate"
+        raise FloatingPointError(
+            f"the loss is not finite at step {step + 1}, from {len(found)} of {len(bad)} rows of a batch "
+            f"({names}{', ...' if len(found) > _SHOWN_ROWS else ''}); {cause}"
+        )
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Return None, predictions and parts of the loss (batch,), and labels (batch,)."""
@@ -321,28 +245,23 @@ class MacaronTrainer(Trainer):
         return model
 
     def _averaged_weights(self) -> AbstractContextManager[None]:
-        """Use the averaged weights, if any, for the length of the block."""
         return nullcontext() if self.average is None else self.average.in_use(self.model)
 
     def _save_checkpoint(self, *args, **kwargs):
         """Save a whole checkpoint if the loss is finite; an existing folder is left over from an interrupted run."""
-        self._finite_loss.check()
+        self._check_finite()
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save and folder.exists():
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
-        self._add_callback_states()
+        for callback in self.callback_handler.callbacks:  # the Trainer fails for one that a resumed checkpoint lacks
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         with whole_or_nothing(folder):
             super()._save_checkpoint(*args, **kwargs)
 
-    def _add_callback_states(self) -> None:
-        """Add the states of callbacks that a resumed checkpoint lacks; the Trainer fails without them."""
-        for callback in (*self.callback_handler.callbacks, self.control):
-            if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
-
     def _save_rng_state(self, output_dir):
-        """Save the random state and wait for all processes: the Trainer's state, written next, counts on them all."""
+        """Save the random state and wait for all processes: the file written next completes the checkpoint."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
@@ -363,7 +282,6 @@ class MacaronTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         """Load the weights of a checkpoint, averaged and raw ones if weights are averaged."""
-        check_same_decay(resume_from_checkpoint, self.args.ema_decay)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:
             model = self.model if model is None else model

@@ -1,206 +1,183 @@
-"""Which checkpoints a run goes on from, on as many processes as there are now."""
+"""Complete checkpoints: found, written over leftovers, and resumed with any number of processes."""
 
+import errno
 import json
-import logging
+import os
+import resource
 import shutil
-import tracemalloc
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import EarlyStoppingCallback
 
-from modeling_macaron.training.arguments import parse_recipe
-from modeling_macaron.training.checkpoints import find_checkpoint, is_complete
-from tests.training.test_run import RECIPE, SHORT, TINY, finish, launch, weights_of
-from tests.training.test_trainer import make_trainer
+from modeling_macaron.io.atomic import explain_full_disk
+from modeling_macaron.training.checkpoints import find_checkpoint, is_complete, whole_or_nothing
+from tests.training.runs import RECIPE, ROOT, SHORT, TINY, assert_close, finish, launch, make_trainer, options, parse
+from tests.training.runs import weights_of as read
 
 
-def write_checkpoint(folder, processes, told=True, sharded=False):
-    """Make the files of a complete checkpoint that `processes` processes wrote."""
+def write_checkpoint(folder, sharded=False):
+    """Make the files of a complete checkpoint of two processes."""
     folder.mkdir(parents=True)
-    save_file({"weight": torch.zeros(3)}, folder / "model.safetensors")
-    (folder / "config.json").write_text("{}")
-    names = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    for name in ("model", "raw_weights"):
+        save_file({"weight": torch.zeros(3)}, folder / f"{name}.safetensors")
     optimizer = ["optimizer.bin", "pytorch_model_fsdp.bin"] if sharded else ["optimizer.pt"]
-    for name in ("scheduler.pt", *optimizer, *names):
+    for name in ("scheduler.pt", *optimizer, "rng_state_0.pth", "rng_state_1.pth"):
         torch.save({"state": torch.zeros(3)}, folder / name)
-    callbacks = {"NumProcesses": {"args": {}, "attributes": {"num_processes": processes}}} if told else {}
-    (folder / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": callbacks}))
+    for name in ("config.json", "trainer_state.json"):
+        (folder / name).write_text("{}")
     return folder
-
-
-def resume_auto(prepared, output_dir):
-    command = [RECIPE, "--dataset", str(prepared), "--output_dir", str(output_dir), "--use_cpu", "true"]
-    return find_checkpoint(parse_recipe([*command, "--resume_from_checkpoint", "auto"])[1])
-
-
-@pytest.mark.parametrize("told", [True, False])
-@pytest.mark.parametrize("processes", [1, 2, 3, 4])
-def test_what_any_number_of_processes_wrote_is_complete(tmp_path, processes, told):
-    assert is_complete(write_checkpoint(tmp_path / "checkpoint-2", processes, told))
-
-
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_random_state_of_every_process_that_wrote_it_is_needed(tmp_path, processes):
-    for rank in range(processes):
-        folder = write_checkpoint(tmp_path / f"checkpoint-{rank}", processes)
-        (folder / ("rng_state.pth" if processes == 1 else f"rng_state_{rank}.pth")).unlink()
-        assert not is_complete(folder), rank
-    folder = write_checkpoint(tmp_path / "checkpoint-9", processes)
-    torch.save({}, folder / f"rng_state_{processes}.pth")
-    assert not is_complete(folder), "of two runs"
-
-
-@pytest.mark.parametrize("ranks", [(), (0,), (1, 2), (0, 2)])
-def test_old_checkpoint_that_tells_no_number_needs_all_up_to_the_last(tmp_path, ranks):
-    folder = write_checkpoint(tmp_path / "checkpoint-2", 3, told=False)
-    for rank in {0, 1, 2} - set(ranks):
-        (folder / f"rng_state_{rank}.pth").unlink()
-    assert not is_complete(folder)
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        "[]",
-        "7",
-        '{"stateful_callbacks": []}',
-        '{"stateful_callbacks": null}',
-        '{"stateful_callbacks": {"NumProcesses": {}}}',
-        '{"stateful_callbacks": {"NumProcesses": [{}]}}',
-        '{"stateful_callbacks": {"NumProcesses": {"attributes": {"num_processes": "2"}}}}',
-        '{"stateful_callbacks": {"NumProcesses": {"attributes": {"num_processes": 1e300}}}}',
-        pytest.param("[" * 200_000, id="nested"),
-    ],
-)
-def test_state_that_the_trainer_did_not_write_is_passed_over(tmp_path, state):
-    folder = write_checkpoint(tmp_path / "checkpoint-2", 2)
-    (folder / "trainer_state.json").write_text(state)
-    assert not is_complete(folder)
-
-
-def test_absurd_number_of_processes_costs_nothing(tmp_path):
-    folder = write_checkpoint(tmp_path / "checkpoint-2", 2)
-    told = {"NumProcesses": {"args": {}, "attributes": {"num_processes": 3_000_000}}}
-    (folder / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": told}))
-    tracemalloc.start()
-    try:
-        assert not is_complete(folder)
-        assert tracemalloc.get_traced_memory()[1] < 10_000_000
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("spoil", ["empty", "cut off", "absent"])
-def test_files_that_are_cut_off_are_no_checkpoint(tmp_path, sharded, spoil):
-    whole = write_checkpoint(tmp_path / "checkpoint-2", 2, sharded=sharded)
+def test_incomplete_files_make_an_incomplete_checkpoint(tmp_path, sharded, spoil):
+    whole = write_checkpoint(tmp_path / "checkpoint-2", sharded)
     assert is_complete(whole)
+    written_before_the_last = ("rng_state_0.pth", "rng_state_1.pth", "raw_weights.safetensors")
     for path in sorted(whole.iterdir()):
-        folder = tmp_path / f"without-{path.name}"
-        shutil.copytree(whole, folder)
+        folder = shutil.copytree(whole, tmp_path / f"without-{path.name}")
         data = path.read_bytes()
         (folder / path.name).write_bytes(b"" if spoil == "empty" else data[: len(data) - 1 - len(data) // 10])
         if spoil == "absent":
             (folder / path.name).unlink()
-        if path.name != "config.json" or spoil == "absent":
+        if path.name not in (written_before_the_last if spoil == "absent" else ("config.json",)):
             assert not is_complete(folder), path.name
 
 
-def test_checkpoints_that_are_passed_over_are_named(prepared, tmp_path, caplog):
-    for step in (2, 4, 10):
-        write_checkpoint(tmp_path / f"checkpoint-{step}", 1)
-    assert resume_auto(prepared, tmp_path) == str(tmp_path / "checkpoint-10")
-    assert not caplog.records
-    for step in (4, 10):
-        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"")
-    assert resume_auto(prepared, tmp_path) == str(tmp_path / "checkpoint-2")
-    (record,) = caplog.records
-    assert "checkpoint-10, checkpoint-4 not complete" in record.message and "from checkpoint-2" in record.message
+def test_latest_complete_checkpoint_is_found_and_skipped_ones_are_named(prepared, tmp_path, caplog):
+    def find(resume="auto"):
+        caplog.clear()
+        args = parse(prepared, tmp_path, *options(use_cpu="true", resume_from_checkpoint=resume))[1]
+        return find_checkpoint(args)
+
+    assert find() is None and not caplog.records
+    two, four, ten = (write_checkpoint(tmp_path / f"checkpoint-{step}") for step in (2, 4, 10))
+    assert find() == str(ten) and find(four) == str(four) and not caplog.records
+    for folder in (four, ten):
+        (folder / "optimizer.pt").write_bytes(b"")
+    assert find() == str(two)
+    assert "checkpoint-10, checkpoint-4 not complete" in caplog.text and "from checkpoint-2" in caplog.text
+    with pytest.raises(ValueError, match="checkpoint-4: not a complete checkpoint"):
+        find(four)
+    (two / "trainer_state.json").write_text('{"global_step": 1')
+    assert find() is None
+    assert "checkpoint-2 not complete" in caplog.text and "STARTS ANEW" in caplog.text
 
 
-def test_run_killed_in_its_first_checkpoint_starts_anew_and_says_so(prepared, tmp_path, caplog):
-    assert resume_auto(prepared, tmp_path) is None
-    assert not caplog.records
-    (write_checkpoint(tmp_path / "checkpoint-2", 1) / "trainer_state.json").unlink()
-    assert resume_auto(prepared, tmp_path) is None
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "checkpoint-2 not complete" in record.message and "STARTS ANEW" in record.message
+def test_leftover_folder_is_removed_before_a_checkpoint_is_written(prepared, tmp_path, monkeypatch):
+    stale = write_checkpoint(tmp_path / "checkpoint-2")
 
-
-def test_what_stands_in_the_place_of_a_checkpoint_goes_before_it_is_written(prepared, tmp_path, monkeypatch):
-    stale = write_checkpoint(tmp_path / "checkpoint-2", 1)
-    (stale / "rng_state_3.pth").write_bytes(b"of another run")
-
-    def stop(self, output_dir):
+    def stop(self, path):
         raise KeyboardInterrupt
 
-    trainer = make_trainer(prepared, tmp_path, max_steps=2, save_steps=2)
+    trainer = make_trainer(prepared, tmp_path, max_steps=2, save_steps=2, ema_decay=0.9)
     with monkeypatch.context() as patch:
-        patch.setattr("transformers.Trainer._save_optimizer_and_scheduler", stop)
+        patch.setattr("transformers.trainer.TrainerState.save_to_json", stop)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
-    assert (stale / "model.safetensors").is_file(), "the new weights"
-    assert not (stale / "trainer_state.json").exists() and not is_complete(stale)
+    assert len(read(stale)) == len(read(stale, "raw_weights.safetensors")) > 10
+    assert {path.name for path in stale.glob("rng_state*")} == {"rng_state.pth"}
+    assert not is_complete(stale), "the state that completes a checkpoint is written last"
     make_trainer(prepared, tmp_path, max_steps=2, save_steps=2).train()
-    assert is_complete(stale) and not (stale / "rng_state_3.pth").exists()
-    told = json.loads((stale / "trainer_state.json").read_text())["stateful_callbacks"]["NumProcesses"]
-    assert told["attributes"] == {"num_processes": 1}
+    assert is_complete(stale)
 
 
-def test_checkpoint_that_tells_no_number_is_resumed(prepared, tmp_path):
-    make_trainer(prepared, tmp_path, max_steps=4, save_steps=2).train()
-    path = tmp_path / "checkpoint-2" / "trainer_state.json"
-    state = json.loads(path.read_text())
-    del state["stateful_callbacks"]["NumProcesses"]
-    path.write_text(json.dumps(state))
-    expected = weights_of(tmp_path / "checkpoint-4")
-    make_trainer(prepared, tmp_path, max_steps=4, save_steps=2).train(str(tmp_path / "checkpoint-2"))
-    for name, values in weights_of(tmp_path / "checkpoint-4").items():
-        assert torch.equal(values, expected[name]), name
-
-
-def test_early_stopping_may_be_added_where_a_run_goes_on(prepared, tmp_path):
+def test_early_stopping_may_be_added_to_a_resumed_run(prepared, tmp_path):
     make_trainer(prepared, tmp_path, max_steps=2, save_steps=2).train()
-    trainer = make_trainer(
-        prepared, tmp_path, max_steps=4, save_steps=2, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True
-    )
+    evaluated = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    trainer = make_trainer(prepared, tmp_path, max_steps=4, save_steps=2, **evaluated)
     trainer.add_callback(EarlyStoppingCallback(5))
     trainer.train(str(tmp_path / "checkpoint-2"))
-    assert is_complete(tmp_path / "checkpoint-4")
-    told = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["stateful_callbacks"]
-    assert told["EarlyStoppingCallback"]["args"]["early_stopping_patience"] == 5
-    assert told["NumProcesses"]["attributes"] == {"num_processes": 1} and "TrainerControl" in told
+    saved = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert saved["EarlyStoppingCallback"]["args"]["early_stopping_patience"] == 5
 
 
 @pytest.mark.parametrize("max_steps", [4, 3])
-def test_run_that_is_resumed_at_its_end_takes_no_step(prepared, tmp_path, max_steps):
+def test_run_resumed_at_its_end_takes_no_step(prepared, tmp_path, max_steps):
     make_trainer(prepared, tmp_path, max_steps=4, save_steps=2).train()
-    expected = weights_of(tmp_path / "checkpoint-4")
     trainer = make_trainer(prepared, tmp_path, max_steps=max_steps, save_steps=2)
     assert trainer.train(str(tmp_path / "checkpoint-4")).global_step == 4
-    for name, values in trainer.model.state_dict().items():
-        assert torch.equal(values, expected[name]), name
-    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    trainer.save_model(tmp_path / "saved")
+    assert_close(tmp_path / "saved", tmp_path / "checkpoint-4")
 
 
 @pytest.mark.slow
-def test_run_goes_on_with_more_and_with_fewer_processes(prepared, tmp_path):
-    """Two processes train; from their checkpoints, four and one go on, and from that of four, two."""
-    arguments = ["--dataset", prepared, *TINY, *SHORT, "--hidden_dropout", "0.0"]
-    finish(launch([*arguments, "--output_dir", tmp_path / "2"], processes=2))
-    expected = weights_of(tmp_path / "2" / "checkpoint-12")
+def test_run_continues_with_more_and_with_fewer_processes(prepared, tmp_path):
+    """Two processes train; from their checkpoints, four and one continue, and from that of four, two."""
+    words = [*TINY, *SHORT, *options(dataset=prepared, hidden_dropout=0.0)]
+    finish(launch([*words, "--output_dir", tmp_path / "2"], processes=2))
     for source, step, processes in (("2", 4, 4), ("2", 8, 1), ("2-4", 8, 2)):
         run = tmp_path / f"{source}-{processes}"
         shutil.copytree(tmp_path / source / f"checkpoint-{step}", run / f"checkpoint-{step}")
         shutil.copy(tmp_path / source / "run.json", run)
-        command = [*arguments, "--output_dir", run, "--resume_from_checkpoint", "auto"]
-        finish(launch(command, processes=processes))
+        finish(launch([*words, "--output_dir", run, "--resume_from_checkpoint", "auto"], processes))
         state = json.loads((run / "checkpoint-12" / "trainer_state.json").read_text())
-        assert state["log_history"][0]["step"] == 2, "it went on, with the history of the first run"
-        assert state["stateful_callbacks"]["NumProcesses"]["attributes"] == {"num_processes": processes}
+        assert state["log_history"][0]["step"] == 2, "it continued, with the history of the first run"
         assert len(list((run / "checkpoint-12").glob("rng_state*"))) == processes
-        for name, values in weights_of(run / "checkpoint-12").items():
-            torch.testing.assert_close(values, expected[name], rtol=1e-3, atol=1e-4, msg=f"{run.name}, {name}")
+        assert_close(run / "checkpoint-12", tmp_path / "2" / "checkpoint-12", rtol=1e-3, atol=1e-4)
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    SafetensorError('Error while serializing: IoError(Os { code: 27, kind: FileTooLarge, message: "File too large" })'),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+    RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+]
+OTHER = [
+    OSError(errno.EACCES, "Permission denied"), SafetensorError("I/O error: Permission denied (os error 13)"),
+    RuntimeError("a bug"), KeyError(28),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "is_full"), [(one, True) for one in FULL] + [(one, False) for one in OTHER])
+def test_only_the_checkpoint_that_fills_a_disk_is_removed(tmp_path, error, is_full):
+    earlier, folder = (write_checkpoint(tmp_path / f"checkpoint-{step}") for step in (2, 4))
+    with pytest.raises(OSError if is_full else type(error)) as caught, whole_or_nothing(folder):
+        raise error
+    assert (
+        f"no space is left for {folder}, which was removed" in str(caught.value) if is_full else caught.value is error
+    )
+    assert is_complete(earlier) and folder.exists() != is_full
+    if not isinstance(error, RuntimeError):
+        with pytest.raises(OSError if is_full else type(error)) as caught, explain_full_disk(folder):
+            raise error
+        assert f"no space is left for {folder}: make room" in str(caught.value) if is_full else caught.value is error
+
+
+@pytest.mark.slow
+def test_training_on_a_full_disk_leaves_nothing_half_written(prepared, tmp_path):
+    """The weights do not fit, then the optimizer's state, then the final folder; a limit on file sizes stands in."""
+    run = tmp_path / "run"
+
+    def train_with_limit(size, *more):
+        words = [*TINY, *SHORT, *options(dataset=prepared, output_dir=run, use_cpu="true"), *more]
+        return subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / "train.py"), RECIPE, *words],
+            capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        )  # fmt: skip
+
+    def assert_reported(result, place):
+        assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr[-3000:]
+        (line,) = [line for line in result.stderr.splitlines() if "error" in line]
+        assert line.startswith(f"error: no space is left for {place}")
+
+    result = train_with_limit(resource.RLIM_INFINITY)
+    assert result.returncode == 0, result.stderr[-3000:]
+    size = (run / "checkpoint-12" / "model.safetensors").stat().st_size
+    shutil.rmtree(run / "final")
+    assert_reported(train_with_limit(size - 100, "--resume_from_checkpoint", "auto"), f"{run / 'final'}: make room")
+    assert not (run / "final").exists() and not list(run.glob(".final*")) and is_complete(run / "checkpoint-12")
+    for name in ("checkpoint-8", "checkpoint-12"):
+        shutil.rmtree(run / name)
+    for room in (size - 100, int(1.5 * size)):
+        result = train_with_limit(room, "--resume_from_checkpoint", "auto")
+        assert_reported(result, f"{run / 'checkpoint-8'}, which was removed")
+        assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-4"]
+        assert is_complete(run / "checkpoint-4")

@@ -15,7 +15,7 @@ from modeling_macaron.predictor import as_predictor
 from modeling_macaron.training.metrics import conformal_quantiles
 from scripts import evaluate as evaluate_script
 from scripts import predict as predict_script
-from tests.training.test_run import SHORT, run
+from tests.training.runs import SHORT, run
 
 SEQUENCES = ["ACGTACGTAA", "TTTTGGGG", "ACCAACGTTGCAGGT", "A" * 20]
 QUANTILES = {"50": 0.5, "90": 1.5}
@@ -41,26 +41,25 @@ def expected(folder, tiny_tokenizer):
     return outputs.logits[:, 0].double().numpy() * 2.5 + 11.25, np.broadcast_to(1.5 * scale * 2.5, len(SEQUENCES))
 
 
-@pytest.mark.parametrize(("rows", "ranks"), [(9, {"50": 5, "80": 8, "90": 9}), (1, {"50": 1}), (0, None)])
+@pytest.mark.parametrize(
+    ("rows", "ranks"),
+    [
+        (999, {"50": 500, "80": 800, "90": 900, "95": 950}), (9, {"50": 5, "80": 8, "90": 9}), (1, {"50": 1}), (0, None)
+    ],
+)  # fmt: skip
 def test_ranks_are_those_of_split_conformal_prediction(rows, ranks):
-    scores = np.random.default_rng(0).permutation(rows) + 1.0
-    assert conformal_quantiles(scores) == ranks
+    assert conformal_quantiles(np.random.default_rng(0).permutation(rows) + 1.0) == ranks
 
 
-def test_rank_of_many_rows():
-    assert conformal_quantiles(np.arange(1.0, 1000)) == {"50": 500, "80": 800, "90": 900, "95": 950}
-
-
-@pytest.mark.parametrize("rows", [19, 400])
-def test_new_measurements_are_covered(rows):
+def test_new_measurements_are_covered():
     rng = np.random.default_rng(0)
     covered = {"50": [], "80": [], "90": [], "95": []}
     for _ in range(3000):
-        scores = np.abs(rng.standard_t(3, rows + 1))
+        scores = np.abs(rng.standard_t(3, 20))
         for coverage, quantile in conformal_quantiles(scores[:-1]).items():
             covered[coverage].append(scores[-1] <= quantile)
     for coverage, hits in covered.items():
-        assert int(coverage) / 100 - 0.025 < np.mean(hits) < int(coverage) / 100 + 1 / (rows + 1) + 0.025
+        assert int(coverage) / 100 - 0.025 < np.mean(hits) < int(coverage) / 100 + 0.075
 
 
 def test_function(folder, expected):
@@ -76,10 +75,9 @@ def test_function(folder, expected):
         as_predictor(folder).predict_intervals(SEQUENCES, coverage=99)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_pipeline(folder, expected, batch_size):
+def test_pipeline(folder, expected):
     predictor = pipeline("promoter-expression", model=str(folder), trust_remote_code=True, device="cpu")
-    found = predictor(SEQUENCES, batch_size=batch_size)
+    found = predictor(SEQUENCES, batch_size=3)
     bounds = np.array([[one["expression_low"], one["expression_high"]] for one in found])
     np.testing.assert_allclose(bounds, np.stack([expected[0] - expected[1], expected[0] + expected[1]], 1), rtol=1e-5)
     half = predictor(SEQUENCES[0], coverage=50)
@@ -101,7 +99,7 @@ def test_file(folder, expected, tmp_path, options):
     assert np.isnan(found[4]).all() and table["problem"][4]
 
 
-def test_file_goes_on_with_its_bounds(folder, tmp_path, monkeypatch):
+def test_resumed_file_keeps_its_bounds(folder, tmp_path, monkeypatch):
     """Rows of finished parts, and equal sequences after them, are those of a run that was not interrupted."""
     pd.DataFrame({"sequence": SEQUENCES * 12}).to_csv(tmp_path / "in.csv", index=False)
     options = {"batch_size": 1, "deduplicate": True}
@@ -121,16 +119,13 @@ def test_file_goes_on_with_its_bounds(folder, tmp_path, monkeypatch):
 def test_model_without_intervals(tiny_folder, make_model, tiny_tokenizer, tmp_path, capsys):
     found = PromoterExpressionPipeline(model=make_model(), tokenizer=tiny_tokenizer, device="cpu")(SEQUENCES[0])
     assert set(found) == {"sequence", "expression", "standardized_expression"}
+    config = make_model(interval_quantiles={"50": 1.0}).config
+    assert config.expression_interval(0.0) is None
+    assert config.expression_interval(1.0, 4.0, coverage=50) == (11.25 - 2.5, 11.25 + 3 * 2.5)
     (tmp_path / "in.csv").write_text("sequence\nACGT\n")
     with pytest.raises(SystemExit, match=r"no interval of 90 %; it has none: evaluate\.py --calibrate adds them"):
         predict_script.main([str(tiny_folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), "--coverage", "90"])
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
-
-
-def test_90_percent_may_be_missing(make_model):
-    config = make_model(interval_quantiles={"50": 1.0}).config
-    assert config.expression_interval(0.0) is None
-    assert config.expression_interval(1.0, 4.0, coverage=50) == (11.25 - 2.5, 11.25 + 3 * 2.5)
 
 
 @pytest.mark.parametrize("options", [[], ["--expression_bins", "6"]])

@@ -77,7 +77,7 @@ def test_model_stays_the_same_function(make_model, fields):
 
 
 def test_compiled_blocks_are_the_same_function(make_model, require_or_skip):
-    """In training, with the last block at the expression positions and masked letters alone."""
+    """In training, with the last block at the expression positions and the masked nucleotides."""
     if not cpu._can_compile():
         require_or_skip("PyTorch cannot compile here")
     torch._dynamo.reset()

@@ -16,7 +16,7 @@ from scripts import predict as predict_script
 from space.answers import UNLIKE_TRAINING, Answers
 from space.figures import predicted_one
 from space.uploads import predict_upload
-from tests.training.test_run import SHORT, run
+from tests.training.runs import SHORT, run
 
 USUAL = ["ACGTTGCATCAGGATCCATG", "TTGACCATGCAAGCTTGGAC", "GATCCATTGCAACGGTTAGC"]
 REPEAT = "A" * 20
@@ -83,9 +83,8 @@ def test_impossible_fields(settings, fields, message):
 
 def test_pipeline(folder, make_model, tiny_tokenizer):
     predictor = pipeline("promoter-expression", model=str(folder), trust_remote_code=True, device="cpu")
-    for options in ({}, {"batch_size": 3}):
-        found = predictor([*USUAL, REPEAT], **options)
-        assert [one["unlike_training"] for one in found] == [False, False, False, True]
+    found = predictor([*USUAL, REPEAT], batch_size=3)
+    assert [one["unlike_training"] for one in found] == [False, False, False, True]
     plain = PromoterExpressionPipeline(model=make_model(), tokenizer=tiny_tokenizer, device="cpu")
     assert "unlike_training" not in plain(REPEAT)
 

@@ -1,6 +1,6 @@
-"""`scripts/train.py` in shards on CPU processes: accelerate itself keeps FSDP for accelerators and trains with DDP.
+"""Run `scripts/train.py` in shards on CPU processes, which accelerate trains with DDP only.
 
-The folder for the Hub takes two seconds longer to write, and each process says as it ends whether the folder was there.
+Writing the folder for the Hub takes two more seconds, and each process records at its end whether the folder exists.
 """
 
 import atexit
@@ -19,7 +19,7 @@ _usual = AcceleratorState.__init__
 
 
 def _with_shards(self, *args, fsdp_plugin=None, **kwargs):
-    """Take FSDP where the launch file says so, as on GPUs."""
+    """Use FSDP if the launch file says so, as on GPUs."""
     _usual(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
     if self.distributed_type != DistributedType.MULTI_CPU:  # done before
         return
@@ -35,13 +35,13 @@ def _slowly(*args, write=run.write_model_card):
     write(*args)
 
 
-def _tell_of_the_end(output_dir, rank):
+def _record_the_end(output_dir, rank):
     final = "final written" if (output_dir / "final").exists() else "final not written"
     (output_dir / f"end_{rank}.txt").write_text(final)
 
 
 AcceleratorState.__init__ = _with_shards
 run.write_model_card = _slowly
-atexit.register(_tell_of_the_end, Path(sys.argv[sys.argv.index("--output_dir") + 1]), os.environ["RANK"])
+atexit.register(_record_the_end, Path(sys.argv[sys.argv.index("--output_dir") + 1]), os.environ["RANK"])
 sys.argv[0] = str(Path(__file__).parents[2] / "scripts" / "train.py")
 runpy.run_path(sys.argv[0], run_name="__main__")

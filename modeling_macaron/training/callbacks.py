@@ -1,14 +1,14 @@
-"""Exponential moving average of the weights, for evaluation and for the saved model."""
+"""Averaged weights and clipped gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
@@ -58,27 +58,12 @@ class WeightAverage(TrainerCallback):
     def save_raw(self, model: torch.nn.Module, folder: str | Path) -> None:
         """Write the raw weights of the unwrapped model to a checkpoint folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_model(model, str(Path(folder) / RAW_WEIGHTS), metadata={"format": "pt", "ema_decay": repr(self.decay)})
+        save_model(model, str(Path(folder) / RAW_WEIGHTS), metadata={"format": "pt"})
 
     def restore(self, model: torch.nn.Module, folder: str | Path) -> None:
         """Take the average from the unwrapped model, then load the checkpoint's raw weights into it."""
         self.weights = _copies(model)
         load_model(model, Path(folder) / RAW_WEIGHTS)
-
-
-def check_same_decay(checkpoint: str | Path, decay: float | None) -> None:
-    """Raise a ValueError unless a checkpoint was trained with this decay (None: no averaging)."""
-    path = Path(checkpoint) / RAW_WEIGHTS
-    saved = None
-    if path.exists():
-        try:
-            with safe_open(path, "pt") as file:
-                saved = float((file.metadata() or {})["ema_decay"])
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ValueError(f"{path}: not the readable raw weights of a training with --ema_decay") from error
-    if saved != decay:
-        then, now = (f"--ema_decay {value}" if value is not None else "no --ema_decay" for value in (saved, decay))
-        raise ValueError(f"{checkpoint} was trained with {then}, and would go on with {now}: use the same")
 
 
 def _parameters(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -87,3 +72,34 @@ def _parameters(model: torch.nn.Module) -> list[torch.Tensor]:
 
 def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def clip_gradients(
+    parameters: Iterable[torch.nn.Parameter], value: float | None = None, tensor_norm: float | None = None
+) -> None:
+    """Clip each value, then each tensor's norm, in place as the original; FSDP shards by the whole tensor's norm."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    local = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    if value is not None:
+        torch._foreach_clamp_min_(local, -value)
+        torch._foreach_clamp_max_(local, value)
+    if tensor_norm is not None:
+        scales = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in torch._foreach_norm(gradients)]
+        torch._foreach_add_(scales, 1e-6)  # as `torch.nn.utils.clip_grad_norm_`
+        scales = torch._foreach_reciprocal(scales)
+        torch._foreach_mul_(scales, tensor_norm)
+        torch._foreach_clamp_max_(scales, 1.0)
+        torch._foreach_mul_(local, scales)
+
+
+class ClipEachGradient(TrainerCallback):
+    """Clip gradients before each optimizer step, see `clip_gradients`."""
+
+    def __init__(self, value: float | None, tensor_norm: float | None):
+        self.value, self.tensor_norm = value, tensor_norm
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
+        """Clip the gradients of the model."""
+        clip_gradients(model.parameters(), self.value, self.tensor_norm)
