@@ -1,4 +1,4 @@
-"""A checkpoint may be a name on the Hub: here one of this machine, sound or not."""
+"""Loading of checkpoints: names on a Hub on this machine, folders, and changes of the config."""
 
 import os
 import subprocess
@@ -7,16 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+import torch
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
 from modeling_macaron import MacaronConfig
-from modeling_macaron.loading import check_checkpoint_name, load_model
+from modeling_macaron.loading import check_checkpoint_name, load_checkpoint
 
 LOAD = """
 import sys
-from modeling_macaron.loading import load_model
+from modeling_macaron.loading import load_checkpoint
 try:
-    print(load_model("google/x")[0].config.hidden_size)
+    print(load_checkpoint("google/x")[0].config.hidden_size)
 except OSError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -25,7 +26,7 @@ NEITHER = "there is no checkpoint folder google/x, and no repository of this nam
 
 @pytest.fixture
 def hub(tiny_folder):
-    """Start a Hub that has google/x; it hangs up when it is asked for the files in `broken`."""
+    """Start a Hub that has google/x; it closes the connection at requests for the files in `broken`."""
     broken = set()
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,7 +62,7 @@ def hub(tiny_folder):
 
 
 @pytest.mark.parametrize("broken", ["", "tokenizer_config.json", "offline"])
-def test_a_name_beside_a_folder_of_its_owner_is_sought_on_the_hub(hub, tmp_path, broken):
+def test_a_name_next_to_a_folder_of_its_owner_is_looked_up_on_the_hub(hub, tmp_path, broken):
     (tmp_path / "google").mkdir()
     hub.broken.add(broken)
     environment = os.environ | {
@@ -73,24 +74,40 @@ def test_a_name_beside_a_folder_of_its_owner_is_sought_on_the_hub(hub, tmp_path,
     if not broken:
         assert done.stdout == "16\n", done.stderr
         return
-    assert done.returncode == 1
+    assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"FileNotFoundError: {NEITHER}: ")
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("error", [OSError, LocalEntryNotFoundError, HTTPError])
-def test_no_error_of_the_hub_is_left_as_it_is(monkeypatch, tmp_path, error):
+def test_errors_of_the_hub_are_explained(monkeypatch, tmp_path, error):
     def fail(*_, **__):
         raise error("the line\nis dead")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(MacaronConfig, "get_config_dict", fail)
     with pytest.raises(FileNotFoundError, match=f"{NEITHER}: .*the line is dead"):
-        load_model("google/x")
+        load_checkpoint("google/x")
     assert issubclass(HfHubHTTPError, HTTPError)
 
 
-@pytest.mark.parametrize("name", ["x", "a/b/c", "./google/x", "/google/x"])
-def test_what_cannot_be_a_name_on_the_hub_is_a_folder(name):
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint folder"):
-        check_checkpoint_name(name)
+@pytest.mark.parametrize("name", ["x", "x/", "a/b/c", "./google/x", "/google/x"])
+def test_other_names_are_folders(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for load in (check_checkpoint_name, load_checkpoint):
+        with pytest.raises(FileNotFoundError, match="there is no checkpoint folder"):
+            load(name)
+
+
+def test_the_folder_of_a_run_leads_to_its_model(tmp_path):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*final"):
+        load_checkpoint(tmp_path / "run")
+
+
+def test_changes_replace_fields_of_the_config(tiny_folder):
+    model, _ = load_checkpoint(tiny_folder, hidden_dropout=0.25, reconstruction_weight=0.5, dtype="float64")
+    assert (model.config.hidden_dropout, model.config.reconstruction_weight, model.dtype) == (0.25, 0.5, torch.float64)
+    assert model.dropout.p == 0.25 and model.name_or_path == str(tiny_folder)
+    with pytest.raises(ValueError, match=r"`hidden_dropout` must be in .*, got 1\.5") as caught:
+        load_checkpoint(tiny_folder, hidden_dropout=1.5)
+    assert str(tiny_folder) not in str(caught.value), "the caller's mistake, not the checkpoint's"
