@@ -22,9 +22,9 @@ PREDICT = """
 import sys
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
 import modeling_macaron, tokenization, modeling_macaron.metrics.dream_promoter
-from modeling_macaron.analysis.predict import predict
+from modeling_macaron.predictor import Predictor
 assert all(module.__file__.startswith(sys.prefix) for module in (modeling_macaron, tokenization)), modeling_macaron
-print(len(predict(sys.argv[1], ["ACGT", "TTGACC"])))
+print(len(Predictor.from_pretrained(sys.argv[1]).predict(["ACGT", "TTGACC"])))
 """
 READ_ALL = """
 import sys

@@ -83,9 +83,12 @@ def test_text_has_quotes_only_where_needed(predictor, tmp_path):
     frame = pd.DataFrame({"name": ["a", 'b "x"', "c,d"], "sequence": ["ACGT"] * 3, "a,b": ["1", "", "3"]})
     write(frame, tmp_path / "in.parquet")
     predict_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text().startswith('name,sequence,"a,b",predicted_expression,problem\na,')
+    assert (tmp_path / "out.csv").read_text().startswith('name,sequence,"a,b",predicted_expression,problem\n')
     table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False, dtype={"a,b": str})
     pd.testing.assert_frame_equal(table[list(frame)], frame)
+    write(frame_of(["ACGT", "AC!T"]), tmp_path / "in.parquet")
+    predict_file(predictor, tmp_path / "in.parquet", tmp_path / "plain.csv")
+    assert '"' not in (tmp_path / "plain.csv").read_text()
 
 
 def test_columns_that_text_cannot_hold_are_rejected(predictor, tmp_path):

@@ -18,9 +18,8 @@ import pandas as pd
 import pytest
 
 from modeling_macaron.analysis.mutagenesis import saturation_mutagenesis
-from modeling_macaron.analysis.predict import predict
 from modeling_macaron.analysis.variants import variant_effects
-from modeling_macaron.loading import load_model
+from modeling_macaron.predictor import Predictor
 from modeling_macaron.reference import load_reference
 from space import figures
 from space.build import ROOT, build_space
@@ -50,8 +49,8 @@ CHROMIUM_OPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def model():
-    return load_model(CHECKPOINT)[0]
+def predictor():
+    return Predictor.from_pretrained(CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
@@ -184,22 +183,22 @@ def test_the_first_answer_comes_within_two_seconds(visit):
     assert min(seconds) < 2  # the least, since other tests run beside this one
 
 
-def test_predict(visit, model):
+def test_predict(visit, predictor):
     one = visit()
     one.click("example-2")
     one.page.wait_for_selector("#predict-result .measured")
-    assert one.outputs("predict") == [number(predict(model, [HIGH.sequence])[0])]
+    assert one.outputs("predict") == [number(predictor.predict([HIGH.sequence])[0])]
     assert f"Measured: {number(HIGH.measured)}" in one.result("predict")
     one.picture("predict")
     one.fill("predict-sequence", f"TGCATTTTTTTCACATC{RANDOM.sequence[:-3].lower()}NRNGGTTACGGCTGTT")
     one.run("predict")
-    assert one.outputs("predict") == [number(predict(model, [RANDOM.sequence[:-3] + "NNN"])[0])]
+    assert one.outputs("predict") == [number(predictor.predict([RANDOM.sequence[:-3] + "NNN"])[0])]
     assert "flanks were trimmed" in one.result("predict") and "3 ambiguous letters read as N (R" in one.result(
         "predict"
     )
     one.fill("predict-sequence", f">low\n{LOW.sequence}\n>none\nACXT\n>short\nACGT")
     one.run("predict")
-    assert one.outputs("predict") == [number(value) for value in predict(model, [LOW.sequence, "ACGT"])]
+    assert one.outputs("predict") == [number(value) for value in predictor.predict([LOW.sequence, "ACGT"])]
     name, path = one.save("predict")
     table = pd.read_csv(path)
     assert name == "predictions.csv" and table["name"].tolist() == ["low", "none", "short"]
@@ -217,7 +216,7 @@ def test_predict(visit, model):
     assert "5 were cut off at the 5' end" in one.result("predict")
     one.fill("predict-sequence", f"TGCATTTTTTTCACATC{LOW.sequence[:60]}")
     one.run("predict")
-    assert one.outputs("predict") == [number(predict(model, [LOW.sequence[:60]])[0])]
+    assert one.outputs("predict") == [number(predictor.predict([LOW.sequence[:60]])[0])]
     assert "The constant 5' flank was trimmed" in one.result("predict")
     one.fill("predict-sequence", "A" + "N" * 79)
     one.run("predict")
@@ -227,12 +226,12 @@ def test_predict(visit, model):
     assert "read as a promoter of its own" in one.page.inner_text("#predict-result .card > .warning")
 
 
-def test_mutagenesis(visit, model):
+def test_mutagenesis(visit, predictor):
     one = visit()
     one.open_tab("Mutagenesis")
     one.fill("mutagenesis-sequence", NATIVE.sequence)
     one.run("mutagenesis")
-    (expected,) = saturation_mutagenesis(model, [NATIVE.sequence])
+    (expected,) = saturation_mutagenesis(predictor, [NATIVE.sequence])
     letter = NATIVE.sequence[65]
     row = next(index for index in range(4) if "ACGT"[index] != letter)
     told = f"{letter} to {'ACGT'[row]} at position 66: {signed(expected.deltas[65, row])}"
@@ -254,7 +253,7 @@ def test_mutagenesis(visit, model):
     assert "One promoter, please" in one.problem("mutagenesis-sequence")
 
 
-def test_variant(visit, model):
+def test_variant(visit, predictor):
     one = visit()
     one.open_tab("Variant")
     one.fill("variant-reference", NATIVE.sequence)
@@ -265,8 +264,8 @@ def test_variant(visit, model):
     one.fill("variant-alternative", f"66{letter}>{other}")
     one.run("variant")
     changed = NATIVE.sequence[:65] + other + NATIVE.sequence[66:]
-    effect = variant_effects(model, [NATIVE.sequence], [changed])
-    both = variant_effects(model, [NATIVE.sequence], [changed], both_orientations=True)
+    effect = variant_effects(predictor, [NATIVE.sequence], [changed])
+    both = variant_effects(predictor, [NATIVE.sequence], [changed], both_orientations=True)
     shown = [figures.change(one.reference[0], one.alternative[0], 3) for one in (effect, both)]
     assert [one.outputs("variant")[0], one.outputs("variant")[-1]] == shown
     assert one.page.get_attribute("#variant-result [role=img]", "aria-label").startswith("From position 66:")
@@ -289,7 +288,7 @@ def test_variant(visit, model):
     assert "Paste a promoter first" in one.problem("variant-reference")
 
 
-def test_design(visit, model):
+def test_design(visit, predictor):
     one = visit()
     one.open_tab("Design")
     one.fill("design-start", LOW.sequence)
@@ -303,7 +302,7 @@ def test_design(visit, model):
     start, designed = path.read_text().splitlines()[1::2]
     assert name == "designs.fasta" and start == LOW.sequence and designed[:10] == LOW.sequence[:10]
     assert 1 <= sum(a != b for a, b in zip(start, designed, strict=True)) <= 5
-    assert one.outputs("design") == [number(value) for value in predict(model, [start, designed])]
+    assert one.outputs("design") == [number(value) for value in predictor.predict([start, designed])]
     assert one.page.locator("#design-result mark").count() == sum(a != b for a, b in zip(start, designed, strict=True))
     one.fill("design-sites", "GAATTX")
     one.run("design")
@@ -354,7 +353,7 @@ def test_a_design_that_waits_gives_way_to_the_next_one_of_its_person(visit):
     assert "Stopped." not in one.result("design") and len(one.outputs("design")) == 2, "of the second"
 
 
-def test_file(visit, server, model, tmp_path):
+def test_file(visit, server, predictor, tmp_path):
     one = visit()
     one.open_tab("File")
     one.run("file")
@@ -365,12 +364,12 @@ def test_file(visit, server, model, tmp_path):
     one.page.wait_for_selector(".told:text('kB')")
     one.run("file")
     assert "2 of 3 rows predicted" in one.result("file") and "not DNA" in one.result("file")
-    assert "The first rows" in one.result("file") and number(predict(model, [LOW.sequence])[0]) in one.result("file")
+    assert "The first rows" in one.result("file") and number(predictor.predict([LOW.sequence])[0]) in one.result("file")
     one.picture("file")
     name, path = one.save("file")
     table = pd.read_csv(path)
     assert name == "mine_predicted.csv" and table["id"].tolist() == ["u1", "u2", "u3"]
-    expected = predict(model, [LOW.sequence, HIGH.sequence])
+    expected = predictor.predict([LOW.sequence, HIGH.sequence])
     np.testing.assert_allclose(table["predicted_expression"].dropna(), expected, atol=1e-5)
     one.page.get_by_label("Parquet").check()
     one.run("file")
@@ -402,12 +401,12 @@ def test_nothing_can_be_uploaded_or_read_past_the_page(server):
     assert [path for path in temporary.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
-def test_twenty_people_at_once_get_their_own_answers(visit, model):
+def test_twenty_people_at_once_get_their_own_answers(visit, predictor):
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACGT"), 80)) for _ in range(NUM_USERS)]
-    expected = predict(model, sequences)
+    expected = predictor.predict(sequences)
     changed = [("T" if one[0] != "T" else "A") + one[1:] for one in sequences]
-    deltas = variant_effects(model, sequences, changed).delta
+    deltas = variant_effects(predictor, sequences, changed).delta
     people = [visit() for _ in range(NUM_USERS)]
     for _ in range(2):
         for one, sequence in zip(people, sequences, strict=True):

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.analysis.files import FileOptions
 from modeling_macaron.analysis.genome_variants import vcf_file
-from modeling_macaron.analysis.predict import predict
 from modeling_macaron.io.tables import open_table, string_buffers
-from modeling_macaron.loading import load_model
+from modeling_macaron.predictor import Predictor
 from tokenization import TOKENIZER_SETTINGS, reverse_complement
 
 pytestmark = pytest.mark.timeout(3600)
@@ -167,7 +167,7 @@ def test_tables(folder):
 
 @pytest.mark.filterwarnings("ignore")
 def test_vcf(tiny_folder, folder):
-    model, tokenizer = load_model(tiny_folder)
+    predictor = Predictor.from_pretrained(tiny_folder)
     (folder / "genome.fa").write_text(GENOME)
     (folder / "promoters.bed").write_text(BED)
     output = folder / "out.tsv"
@@ -177,7 +177,7 @@ def test_vcf(tiny_folder, folder):
         (folder / "variants.vcf").write_bytes(content)
         paths = folder / "variants.vcf", folder / "genome.fa", folder / "promoters.bed", output
         try:
-            result = vcf_file(model, *paths, tokenizer=tokenizer, overwrite=True)
+            result = vcf_file(predictor, *paths, options=FileOptions(overwrite=True))
         except DOCUMENTED:
             return
         table = pd.read_csv(output, sep="\t", keep_default_na=False, quoting=0)
@@ -204,10 +204,10 @@ def test_config():
     check()
 
 
-def settings_of(model, tokenizer):
-    """All but the weights that a prediction depends on."""
-    fields = [getattr(model.config, name) for name in MacaronConfig.__annotations__]
-    return fields, [getattr(tokenizer, name) for name in TOKENIZER_SETTINGS], model.dtype
+def settings_of(predictor):
+    """Everything but the weights that a prediction depends on."""
+    fields = [getattr(predictor.config, name) for name in MacaronConfig.__annotations__]
+    return fields, [getattr(predictor.tokenizer, name) for name in TOKENIZER_SETTINGS], predictor.model.dtype
 
 
 def test_checkpoint(tiny_folder, folder):
@@ -216,18 +216,18 @@ def test_checkpoint(tiny_folder, folder):
     whole = {name: (tiny_folder / name).read_bytes() for name in names}
     changed = folder / "changed"
     shutil.copytree(tiny_folder, changed)
-    model, tokenizer = load_model(tiny_folder)
-    expected_settings, weights = settings_of(model, tokenizer), model.state_dict()
-    (expected,) = predict(model, ["ACGTACGT"], tokenizer=tokenizer)
+    predictor = Predictor.from_pretrained(tiny_folder)
+    expected_settings, weights = settings_of(predictor), predictor.model.state_dict()
+    (expected,) = predictor.predict(["ACGTACGT"])
 
     def check_loaded(files):
-        model, tokenizer = load_model(changed)
-        (number,) = predict(model, ["ACGTACGT"], tokenizer=tokenizer)
+        predictor = Predictor.from_pretrained(changed)
+        (number,) = predictor.predict(["ACGTACGT"])
         assert np.isfinite(number)
-        stored, found = load(files[names[0]]), model.state_dict()
+        stored, found = load(files[names[0]]), predictor.model.state_dict()
         assert all(torch.equal(tensor, stored[name].to(tensor.dtype)) for name, tensor in found.items())
         same_weights = all(torch.equal(weights[name], found[name]) for name in weights)
-        if same_weights and settings_of(model, tokenizer) == expected_settings:
+        if same_weights and settings_of(predictor) == expected_settings:
             assert np.isclose(number, expected, rtol=1e-5)
 
     @fuzz(st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), mutated((whole[name],)))), share=0.3)
