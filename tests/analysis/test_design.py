@@ -109,13 +109,6 @@ def test_beam_is_never_worse_than_greedy(predictor, seed, width, max_edits):
         assert one.expression >= other.expression - 1e-5 * predictor.config.expression_std
 
 
-def test_a_wide_beam_finds_the_best_of_all_pairs(predictor):
-    start = "ACGTTGCA"
-    pairs = sorted({pair for mutant in single_mutants(start) for pair in single_mutants(mutant)} | {start})
-    (found,) = design(predictor, [start], SearchOptions(max_edits=2, method="beam", beam_width=24))
-    assert found.expression == pytest.approx(predictor.predict(pairs).max(), abs=1e-4)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_constraints_are_always_met(predictor, method):
     @given(
@@ -199,13 +192,8 @@ def test_designs_depend_on_the_seed_and_not_on_batches(tiny_folder, method):
     assert sequences_of(alone) == [found.sequence for found in expected if found.start_index == 1]
     merged = design(Predictor.from_pretrained(tiny_folder, merged=True), STARTS, search)
     assert sequences_of(merged) == sequences_of(expected)
-
-
-def test_seeds_differ(predictor):
-    search = SearchOptions(max_edits=5, method="evolution", population=8, generations=1)
-    found = {design(predictor, [START], replace(search, seed=seed))[0].sequence for seed in range(6)}
-    starts = [start for seed in (0, 1) for start in random_starts(predictor, 3, seed=seed)]
-    assert len(found) > 1 and len(set(starts)) == 6 and {len(start) for start in starts} == {20}
+    other = design(predictor, STARTS, replace(search, seed=4))
+    assert (sequences_of(other) != sequences_of(expected)) == (method == "evolution")
 
 
 @pytest.mark.parametrize("trimming", ["auto", "always", "never"])
@@ -216,19 +204,10 @@ def test_random_starts_are_read_as_variable_parts(predictor, tiny_tokenizer, tri
     constraints = Constraints(gc_range=(0.2, 0.4))
     starts = random_starts(predictor, 3, length=10, constraints=constraints, seed=1)
     assert starts[:2] == random_starts(predictor, 2, length=10, constraints=constraints, seed=1)
+    assert not set(starts) & set(random_starts(predictor, 3, length=10, constraints=constraints, seed=2))
     assert [start[:4] == "ACCA" and start[-3:] == "GGT" for start in starts] == [trimming == "always"] * 3
     for found in design(predictor, starts, SearchOptions(max_edits=1), constraints=constraints):
         assert len(found.start) == 10 and sum(base in "CG" for base in found.start) == 3
-
-
-def test_evolution_improves_with_generations(predictor):
-    search = SearchOptions(max_edits=6, method="evolution", population=16)
-    few, many = (
-        [design(predictor, [START], replace(search, generations=count, seed=seed))[0].expression for seed in range(5)]
-        for count in (1, 12)
-    )
-    assert all(late >= early for early, late in zip(few, many, strict=True)), "the elite stays"
-    assert np.mean(many) > np.mean(few) + 0.05
 
 
 def test_more_starts_than_run_at_once(predictor):
@@ -359,16 +338,6 @@ def test_nearest_training_sequence(predictor, tiny_tokenizer, tmp_path):
             assert found.nearest_training_distance == min(hamming(first, other) for other in [*others, "T" * 20])
 
 
-@given(data=st.data())
-@settings(max_examples=30, deadline=None)
-def test_nearest_of_many(data):
-    tokenizer = KmerTokenizer(kmer_size=3, strand_length=6)
-    texts = st.lists(st.text("ACGT", min_size=6, max_size=6), min_size=1, max_size=8)
-    own, training = data.draw(texts), data.draw(texts)
-    expected = [min(hamming(one, other) for other in training) for one in own]
-    assert nearest_training_distance(tokenizer, own, training).tolist() == expected
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -444,12 +413,6 @@ def test_rank_by_bound_takes_the_best_bound(uncertain, target, bound):
         assert usual.expression_low is not None
         differs |= usual.sequence != found.sequence
     assert differs, "the bound and the expression rank differently"
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_search_by_bounds_makes_none_worse(uncertain, method):
-    for found in design(uncertain, STARTS, SearchOptions(method=method, max_edits=2, rank_by="bound", **SMALL)):
-        assert found.expression_low >= uncertain.predict_intervals([found.start]).low[0] - 1e-9
 
 
 @pytest.mark.parametrize(("name", "target"), [("out.tsv", "higher"), ("out.csv", 60.0), ("out.parquet", 7.5)])
