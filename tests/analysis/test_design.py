@@ -17,7 +17,6 @@ from modeling_macaron.analysis.files import FileOptions
 from modeling_macaron.analysis.nearest import nearest_training_distance
 from modeling_macaron.predictor import Predictor
 from tests.analysis.cases import names_in, read, write
-from tests.analysis.test_constraints import allows
 from tokenization import KmerTokenizer
 
 START = "GCTTTATATAAGGCGGGCAT"
@@ -99,16 +98,6 @@ def test_a_target_within_reach_is_reached(predictor):
         assert abs(found.expression - target) < 0.05 * (high - low)
 
 
-@given(seed=st.integers(0, 10**6), width=st.integers(1, 6), max_edits=st.integers(1, 4))
-@settings(max_examples=15, deadline=None)
-def test_beam_is_never_worse_than_greedy(predictor, seed, width, max_edits):
-    starts = random_starts(predictor, 2, length=10, seed=seed)
-    greedy = design(predictor, starts, SearchOptions(max_edits=max_edits))
-    beam = design(predictor, starts, SearchOptions(max_edits=max_edits, method="beam", beam_width=width))
-    for one, other in zip(beam, greedy, strict=True):
-        assert one.expression >= other.expression - 1e-5 * predictor.config.expression_std
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_constraints_are_always_met(predictor, method):
     @given(
@@ -132,19 +121,6 @@ def test_constraints_are_always_met(predictor, method):
             assert not {position for position, _, _ in found.edits} & fixed
 
     check()
-
-
-def test_constraints_change_the_design(predictor):
-    (free,) = design(predictor, [START], SearchOptions(max_edits=6))
-    position = free.edits[0][0]
-    site = next(
-        free.sequence[i : i + 4] for i in range(17)
-        if free.sequence[i : i + 4] not in START and allows(START, free.sequence[i : i + 4])
-    )  # fmt: skip
-    for constraints in (Constraints(fixed_positions=(position,)), Constraints(forbidden_sites=(site,))):
-        (other,) = design(predictor, [START], SearchOptions(max_edits=6), constraints=constraints)
-        assert other.edits and other.sequence != free.sequence
-        assert site not in other.sequence or position not in [edit[0] for edit in other.edits]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -292,15 +268,6 @@ def test_evolution_keeps_its_best_and_selects(rules):
     assert np.mean(gains) > 6, gains  # 8.4; 4.3 with parents drawn at random
 
 
-def test_sequences_that_can_still_get_far_enough(rules):
-    start, found = np.zeros(6, np.uint8), np.array([[1, 1, 0, 0, 0, 0]], np.uint8)
-    space = Space(start, rules(), 2, found, 3)
-    ids = np.array([[1, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]], np.uint8)
-    assert space.distances(ids).tolist() == [1, 2, 3, 5]
-    assert space.may_pass(ids).tolist() == [False, False, True, False]
-    assert space.may_end(ids).tolist() == [False, False, True, True]
-
-
 @pytest.mark.parametrize(("logit", "expected"), [(3.01, True), (-3.01, True), (2.99, False), (-2.99, False)])
 def test_out_of_range_is_beyond_three_standard_deviations(predictor, logit, expected):
     def set_logits(_, __, outputs):
@@ -417,17 +384,20 @@ def test_rank_by_bound_takes_the_best_bound(uncertain, target, bound):
 
 @pytest.mark.parametrize(("name", "target"), [("out.tsv", "higher"), ("out.csv", 60.0), ("out.parquet", 7.5)])
 def test_file_has_a_line_for_each_design(uncertain, tmp_path, name, target):
-    source = write(pd.DataFrame({"name": ["s0", "s1", "s 2"], "sequence": STARTS}), tmp_path / "starts.fa")
-    search, options = SearchOptions(target, max_edits=3, num_designs=2), {"training_sequences": [START]}
-    result = design_file(uncertain, source, tmp_path / name, search, fasta=tmp_path / "out.fa", **options)
-    expected = design(uncertain, STARTS, search, **options)
+    names = ["s0", "s1", "s 2"]
+    source = write(pd.DataFrame({"name": names, "sequence": STARTS}), tmp_path / "in.tsv")
+    search, training = SearchOptions(target, max_edits=3, num_designs=2), {"training_sequences": [START]}
+    files = uncertain, source, tmp_path / name, search
+    options = FileOptions(name_column="name")
+    result = design_file(*files, fasta=tmp_path / "out.fa", options=options, **training)
+    expected = design(uncertain, STARTS, search, **training)
     lines = read(tmp_path / name)
     assert lines.columns.tolist() == [
         "row", "name", "rank", "start", "sequence", "start_expression", "expression", "expression_low",
         "expression_high", "num_edits", "edits", "nearest_training_distance", "out_of_range", "problem",
     ]  # fmt: skip
     assert lines["row"].tolist() == [found.start_index + 1 for found in expected]
-    assert lines["name"].tolist() == [["s0", "s1", "s 2"][found.start_index] for found in expected]
+    assert lines["name"].tolist() == [names[found.start_index] for found in expected]
     assert lines["problem"].tolist() == [""] * len(expected)
     assert (lines["rank"] == lines.groupby("row").cumcount() + 1).all()
     for field in ("start", "sequence", "nearest_training_distance", "out_of_range"):
@@ -477,15 +447,6 @@ def test_starts_that_cannot_be_used_keep_their_place(predictor, tmp_path):
         assert row not in BAD or BAD[row][1] in problem
     names = [line.split()[0] for line in (tmp_path / "out.fa").read_text().splitlines() if line.startswith(">")]
     assert names == [">a_1_1", ">c_3_1", ">h_8_1"]
-
-
-def test_designs_of_a_row_do_not_depend_on_other_rows(predictor, tmp_path):
-    rows = [START[shift:] + START[:shift] for shift in range(20)] * 2
-    search = SearchOptions(max_edits=2, method="evolution", population=6, generations=2, seed=5)
-    design_file(predictor, rows, tmp_path / "out.parquet", search)
-    sequences = read(tmp_path / "out.parquet")["sequence"].tolist()
-    assert sequences[:20] == sequences[20:]
-    assert sequences[7] == design(predictor, rows[7:8], search)[0].sequence
 
 
 def test_an_interrupted_run_leaves_no_fasta(predictor, tmp_path):

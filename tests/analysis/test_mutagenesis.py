@@ -17,9 +17,8 @@ from modeling_macaron.analysis.mutagenesis import (
     saturation_mutagenesis,
     window_scan,
 )
-from modeling_macaron.analysis.mutants import MutantStrands, Substitutions, WindowEdits
+from modeling_macaron.analysis.mutants import WindowEdits
 from modeling_macaron.analysis.row_figures import RowFigures
-from modeling_macaron.dna import pad_centered
 from modeling_macaron.predictor import Predictor
 from tests.analysis.cases import read, write
 from tokenization import KmerTokenizer
@@ -169,19 +168,6 @@ def test_a_shuffle_keeps_the_bases_of_its_window(ids, window, step, seed):
         inside = np.s_[starts[index // 3] : starts[index // 3] + window]
         np.testing.assert_array_equal(np.delete(mutant, inside), np.delete(ids, inside))
         assert sorted(mutant[inside]) == sorted(ids[inside])
-
-
-@given(data=st.data(), method=st.sampled_from(["substitution", "shuffle", "n", "delete"]))
-def test_slices_of_mutants_are_parts_of_all(data, method):
-    parts = data.draw(st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=9), min_size=1, max_size=4))
-    parts = [np.array(part, np.uint8) for part in parts]
-    edits = Substitutions() if method == "substitution" else WindowEdits(3, 2, method, 2, 0)
-    strands = MutantStrands(parts, edits, 12)
-    pieces = [piece for part in parts for piece in (part[None], edits.make(part, np.arange(edits.count(part))))]
-    whole = np.concatenate([pad_centered(piece, 12) for piece in pieces])
-    start, stop = sorted(data.draw(st.tuples(st.integers(0, len(whole)), st.integers(0, len(whole) + 5))))
-    np.testing.assert_array_equal(strands[start:stop], whole[start:stop])
-    assert len(strands) == len(whole) and strands[start:stop].dtype == np.uint8
 
 
 @pytest.mark.parametrize(
