@@ -255,7 +255,7 @@ FINE = [ROWS[0], ROWS[3], ROWS[5]]
     ],
 )
 def test_file_has_a_line_for_each_base(predictor, tmp_path, options, function):
-    write(pd.DataFrame({"sequence": ROWS}), tmp_path / "in.tsv")
+    write(pd.DataFrame({"id": range(6), "sequence": ROWS}), tmp_path / "in.tsv")
     result = attribution_file(replace(predictor, batch_size=4), tmp_path / "in.tsv", tmp_path / "out.csv", **options)
     assert result[:3] == (6, 10 + 1 + 1 + 2 + 1 + 4, 3)
     lines = read(tmp_path / "out.csv")
@@ -273,7 +273,7 @@ def test_file_has_a_line_for_each_base(predictor, tmp_path, options, function):
 
 
 def test_unknown_methods_are_rejected(predictor, tmp_path):
-    write(pd.DataFrame({"sequence": ROWS}), tmp_path / "in.tsv")
+    write(pd.DataFrame({"id": range(6), "sequence": ROWS}), tmp_path / "in.tsv")
     with pytest.raises(ValueError, match="method must be one of integrated_gradients, gradient_x_input"):
         attribution_file(predictor, tmp_path / "in.tsv", tmp_path / "out.tsv", method="deep_lift")
 

@@ -28,6 +28,7 @@ from tests.analysis.cases import (
     assert_effects,
     error_of,
     explicit_predictions,
+    failing_predictor,
     names_in,
     read,
     run_script,
@@ -234,6 +235,17 @@ def test_strict_names_the_variant(tmp_path, run):
     with pytest.raises(ValueError, match=r"variant chr1:25 [ACGT]>\*, promoter P1: symbolic"):
         run(vcf, options=FileOptions(strict=True))
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_interrupted_runs_are_resumed(tiny_folder, tmp_path, run):
+    vcf, options = write_vcf(tmp_path / "v.vcf", random_records()), FileOptions(resume=True, overwrite=True)
+    predictor, sizes = failing_predictor(tiny_folder, 0, batch_size=2)
+    expected, total = run(vcf, predictor=predictor), len(sizes)
+    with pytest.raises(KeyboardInterrupt):
+        run(vcf, predictor=failing_predictor(tiny_folder, total * 2 // 3, batch_size=2)[0], options=options)
+    sizes.clear()
+    pd.testing.assert_frame_equal(run(vcf, predictor=predictor, options=options), expected)
+    assert 0 < len(sizes) < total
 
 
 def test_an_index_limits_reading_to_the_promoters(tmp_path, run):
