@@ -13,7 +13,7 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from modeling_macaron import MacaronConfig
 from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.sources import open_source
-from modeling_macaron.loading import check_checkpoint_name, load_model
+from modeling_macaron.loading import check_checkpoint_name, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 PUSH = ["--push_to_hub", "true", "--hub_model_id", "me/x"]
@@ -147,7 +147,7 @@ def test_one_line_for_a_name_that_is_not_on_the_hub(monkeypatch, error):
     monkeypatch.setattr(MacaronConfig, "get_config_dict", fail)
     message = "no checkpoint folder google/x, and no repository of this name .*: .*first line and second"
     with pytest.raises(FileNotFoundError, match=message):
-        load_model("google/x")
+        load_checkpoint("google/x")
 
 
 @pytest.mark.parametrize("name", ["x", "a/b/c", "./google/x", "/google/x"])

@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction, loading
 from modeling_macaron.loading import load_checkpoint, load_settings
-from modeling_macaron.predictor import as_predictor
+from modeling_macaron.predictor import Predictor
 from tokenization import KmerTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def load_remote_code(folder):
     return AutoModel.from_pretrained(folder, trust_remote_code=True)
 
 
-LOADERS = [as_predictor, MacaronForExpressionPrediction.from_pretrained, load_remote_code]
+LOADERS = [load_checkpoint, MacaronForExpressionPrediction.from_pretrained, load_remote_code]
 
 
 def write_index(folder, shard):
@@ -90,7 +90,7 @@ def test_weights_in_shards_are_read(tiny_folder, tmp_path):
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="5KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    loaded = as_predictor(folder)[0].state_dict()
+    loaded = load_checkpoint(folder)[0].state_dict()
     assert all(torch.equal(loaded[name], values) for name, values in model.state_dict().items())
 
 
@@ -128,16 +128,16 @@ def test_a_distributed_checkpoint_is_rejected(tiny_folder, tmp_path):
     del weights["expression_head.bias"]
     save_file(weights, folder / "shard-00001-model-00001-of-00001.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="distributed checkpoint"):
-        as_predictor(folder)
+        load_checkpoint(folder)
 
 
 def test_an_adapter_is_not_read_with_the_weights(tiny_folder, tmp_path, monkeypatch):
     folder = copy_of(tiny_folder, tmp_path / "adapted")
     (folder / "adapter_config.json").write_text("{}")
-    as_predictor(folder)
+    load_checkpoint(folder)
     monkeypatch.setattr(loading, "is_peft_available", lambda: True)
     with pytest.raises(ValueError, match="adapter"):
-        as_predictor(folder)
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_pickles_beside_the_weights_are_not_read(tiny_folder, tmp_path):
     folder = copy_of(tiny_folder, tmp_path / "both")
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth", "scheduler.pt"):
         (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "harm")))
-    as_predictor(folder)
+    load_checkpoint(folder)
     KmerTokenizer.from_pretrained(folder)
     assert not (tmp_path / "harm").exists()
 
@@ -211,7 +211,7 @@ def test_pickles_beside_the_weights_are_not_read(tiny_folder, tmp_path):
 )
 def test_config_must_fit_the_weights(tiny_folder, tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
-        as_predictor(copy_of(tiny_folder, tmp_path / "changed", **fields))
+        load_checkpoint(copy_of(tiny_folder, tmp_path / "changed", **fields))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -221,7 +221,7 @@ def test_weights_that_are_not_finite_are_rejected(tiny_folder, tmp_path, value):
     weights["nucleotide_head.weight"][3, 1] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"not finite: nucleotide_head\.weight$"):
-        as_predictor(folder)
+        load_checkpoint(folder)
 
 
 def test_a_prediction_that_is_not_finite_is_rejected(make_model, tiny_tokenizer):
@@ -229,7 +229,7 @@ def test_a_prediction_that_is_not_finite_is_rejected(make_model, tiny_tokenizer)
     with torch.no_grad():
         model.expression_head.weight.fill_(3e38)
     with pytest.raises(ValueError, match="no finite number"):
-        as_predictor(model).predict(["ACGT"], tokenizer=tiny_tokenizer)
+        Predictor(model, tiny_tokenizer).predict(["ACGT"])
 
 
 @pytest.mark.parametrize("number", [3, 10**9])
@@ -240,7 +240,7 @@ def test_a_number_of_labels_is_rejected_before_they_are_made(tiny_folder, tmp_pa
     (folder / "config.json").write_text(json.dumps(config | {"num_labels": number}))
     began = time.monotonic()
     with pytest.raises(ValueError, match=f"`num_labels` must be 1, the expression, got {number}"):
-        as_predictor(folder)
+        load_checkpoint(folder)
     assert time.monotonic() - began < 5
 
 
@@ -271,7 +271,7 @@ def test_a_config_does_not_choose_how_it_is_run(tiny_folder, tmp_path, name, val
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_a_config_may_choose_an_attention_of_the_model(tiny_folder, tmp_path, implementation):
     folder = copy_of(tiny_folder, tmp_path / "changed", attn_implementation=implementation, dtype="bfloat16")
-    model, _ = as_predictor(folder)
+    model, _ = load_checkpoint(folder)
     assert (model.config._attn_implementation, model.dtype) == (implementation, torch.bfloat16)
 
 
@@ -285,7 +285,7 @@ def test_bugs_and_lack_of_memory_are_not_reported_as_damage(tiny_folder, monkeyp
 
     monkeypatch.setattr(*broken, fail)
     with pytest.raises(error, match="ours"):
-        as_predictor(tiny_folder)
+        load_checkpoint(tiny_folder)
 
 
 @pytest.mark.parametrize("error", [ValueError, SafetensorError])
@@ -295,7 +295,7 @@ def test_every_error_of_a_damaged_file_is_reported_in_one_line(tiny_folder, monk
 
     monkeypatch.setattr(MacaronForExpressionPrediction, "from_pretrained", fail)
     with pytest.raises(ValueError, match=f"cannot be loaded .{error.__name__}.: first line and a second"):
-        as_predictor(tiny_folder)
+        load_checkpoint(tiny_folder)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -310,7 +310,7 @@ def test_settings_of_a_wrong_kind_are_damage(tiny_folder, tmp_path, file, conten
         content = json.dumps(json.loads((folder / file).read_text()) | content)
     (folder / file).write_text(content)
     try:
-        as_predictor(folder)  # most settings mean nothing in one of the two files
+        load_checkpoint(folder)  # most settings mean nothing in one of the two files
     except ValueError as error:
         assert f"the checkpoint {folder} cannot be loaded" in str(error) and "\n" not in str(error)
     else:

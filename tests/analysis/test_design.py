@@ -1,19 +1,22 @@
-"""Designed promoters: against predictions that are written out, and against rules that are checked letter by letter."""
+"""Designed promoters, against predictions that are written out and constraints that are checked base by base."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_macaron.analysis.constraints import Constraints
-from modeling_macaron.analysis.design import Designer, SearchOptions, design
+from modeling_macaron.analysis.design import SearchOptions, design, design_file, random_starts
 from modeling_macaron.analysis.design_search import METHODS, Goal, Space, search_beam, search_by_evolution
+from modeling_macaron.analysis.files import FileOptions
 from modeling_macaron.analysis.nearest import nearest_training_distance
-from modeling_macaron.analysis.predict import predict, predict_intervals
-from tests.analysis.test_constraints import rules_allow
+from modeling_macaron.predictor import Predictor
+from tests.analysis.cases import names_in, read, write
 from tokenization import KmerTokenizer
 
 START = "GCTTTATATAAGGCGGGCAT"
@@ -37,85 +40,66 @@ def closeness(target, value):
     return {"higher": value, "lower": -value}.get(target, -abs(value - target) if isinstance(target, float) else None)
 
 
-def assert_true_to_its_start(model, found, max_edits):
-    """Edits make the sequence from its start, and both expressions are what `predict` says."""
-    letters = list(found.start)
+def sequences_of(designs):
+    return [found.sequence for found in designs]
+
+
+def assert_consistent(predictor, found, max_edits):
+    """The edits make the sequence from its start, and both expressions are predictions."""
+    bases = list(found.start)
     for position, ref, alt in found.edits:
-        assert letters[position] == ref != alt
-        letters[position] = alt
-    assert "".join(letters) == found.sequence
+        assert bases[position] == ref != alt
+        bases[position] = alt
+    assert "".join(bases) == found.sequence
     assert len(found.edits) == hamming(found.start, found.sequence) <= max_edits
-    values = predict(model, [found.start, found.sequence])
+    values = predictor.predict([found.start, found.sequence])
     np.testing.assert_allclose([found.start_expression, found.expression], values, rtol=1e-9)
 
 
 @pytest.mark.parametrize("target", ["higher", "lower", 11.3])
-def test_first_step_of_greedy_is_the_best_mutant_of_all(model, target):
+def test_first_step_of_greedy_is_the_best_mutant(predictor, target):
     for start in STARTS:
         mutants = single_mutants(start)
-        values = predict(model, mutants)
-        own = predict(model, [start])[0]
+        values = predictor.predict(mutants)
         scores = [closeness(target, value) for value in values]
         best = int(np.argmax(scores))
-        assert scores[best] > closeness(target, own), "an edit must help for this test to tell anything"
-        (found,) = design(model, [start], target=target, max_edits=1)
+        assert scores[best] > closeness(target, predictor.predict([start])[0]), "an edit is an improvement"
+        (found,) = design(predictor, [start], SearchOptions(target, max_edits=1))
         assert found.sequence == mutants[best]
         assert found.expression == pytest.approx(values[best], rel=1e-9)
 
 
-def test_greedy_is_repeated_best_mutants(model):
-    sequence, value = START, predict(model, [START])[0]
+def test_greedy_repeats_the_best_mutant(predictor):
+    sequence, value = START, predictor.predict([START])[0]
     for max_edits in (1, 2, 3, 4):
         changed = [i for i in range(len(START)) if sequence[i] != START[i]]
         mutants = [mutant for mutant in single_mutants(sequence) if all(mutant[i] == sequence[i] for i in changed)]
-        values = predict(model, mutants)
+        values = predictor.predict(mutants)
         if values.max() > value:
             sequence, value = mutants[int(values.argmax())], values.max()
-        (found,) = design(model, [START], max_edits=max_edits)
-        assert found.sequence == sequence
+        assert sequences_of(design(predictor, [START], SearchOptions(max_edits=max_edits))) == [sequence]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("target", ["higher", "lower", 11.0])
-def test_designs_are_better_and_say_how(model, method, target):
-    designs = design(model, STARTS, target=target, max_edits=4, method=method, **SMALL)
-    assert [found.start for found in designs] == STARTS
-    assert [found.start_index for found in designs] == [0, 1, 2]
+def test_designs_are_better_than_their_starts(predictor, method, target):
+    designs = design(predictor, STARTS, SearchOptions(target, max_edits=4, method=method, **SMALL))
+    assert [(found.start_index, found.start) for found in designs] == list(enumerate(STARTS))
     for found in designs:
-        assert_true_to_its_start(model, found, 4)
-        assert found.edits
+        assert_consistent(predictor, found, 4)
+        assert found.edits and found.nearest_training_distance is None
         assert closeness(target, found.expression) > closeness(target, found.start_expression)
-        assert found.nearest_training_distance is None
 
 
-def test_a_wanted_expression_is_met_where_it_can_be(model):
-    low, high = (design(model, [START], target=target, max_edits=3)[0].expression for target in ("lower", "higher"))
-    for wanted in np.linspace(low, high, 5)[1:-1].tolist():
-        (found,) = design(model, [START], target=wanted, max_edits=3, method="beam", beam_width=5)
-        assert abs(found.expression - wanted) < 0.05 * (high - low)
-
-
-@given(seed=st.integers(0, 10**6), width=st.integers(1, 6), max_edits=st.integers(1, 4))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_beam_is_never_worse_than_greedy(model, seed, width, max_edits):
-    options = {"num_starts": 2, "length": 10, "max_edits": max_edits, "seed": seed}
-    greedy = design(model, **options)
-    beam = design(model, method="beam", beam_width=width, **options)
-    for one, other in zip(beam, greedy, strict=True):
-        assert one.start == other.start
-        assert one.expression >= other.expression - 1e-5 * model.config.expression_std
-
-
-def test_a_wide_beam_finds_the_best_of_all_pairs(model):
-    start = "ACGTTGCA"
-    pairs = sorted({pair for mutant in single_mutants(start) for pair in single_mutants(mutant)} | {start})
-    values = predict(model, pairs)
-    (found,) = design(model, [start], max_edits=2, method="beam", beam_width=24)
-    assert found.expression == pytest.approx(max(values.max(), predict(model, single_mutants(start)).max()), abs=1e-4)
+def test_a_target_within_reach_is_reached(predictor):
+    low, high = (design(predictor, [START], SearchOptions(target, 3))[0].expression for target in ("lower", "higher"))
+    for target in np.linspace(low, high, 5)[1:-1].tolist():
+        (found,) = design(predictor, [START], SearchOptions(target, 3, method="beam", beam_width=5))
+        assert abs(found.expression - target) < 0.05 * (high - low)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_rule_is_ever_broken(model, method):
+def test_constraints_are_always_met(predictor, method):
     @given(
         seed=st.integers(0, 10**6),
         gc=st.sampled_from([(0.3, 0.6), (0.5, 0.5), (0.2, 0.4)]),
@@ -126,206 +110,187 @@ def test_no_rule_is_ever_broken(model, method):
     @settings(max_examples=12, deadline=None)
     def check(seed, gc, sites, fixed, target):
         constraints = Constraints(gc, tuple(sites), tuple(fixed))
-        designs = design(model, num_starts=2, length=20, target=target, max_edits=4, method=method, num_designs=2,
-                         constraints=constraints, seed=seed, **SMALL)  # fmt: skip
-        assert designs
-        for found in designs:
-            assert len(found.edits) <= 4
+        starts = random_starts(predictor, 2, length=20, constraints=constraints, seed=seed)
+        search = SearchOptions(target, max_edits=4, method=method, num_designs=2, seed=seed, **SMALL)
+        for found in design(predictor, starts, search, constraints=constraints):
             assert gc[0] - 1e-9 <= sum(base in "CG" for base in found.sequence) / 20 <= gc[1] + 1e-9
             construct = "ACCA" + found.sequence + "GGT"
             for site in sites:
-                width = len(site)
-                part = construct[max(4 - width + 1, 0) : 24 + min(width - 1, 3)]
+                part = construct[max(4 - len(site) + 1, 0) : 24 + min(len(site) - 1, 3)]
                 assert not re.search(PATTERNS[site], part), (site, found)
             assert not {position for position, _, _ in found.edits} & fixed
 
     check()
 
 
-def test_the_rules_of_the_search_do_bind(model):
-    """Without them the design has another GC content, the site and edits at the fixed positions."""
-    (free,) = design(model, [START], max_edits=6)
-    position = free.edits[0][0]
-    (other,) = design(model, [START], max_edits=6, constraints=Constraints(fixed_positions=(position,)))
-    assert position in [edit[0] for edit in free.edits]
-    assert position not in [edit[0] for edit in other.edits] and other.edits
-    site = next(
-        free.sequence[i : i + 4] for i in range(17)
-        if free.sequence[i : i + 4] not in START and rules_allow(START, free.sequence[i : i + 4])
-    )  # fmt: skip
-    (other,) = design(model, [START], max_edits=6, constraints=Constraints(forbidden_sites=(site,)))
-    assert site not in other.sequence and other.edits
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_several_designs_are_far_from_each_other(model, method):
-    options = {"max_edits": 4, "method": method, "num_designs": 4, "min_distance": 5, **SMALL}
-    designs = design(model, STARTS[:2], **options)
+def test_several_designs_are_far_from_each_other(predictor, method):
+    search = SearchOptions(max_edits=4, method=method, num_designs=4, min_distance=5, **SMALL)
+    designs, firsts = design(predictor, STARTS[:2], search), []
     for index in (0, 1):
         own = [found for found in designs if found.start_index == index]
+        firsts.append(own[0])
         assert len(own) >= 3
         for number, one in enumerate(own):
-            assert_true_to_its_start(model, one, 4)
+            assert_consistent(predictor, one, 4)
             assert one.expression >= one.start_expression - 1e-4
             assert all(hamming(one.sequence, other.sequence) >= 5 for other in own[:number])
-    firsts = [found for found, before in zip(designs, [None, *designs], strict=False)
-              if before is None or before.start_index != found.start_index]  # fmt: skip
-    assert firsts == design(model, STARTS[:2], **{**options, "num_designs": 1})
+    assert firsts == design(predictor, STARTS[:2], replace(search, num_designs=1))
 
 
-def test_answers_come_only_as_long_as_there_are_some(model):
+def test_no_more_designs_than_there_are(predictor):
     """With one free position there are four sequences, and few at least as good as the start."""
-    (start_value,) = predict(model, [START])
-    values = predict(model, [START[:7] + base + START[8:] for base in "ACGT"])
+    values = predictor.predict([START, *(START[:7] + base + START[8:] for base in "ACGT")])
     fixed = Constraints(fixed_positions=tuple(i for i in range(20) if i != 7))
-    found = design(model, [START], max_edits=1, num_designs=9, min_distance=1, constraints=fixed)
-    expected = sorted(values[values >= start_value - 1e-9], reverse=True)
+    search = SearchOptions(max_edits=1, num_designs=9, min_distance=1)
+    found = design(predictor, [START], search, constraints=fixed)
+    expected = sorted(values[1:][values[1:] >= values[0] - 1e-9], reverse=True)
     np.testing.assert_allclose([one.expression for one in found], expected, rtol=1e-9)
 
 
-def test_nothing_better_gives_the_start(model):
+def test_without_an_improvement_the_design_is_the_start(predictor):
     frozen = Constraints(fixed_positions=tuple(range(20)))
     for method in METHODS:
-        (found,) = design(model, [START], method=method, constraints=frozen, **SMALL)
+        (found,) = design(predictor, [START], SearchOptions(method=method, **SMALL), constraints=frozen)
         assert found.sequence == found.start == START and found.edits == ()
         assert found.expression == found.start_expression
+    assert design(predictor, []) == []
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_results_belong_to_the_seed_and_not_to_the_batches(tiny_folder, model, method):
-    options = {"max_edits": 3, "method": method, "num_designs": 2, "seed": 3, **SMALL}
-    for loaded, sequences in ((model, STARTS), (tiny_folder, None)):  # the folder's weights are float32
-        expected = design(loaded, sequences, num_starts=2, **options)
-        for batch_size in (1, 7):
-            again = design(loaded, sequences, num_starts=2, batch_size=batch_size, **options)
-            assert [found.sequence for found in again] == [found.sequence for found in expected]
-    alone = design(model, STARTS[1:2], **options)
-    among = [found._replace(start_index=0) for found in design(model, STARTS, **options) if found.start_index == 1]
-    assert [found.sequence for found in alone] == [found.sequence for found in among]
+def test_designs_depend_on_the_seed_and_not_on_batches(tiny_folder, method):
+    predictor = Predictor.from_pretrained(tiny_folder)  # float32
+    search = SearchOptions(max_edits=3, method=method, num_designs=2, seed=3, **SMALL)
+    expected = design(predictor, STARTS, search)
+    again = design(replace(predictor, batch_size=7), STARTS, search)
+    assert sequences_of(again) == sequences_of(expected)
+    alone = design(predictor, STARTS[1:2], search)
+    assert sequences_of(alone) == [found.sequence for found in expected if found.start_index == 1]
+    merged = design(Predictor.from_pretrained(tiny_folder, merged=True), STARTS, search)
+    assert sequences_of(merged) == sequences_of(expected)
+    other = design(predictor, STARTS, replace(search, seed=4))
+    assert (sequences_of(other) != sequences_of(expected)) == (method == "evolution")
 
 
-def test_seeds_differ(model):
-    options = {"max_edits": 5, "method": "evolution", "population": 8, "generations": 1}
-    assert len({design(model, [START], seed=seed, **options)[0].sequence for seed in range(6)}) > 1
-    starts = [found.start for seed in (0, 1) for found in design(model, num_starts=3, max_edits=1, seed=seed)]
-    assert len(set(starts)) == 6 and {len(start) for start in starts} == {20}
+@pytest.mark.parametrize("trimming", ["auto", "always", "never"])
+def test_random_starts_are_read_as_variable_parts(predictor, tiny_tokenizer, trimming):
+    """They have the flanks if the tokenizer always trims them, so that the model reads their length."""
+    settings = {name: getattr(tiny_tokenizer, name) for name in ("kmer_size", "strand_length", "flank5", "flank3")}
+    predictor = replace(predictor, tokenizer=KmerTokenizer(**settings, trimming=trimming))
+    constraints = Constraints(gc_range=(0.2, 0.4))
+    starts = random_starts(predictor, 3, length=10, constraints=constraints, seed=1)
+    assert starts[:2] == random_starts(predictor, 2, length=10, constraints=constraints, seed=1)
+    assert not set(starts) & set(random_starts(predictor, 3, length=10, constraints=constraints, seed=2))
+    assert [start[:4] == "ACCA" and start[-3:] == "GGT" for start in starts] == [trimming == "always"] * 3
+    for found in design(predictor, starts, SearchOptions(max_edits=1), constraints=constraints):
+        assert len(found.start) == 10 and sum(base in "CG" for base in found.start) == 3
 
 
-def test_evolution_beats_its_founders(model):
-    options = {"max_edits": 6, "method": "evolution", "population": 16}
-    few, many = (
-        [design(model, [START], generations=count, seed=seed, **options)[0].expression for seed in range(5)]
-        for count in (1, 12)
-    )
-    assert all(late >= early for early, late in zip(few, many, strict=True))  # elites stay, so more is never worse
-    assert np.mean(many) > np.mean(few) + 0.05
-
-
-def test_more_starts_than_run_at_once(model):
+def test_more_starts_than_run_at_once(predictor):
     sequences = ["".join("ACGT"[(i * j) % 4] for j in range(1, 9)) for i in range(1, 20)]
-    designs = design(model, sequences, max_edits=1)
-    assert [found.start_index for found in designs] == list(range(19))
-    assert [found.start for found in designs] == sequences
-    assert designs[-1] == design(model, sequences[-1:], max_edits=1)[0]._replace(start_index=18)
+    designs = design(predictor, sequences, SearchOptions(max_edits=1))
+    assert [(found.start_index, found.start) for found in designs] == list(enumerate(sequences))
+    assert designs[-1] == design(predictor, sequences[-1:], SearchOptions(max_edits=1))[0]._replace(start_index=18)
 
 
-def test_gradient_is_the_cheap_method(model, forwards):
-    design(model, [START], max_edits=1)
-    assert sum(forwards) == 1 + 60
-    forwards.clear()
-    (found,) = design(model, [START], max_edits=1, method="gradient", num_candidates=5)
-    assert sum(forwards) == 1 + 1 + 5
-    best = np.sort(predict(model, single_mutants(START)))[::-1]
-    assert found.expression >= best[11], "the first-order guess is far better than chance"
+@pytest.mark.parametrize(
+    ("starts", "options", "expected"),
+    [
+        ([START], {}, [1, 60]),
+        ([START], {"num_designs": 3}, [1, 60]),  # nothing is predicted twice
+        ([START], {"method": "gradient", "num_candidates": 5}, [1, 1, 5]),
+        ([START] * 2 + ["ACGTACGTAC"], {"batch_size": 50}, [3, 50, 50, 50]),  # batches are filled across starts
+    ],
+)
+def test_forward_passes(predictor, forwards, starts, options, expected):
+    predictor = replace(predictor, batch_size=options.pop("batch_size", 256))
+    (found, *_) = design(predictor, starts, SearchOptions(max_edits=1, **options))
+    assert forwards == expected
+    if "method" in options:
+        best = np.sort(predictor.predict(single_mutants(START)))[::-1]
+        assert found.expression >= best[11], "the first-order proposals are far better than chance"
 
 
-def test_with_all_candidates_the_gradient_is_greedy(model):
-    options = {"max_edits": 3, "target": "lower"}
-    proposed = design(model, STARTS, method="gradient", num_candidates=60, **options)
-    assert [found.sequence for found in proposed] == [found.sequence for found in design(model, STARTS, **options)]
+def test_with_all_candidates_gradient_search_is_greedy(predictor):
+    search = SearchOptions("lower", max_edits=3)
+    proposed = design(predictor, STARTS, replace(search, method="gradient", num_candidates=60))
+    assert sequences_of(proposed) == sequences_of(design(predictor, STARTS, search))
 
 
-def test_batches_are_full_whatever_start_they_come_from(model, forwards):
-    design(model, [START] * 2 + ["ACGTACGTAC"], max_edits=1, batch_size=50)
-    assert forwards == [3] + [50] * 3
+def test_a_search_can_be_stopped(predictor):
+    """The designs are then the best so far; without a round of edits they are the starts."""
+    counts = []
 
+    def stop_after(rounds):
+        return lambda count: counts.append(count) or len(counts) >= rounds
 
-def test_prefixes_are_not_predicted_twice(model, forwards):
-    design(model, [START], max_edits=1, num_designs=3)
-    assert sum(forwards) == 1 + 60
+    for rounds, edits in ((1, 0), (2, 1), (3, 2)):
+        counts.clear()
+        (found,) = design(predictor, [START], SearchOptions(max_edits=6), should_stop=stop_after(rounds))
+        assert len(found.edits) == edits and len(counts) == rounds
+        assert counts == sorted(counts) and counts[0] == 1
 
 
 def drive(search, value):
-    """Run a search against a function of letters (length,); all it asked for, request by request."""
-    asked, reply = [], None
+    """Run a search on a function of ids (length,), and return its requests."""
+    requests, reply = [], None
     while True:
         try:
-            asked.append((search.send(reply) if asked else next(search)).letters)
+            requests.append((search.send(reply) if requests else next(search)).ids)
         except StopIteration:
-            return asked
-        reply = np.array([value(row) for row in asked[-1]], dtype=float)
+            return requests
+        reply = np.array([value(row) for row in requests[-1]], dtype=float)
 
 
-def test_beam_keeps_the_greedy_line_among_better_ones(rules):
-    """What greedy reaches by 3 and 4 is hidden from a beam of two that keeps only 5 and 4.9."""
+def test_beam_keeps_the_greedy_line(rules):
+    """Greedy search takes 3 and 4; a beam of two that keeps only 5 and 4.9 would miss them and 10."""
     values = {"C.....": 3, ".T....": 2.9, ".TC...": 5, ".T.C..": 4.9, "C...C.": 4, "C...CC": 10}
-    asked = drive(
-        search_beam(Space(np.zeros(6, np.uint8), rules(), 3, np.empty((0, 6), np.uint8), 2), Goal("higher", 1.0), 2),
-        lambda row: values.get("".join(".CGT"[letter] for letter in row), 0),
-    )
-    assert [0 in map(len, asked), len(asked)] == [False, 4]
-    assert [1, 0, 0, 0, 1, 1] in asked[-1].tolist()
-    assert [0, 3, 1, 0, 0, 0] in asked[2].tolist()
+    space = Space(np.zeros(6, np.uint8), rules(), 3, np.empty((0, 6), np.uint8), 2)
+    search = search_beam(space, Goal("higher", 1.0), 2)
+    requests = drive(search, lambda row: values.get("".join(".CGT"[base] for base in row), 0))
+    assert len(requests) == 4
+    assert [1, 0, 0, 0, 1, 1] in requests[-1].tolist() and [0, 3, 1, 0, 0, 0] in requests[2].tolist()
 
 
 def test_evolution_keeps_its_best_and_selects(rules):
-    wanted = np.random.default_rng(5).integers(1, 4, 20)
+    optimum = np.random.default_rng(5).integers(1, 4, 20)
     space = Space(np.zeros(20, np.uint8), rules(), 12, np.empty((0, 20), np.uint8), 2)
-    lasts = []
+    gains = []
     for seed in range(3):
         search = search_by_evolution(space, Goal("higher", 1.0), 32, 12, np.random.default_rng(seed))
-        asked = drive(search, lambda row: (row == wanted).sum())
-        assert [len(rows) for rows in asked] == [1] + [32] * 13
-        scores = [(rows == wanted).sum(axis=1) for rows in asked]
+        requests = drive(search, lambda row: (row == optimum).sum())
+        assert [len(rows) for rows in requests] == [1] + [32] * 13
+        assert all(((rows != 0).sum(axis=1) <= 12).all() for rows in requests)
+        scores = [(rows == optimum).sum(axis=1) for rows in requests]
         bests = [int(values.max()) for values in scores]
         assert bests == sorted(bests), "the elite stays"
-        assert all(((rows != 0).sum(axis=1) <= 12).all() for rows in asked)
-        lasts.append(scores[-1].mean() - scores[1].mean())
-    assert np.mean(lasts) > 6, lasts  # 8.4; 4.3 where parents are drawn at random
-
-
-def test_reachable_is_what_can_still_be_far_enough(rules):
-    start, found = np.zeros(6, np.uint8), np.array([[1, 1, 0, 0, 0, 0]], np.uint8)
-    space = Space(start, rules(), 2, found, 3)
-    letters = np.array([[1, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]], np.uint8)
-    assert space.distances(letters).tolist() == [1, 2, 3, 5]
-    assert space.may_pass(letters).tolist() == [False, False, True, False]
-    assert space.may_end(letters).tolist() == [False, False, True, True]
+        gains.append(scores[-1].mean() - scores[1].mean())
+    assert np.mean(gains) > 6, gains  # 8.4; 4.3 with parents drawn at random
 
 
 @pytest.mark.parametrize(("logit", "expected"), [(3.01, True), (-3.01, True), (2.99, False), (-2.99, False)])
-def test_out_of_range_is_beyond_three_standard_deviations(model, logit, expected):
+def test_out_of_range_is_beyond_three_standard_deviations(predictor, logit, expected):
     def set_logits(_, __, outputs):
         outputs.logits = torch.full_like(outputs.logits, logit)
         return outputs
 
-    hook = model.register_forward_hook(set_logits)
+    hook = predictor.model.register_forward_hook(set_logits)
     try:
-        (found,) = design(model, [START], max_edits=1)
+        (found,) = design(predictor, [START], SearchOptions(max_edits=1))
     finally:
         hook.remove()
     assert found.expression == pytest.approx(11.25 + 2.5 * logit)
     assert found.out_of_range is expected
 
 
-def test_merged_model_gives_the_same_designs(model):
-    for method in ("greedy", "gradient"):
-        options = {"max_edits": 3, "method": method}
-        merged = design(model, STARTS, merged=True, **options)
-        assert [found.sequence for found in merged] == [found.sequence for found in design(model, STARTS, **options)]
+@pytest.mark.parametrize(("deviations", "warns"), [(0, False), (2.9, False), (-3.1, True)])
+def test_a_target_beyond_the_training_data_is_warned_of(predictor, caplog, deviations, warns):
+    design(predictor, [START], SearchOptions(11.25 + 2.5 * deviations, max_edits=1))
+    messages = [record.getMessage() for record in caplog.records if record.name == "modeling_macaron.analysis.design"]
+    assert [message.startswith("the target 3.5 is outside 3.75 to 18.75") for message in messages] == [True] * warns
 
 
-def test_nearest_training_sequence(model, tiny_tokenizer, tmp_path):
+def test_nearest_training_sequence(predictor, tiny_tokenizer, tmp_path):
     training = ["ACCA" + START[:-1] + "C" + "GGT", "ACGT", "ttttttttttttttttuuuu", "GCTTTATATAAGGCGGGC"]
     distances = nearest_training_distance(tiny_tokenizer, [START, "ACGA", "TTTTTTTTTTTTTTTTTTTA"], training)
     assert distances.tolist() == [1, 1, 1]
@@ -333,22 +298,11 @@ def test_nearest_training_sequence(model, tiny_tokenizer, tmp_path):
     assert nearest_training_distance(tiny_tokenizer, [START], training[3:]).tolist() == [hamming(START, padded)]
     path = tmp_path / "training.tsv"
     path.write_text("sequence\texpression\n" + "".join(f"{text}\t1\n" for text in [*training, "AX", "A" * 21]))
-    options = {"max_edits": 3, "num_designs": 2}
     for source in (training, path, str(path)):
-        for found in design(model, [START, "ACGT"], training_sequences=source, **options):
-            padded = [text.center(20, "N") for text in (found.sequence, START[:-1] + "C", "ACGT", training[3])]
-            others = [*padded[1:], "T" * 20]
-            assert found.nearest_training_distance == min(hamming(padded[0], other) for other in others)
-
-
-@given(data=st.data())
-@settings(max_examples=30, deadline=None)
-def test_nearest_of_many(data):
-    tokenizer = KmerTokenizer(kmer_size=3, strand_length=6)
-    texts = st.lists(st.text("ACGT", min_size=6, max_size=6), min_size=1, max_size=8)
-    own, training = data.draw(texts), data.draw(texts)
-    expected = [min(hamming(one, other) for other in training) for one in own]
-    assert nearest_training_distance(tokenizer, own, training).tolist() == expected
+        search = SearchOptions(max_edits=3, num_designs=2)
+        for found in design(predictor, [START, "ACGT"], search, training_sequences=source):
+            first, *others = [text.center(20, "N") for text in (found.sequence, START[:-1] + "C", "ACGT", training[3])]
+            assert found.nearest_training_distance == min(hamming(first, other) for other in [*others, "T" * 20])
 
 
 @pytest.mark.parametrize(
@@ -358,85 +312,57 @@ def test_nearest_of_many(data):
         ({"target": float("nan")}, "target must be"),
         ({"method": "annealing"}, "method must be one of greedy, beam, evolution, gradient"),
         ({"max_edits": 0}, "max_edits must be at least 1"),
-        ({"num_designs": 0}, "num_designs must be at least 1"),
-        ({"num_designs": 2, "max_edits": 1, "min_distance": 3}, "min_distance 3 is too large"),
-        ({"beam_width": 0}, "beam_width must be at least 1"),
         ({"population": 1}, "population must be at least 2"),
-        ({"generations": 0}, "generations must be at least 1"),
-        ({"num_candidates": 0}, "num_candidates must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"starts": START}, "got one str"),
-        ({"starts": ["ACGT", "ACXT"]}, "sequence 1 of the batch: letter 'X' at position 3"),
-        ({"starts": ["ACGT", "ACNT"]}, "start 1: position 3 .counted from 1. is none of A, C, G and T"),
-        ({"starts": ["ACGT", "AC[MASK]T"]}, "sequence 1 of the batch: a masked letter"),
-        ({"starts": ["A" * 21]}, r"21 nt are more than the 20 that the model reads \(`strand_length`\)"),
-        ({"starts": None, "length": 21}, "length must be 1 to strand_length = 20"),
-        ({"starts": None, "num_starts": 0}, "num_starts must be at least 1"),
-        ({"starts": None, "gc": 1.5}, "gc must be a fraction"),
-        ({"training_sequences": []}, "no training sequence"),
-        ({"training_sequences": "absent.tsv"}, "there is no file absent.tsv"),
-        ({"constraints": Constraints(gc_range=(0.6, 0.7))}, "start 0: breaks a constraint: its GC content 0.500"),
-        (
-            {"constraints": Constraints(forbidden_sites=("GTACG",))},
-            "GTACG at position 3 .counted from 1., forward",
-        ),
-        ({"constraints": Constraints(forbidden_sites=("TGGTA",))}, "forbidden site TGGTA"),
-        ({"constraints": Constraints(fixed_positions=(8,))}, "position 9 .counted from 1. is to stay, and it has 8 nt"),
+        ({"num_designs": 2, "max_edits": 1, "min_distance": 3}, "min_distance 3 is too large"),
+        ({"rank_by": "low"}, "rank_by must be one of expression, bound, got 'low'"),
+        ({"rank_by": "bound", "target": 11.0}, 'needs the target "higher" or "lower", got 11'),
     ],
 )
-def test_mistakes_are_named(model, options, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message.replace("[", r"\[")):
-        design(model, **{"starts": ["ACGTACGT" if "TGGTA" not in message else "ACGTACCA"], "max_edits": 2, **options})
-
-
-def test_no_start_gives_no_design(model):
-    assert design(model, []) == []
+def test_invalid_search_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        SearchOptions(**options)
 
 
 @pytest.mark.parametrize(
-    ("target", "is_far"), [("higher", False), (None, False), (2.9, False), (-2.9, False), (3.1, True), (-3.1, True)]
+    ("starts", "options", "message"),
+    [
+        (START, {}, "got one str"),
+        (["ACGT", "ACXT"], {}, "sequence 1 of the batch: letter 'X' at position 3"),
+        (["ACGT", "ACNT"], {}, "start 1: position 3 .counted from 1. is none of A, C, G and T"),
+        (["ACGT"], {"training_sequences": []}, "no training sequence"),
+        (["ACGT"], {"training_sequences": "absent.tsv"}, "there is no file absent.tsv"),
+        (["ACGT"], {"constraints": Constraints((0.6, 0.7))}, "start 0: breaks a constraint: its GC content 0.500"),
+        (["ACGTACG"], {"constraints": Constraints(None, ("GTACG",))}, "GTACG at position 3 .counted from 1., forward"),
+        (["ACGTACCA"], {"constraints": Constraints(None, ("TGGTA",))}, "forbidden site TGGTA .*, reverse strand"),
+        (
+            ["ACGT"],
+            {"constraints": Constraints(None, (), (8,))},
+            "position 9 .counted from 1. is to stay, and it has 4",
+        ),
+        (["ACGT"], {"options": SearchOptions(rank_by="bound")}, "no interval of 90 %"),
+    ],
 )
-def test_target_beyond_the_training_data_is_warned_of(make_model, tiny_tokenizer, caplog, target, is_far):
-    model = make_model()
-    mean, std = model.config.expression_mean, model.config.expression_std
-    value = target if target == "higher" else mean if target is None else mean + target * std
-    design(model, [START], target=value, max_edits=1, tokenizer=tiny_tokenizer)
-    told = [record.getMessage() for record in caplog.records if record.name == "modeling_macaron.analysis.design"]
-    assert len(told) == is_far
-    if is_far:
-        expected = (
-            f"the target {value:g} lies outside {mean - 3 * std:.2f} to {mean + 3 * std:.2f}, 3 standard deviations"
-        )
-        assert told[0].startswith(expected)
+def test_invalid_starts_and_constraints(predictor, starts, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        design(predictor, starts, **options)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_predictions_are_counted_and_bounded(model, forwards, monkeypatch, method):
-    bars = []
-    original = Designer.progress
-
-    def progress(*arguments, **options):
-        bars.append(original(*arguments, **options))
-        return bars[-1]
-
-    monkeypatch.setattr(Designer, "progress", progress)
-    options = SearchOptions(max_edits=3, method=method, num_designs=2, **SMALL)
-    most = sum(options.most_predictions(len(start)) for start in STARTS)
-    design(model, STARTS, **options._asdict(), verbose=True)
-    (bar,) = bars
-    assert forwards[:2] == [1, min(most, 256)], "timed before the bar begins"
-    forwards = forwards[2:]
-    gradients = 2 * 3 * len(STARTS) if method == "gradient" else 0
-    assert bar.n <= sum(forwards) <= bar.n + gradients
-    assert len(STARTS) < bar.n <= most
-    assert bar.total == bar.n
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"length": 21}, "length must be 1 to strand_length = 20"), ({"num_starts": 0}, "num_starts must be at least 1"),
+     ({"gc": 1.5}, "gc must be a fraction")],
+)  # fmt: skip
+def test_invalid_random_starts(predictor, options, message):
+    with pytest.raises(ValueError, match=message):
+        random_starts(predictor, **options)
 
 
 @pytest.fixture(scope="module")
 def uncertain(make_model):
     """Model whose intervals have different widths, in float64."""
-    return make_model(expression_bins=(-2.0, 0.0, 2.0), interval_quantiles={"90": 3.0}).double()
+    model = make_model(expression_bins=(-2.0, 0.0, 2.0), interval_quantiles={"90": 3.0}).double()
+    return Predictor.from_pretrained(model)
 
 
 @pytest.mark.parametrize(("target", "bound"), [("higher", "low"), ("lower", "high")])
@@ -444,28 +370,97 @@ def test_rank_by_bound_takes_the_best_bound(uncertain, target, bound):
     differs = False
     for start in STARTS:
         mutants = single_mutants(start)
-        values = predict_intervals(uncertain, mutants)
+        values = uncertain.predict_intervals(mutants)
         best = int(np.argmax([closeness(target, value) for value in getattr(values, bound)]))
-        (found,) = design(uncertain, [start], target=target, max_edits=1, rank_by="bound")
+        (found,) = design(uncertain, [start], SearchOptions(target, max_edits=1, rank_by="bound"))
         assert found.sequence == mutants[best]
         given = (found.expression, found.expression_low, found.expression_high)
         np.testing.assert_allclose(given, [part[best] for part in values], rtol=1e-9)
-        (usual,) = design(uncertain, [start], target=target, max_edits=1)
+        (usual,) = design(uncertain, [start], SearchOptions(target, max_edits=1))
         assert usual.expression_low is not None
         differs |= usual.sequence != found.sequence
-    assert differs, "the two must differ somewhere for this test to tell anything"
+    assert differs, "the bound and the expression rank differently"
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_bound_gets_worse_by_a_search(uncertain, method):
-    for found in design(uncertain, STARTS, method=method, max_edits=2, rank_by="bound", **SMALL):
-        assert found.expression_low >= predict_intervals(uncertain, [found.start]).low[0] - 1e-9
+@pytest.mark.parametrize(("name", "target"), [("out.tsv", "higher"), ("out.csv", 60.0), ("out.parquet", 7.5)])
+def test_file_has_a_line_for_each_design(uncertain, tmp_path, name, target):
+    names = ["s0", "s1", "s 2"]
+    source = write(pd.DataFrame({"name": names, "sequence": STARTS}), tmp_path / "in.tsv")
+    search, training = SearchOptions(target, max_edits=3, num_designs=2), {"training_sequences": [START]}
+    files = uncertain, source, tmp_path / name, search
+    options = FileOptions(name_column="name")
+    result = design_file(*files, fasta=tmp_path / "out.fa", options=options, **training)
+    expected = design(uncertain, STARTS, search, **training)
+    lines = read(tmp_path / name)
+    assert lines.columns.tolist() == [
+        "row", "name", "rank", "start", "sequence", "start_expression", "expression", "expression_low",
+        "expression_high", "num_edits", "edits", "nearest_training_distance", "out_of_range", "problem",
+    ]  # fmt: skip
+    assert lines["row"].tolist() == [found.start_index + 1 for found in expected]
+    assert lines["name"].tolist() == [names[found.start_index] for found in expected]
+    assert lines["problem"].tolist() == [""] * len(expected)
+    assert (lines["rank"] == lines.groupby("row").cumcount() + 1).all()
+    for field in ("start", "sequence", "nearest_training_distance", "out_of_range"):
+        assert lines[field].tolist() == [getattr(found, field) for found in expected]
+    for field in ("start_expression", "expression", "expression_low", "expression_high"):
+        np.testing.assert_allclose(lines[field], [getattr(found, field) for found in expected], rtol=1e-9)
+    assert lines["edits"][0] == " ".join(f"{ref}{i + 1}{alt}" for i, ref, alt in expected[0].edits)
+    assert lines["num_edits"].tolist() == [len(found.edits) for found in expected]
+    records = (tmp_path / "out.fa").read_text().splitlines()
+    assert records[1::2] == sequences_of(expected)
+    assert records[0] == f">s0_1_1 expression={expected[0].expression:.6g}"
+    assert {record.split()[0] for record in records[::2]} >= {">s1_2_1", ">s_2_3_1"}
+    details = {
+        "num_designs": len(expected), "num_unchanged": 0, "num_out_of_range": int(lines["out_of_range"].sum()),
+        "median_change": (lines["expression"] - lines["start_expression"]).median(),
+    }  # fmt: skip
+    if target != "higher":
+        distances = (lines["expression"] - target).abs()
+        details["num_reached"] = int((distances <= 0.05 * 2.5).sum())
+        details["nearest"] = lines["expression"][distances.argmin()]
+        assert (details["num_reached"] == 0) == (target == 60.0)
+    assert result[:3] == (3, len(expected), 0) and result.details == pytest.approx(details)
 
 
-def test_rank_by_bound_needs_intervals_and_a_direction(model, uncertain):
-    with pytest.raises(ValueError, match="no interval of 90 %"):
-        design(model, STARTS, rank_by="bound")
-    with pytest.raises(ValueError, match='needs the target "higher" or "lower", got 11'):
-        design(uncertain, STARTS, rank_by="bound", target=11.0)
-    with pytest.raises(ValueError, match="rank_by must be one of expression, bound, got 'low'"):
-        design(uncertain, STARTS, rank_by="low")
+BAD = {
+    2: (START.replace("A", "N", 1), "is none of A, C, G and T"), 4: ("", "empty sequence"),
+    5: ("ACGTXC", "letter 'X' at position 5 (counted from 1) is not DNA"),
+    6: ("A" * 99, "99 nt are more than the 20 that the model reads"),
+    7: ("GAATTC" + START[6:], "breaks a constraint: it has the forbidden site GAATTC at position 1 (counted from 1)"),
+}  # fmt: skip
+
+
+def test_starts_that_cannot_be_used_keep_their_place(predictor, tmp_path):
+    starts = [BAD[row][0] if row in BAD else START for row in range(1, 9)]
+    source = write(pd.DataFrame({"sequence": starts, "gene": list("abcdefgh")}), tmp_path / "in.csv")
+    search, constraints = SearchOptions(max_edits=1), Constraints(forbidden_sites=("GAATTC",))
+    result = design_file(
+        predictor, source, tmp_path / "out.csv", search, constraints=constraints, fasta=tmp_path / "out.fa",
+        options=FileOptions(name_column="gene"),
+    )  # fmt: skip
+    assert result[:3] == (8, 8, 5) and result.details["num_designs"] == 3
+    lines = read(tmp_path / "out.csv").fillna("")
+    assert lines["row"].tolist() == list(range(1, 9)) and lines["name"].tolist() == list("abcdefgh")
+    assert lines["start"].tolist() == starts
+    for row, problem, sequence in zip(lines["row"], lines["problem"], lines["sequence"], strict=True):
+        assert (problem == "") == (sequence != "") == (row not in BAD)
+        assert row not in BAD or BAD[row][1] in problem
+    names = [line.split()[0] for line in (tmp_path / "out.fa").read_text().splitlines() if line.startswith(">")]
+    assert names == [">a_1_1", ">c_3_1", ">h_8_1"]
+
+
+def test_an_interrupted_run_leaves_no_fasta(predictor, tmp_path):
+    calls = []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 5:
+            raise RuntimeError("out of memory")
+
+    hook = predictor.model.register_forward_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            design_file(replace(predictor, batch_size=8), [START], tmp_path / "out.tsv", fasta=tmp_path / "out.fa")
+    finally:
+        hook.remove()
+    assert names_in(tmp_path) == []

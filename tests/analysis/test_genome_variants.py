@@ -1,106 +1,114 @@
-"""Variant effects of VCF files on the promoters of a genome."""
+"""Variant effects of VCF files on the promoters of a genome: BED, FASTA, VCF and their indexes."""
 
 import gzip
 import os
-import shutil
-import subprocess
-import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pysam
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from modeling_macaron.analysis import fasta_index
-from modeling_macaron.analysis.fasta_index import _has_index
-from modeling_macaron.analysis.genome import Promoter
-from modeling_macaron.analysis.genome_variants import _by_contig, _has_new_index, _records, vcf_file
-from tests.analysis.variant_cases import (
+from modeling_macaron.analysis import genome as genome_module
+from modeling_macaron.analysis.files import FileOptions
+from modeling_macaron.analysis.genome import Promoter, _has_index, open_fasta, read_promoters
+from modeling_macaron.analysis.genome_variants import (
+    _by_contig,
+    _has_new_index,
+    _merged,
+    _overlapping,
+    _records,
+    vcf_file,
+)
+from modeling_macaron.predictor import Predictor
+from tests.analysis.cases import (
     EFFECTS,
-    SCRIPT,
     assert_effects,
+    error_of,
     explicit_predictions,
+    failing_predictor,
+    names_in,
     read,
-    script_main,
+    run_script,
     slow_apply,
     slow_reverse_complement,
 )
+from tokenization import KmerTokenizer
 
-
-@pytest.fixture(scope="module")
-def explicit(tiny_folder, tiny_tokenizer):
-    return explicit_predictions(tiny_folder, tiny_tokenizer)
-
-
-@pytest.fixture(scope="module")
-def main():
-    return script_main()
-
-
-def random_genome(seed=0):
-    rng = np.random.default_rng(seed)
-    chromosome = "".join(rng.choice(list("ACGT"), 300))
-    return {"chr1": chromosome, "chr2": "".join(rng.choice(list("acgt"), 100)), "chr4": "N" * 50}
-
-
-GENOME = random_genome()
+_RANDOM = np.random.default_rng(0)
+GENOME = {
+    "chr1": "".join(_RANDOM.choice(list("ACGT"), 300)), "chr2": "".join(_RANDOM.choice(list("acgt"), 100)),
+    "chr4": "N" * 50,
+}  # fmt: skip
 COLUMNS = ["chrom", "pos", "id", "ref", "alt", "promoter", "strand"]
 PROMOTERS = [
-    Promoter("chr2", 10, 29, "chr2:11-29", "-"),
-    Promoter("chr1", 20, 38, "P1", "+"),
-    Promoter("chr1", 30, 45, "P#2", "-"),
-    Promoter("chr1", 45, 60, "P3", "+"),
-    Promoter("chr2", 12, 22, "P4", "+"),
-    Promoter("chr1", 100, 125, "too long", "+"),
-    Promoter("chr1", 290, 301, "beyond", "+"),
-    Promoter("chr3", 0, 10, "missing", "-"),
-    Promoter("chr4", 0, 10, "gap", "-"),
-]
+    Promoter("chr2", 10, 29, "chr2:11-29", "-"), Promoter("chr1", 20, 38, "P1", "+"),
+    Promoter("chr1", 30, 45, "P#2", "-"), Promoter("chr1", 45, 60, "P3", "+"), Promoter("chr2", 12, 22, "P4", "+"),
+    Promoter("chr1", 100, 125, "too long", "+"), Promoter("chr1", 290, 301, "beyond", "+"),
+    Promoter("chr3", 0, 10, "missing", "-"), Promoter("chr4", 0, 10, "gap", "-"),
+]  # fmt: skip
+KINDS = ["vcf", "vcf.gz", "vcf.gz+index", "bcf"]
+BEYOND, TOO_LONG = "the variant reaches beyond the promoter", "are more than the 20 that the model reads"
+SAME = "both alleles are the same"
+OLD, LATER = (1e9, 1e9), (1.1e9, 1.1e9)  # times of access and modification
 
 
 def write_genome(path, genome=GENOME):
-    texts = (
+    lines = (
         f">{name} made\n" + "".join(s[i : i + 50] + "\n" for i in range(0, len(s), 50)) for name, s in genome.items()
     )
-    path.write_text("".join(texts))
+    path.write_text("".join(lines))
 
 
 def write_bed(path, promoters=PROMOTERS):
-    lines = [
-        f"{p.contig}\t{p.start}\t{p.end}\t{p.name if ':' not in p.name else '.'}\t0\t{p.strand}" for p in promoters
-    ]
-    text = "track name=made\n# made\n" + "\n".join(lines)  # no line break at its end
+    names = ["." if ":" in p.name else p.name for p in promoters]
+    lines = [f"{p.contig}\t{p.start}\t{p.end}\t{n}\t0\t{p.strand}" for p, n in zip(promoters, names, strict=True)]
+    text = "track name=made\n# made\n" + "\n".join(lines)  # without a line break at the end
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
 
 
-def write_vcf(path, records, contigs=("chr1", "chr2", "chr3", "chr4", "chr5")):
-    """Records of contig, start from 0, id, ref, alt (text of the column) and INFO."""
+def write_vcf(path, records, kind="vcf", contigs=("chr1", "chr2", "chr3", "chr4", "chr5"), csi=False):
+    """Write records of contig, start from 0, id, ref, alt and INFO; return the path of the VCF of this kind."""
     header = "##fileformat=VCFv4.2\n" + "".join(f"##contig=<ID={name}>\n" for name in contigs)
     header += '##INFO=<ID=END,Number=1,Type=Integer,Description="End">\n'
     header += '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">\n'
     header += "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\ts1\n"
-    lines = [
-        f"{c}\t{start + 1}\t{name}\t{ref}\t{alt}\t.\t.\t{info}\tGT\t0/1\n" for c, start, name, ref, alt, info in records
-    ]
-    path.write_text(header + "".join(lines))
-
-
-def convert_vcf(path, kind):
-    """Write the VCF in another form, and give its name."""
+    lines = [f"{c}\t{s + 1}\t{name}\t{ref}\t{alt}\t.\t.\t{info}\tGT\t0/1\n" for c, s, name, ref, alt, info in records]
+    plain = path.with_suffix(".vcf")
+    plain.write_text(header + "".join(lines))
     other = path.with_suffix("." + kind.split("+")[0])
     if kind.startswith("vcf.gz"):
-        pysam.tabix_compress(str(path), str(other), force=True)
-    elif kind == "bcf":
-        with pysam.VariantFile(str(path)) as source, pysam.VariantFile(str(other), "wb", header=source.header) as out:
+        pysam.tabix_compress(str(plain), str(other), force=True)
+    elif kind.startswith("bcf"):
+        with pysam.VariantFile(str(plain)) as source, pysam.VariantFile(str(other), "wb", header=source.header) as out:
             for record in source:
                 out.write(record)
     if kind.endswith("+index"):
-        pysam.tabix_index(str(other), preset="vcf", force=True)
+        pysam.tabix_index(str(other), preset=kind[:3], force=True, csi=csi)
     return other
 
 
+@pytest.fixture
+def run(predictor, tmp_path):
+    """Return a function that predicts a VCF on the genome and the promoters, and reads the output."""
+    write_genome(tmp_path / "g.fa")
+    write_bed(tmp_path / "p.bed")
+
+    def effects(vcf, genome="g.fa", predictor=predictor, options=None, **settings):
+        options = options or FileOptions(overwrite=True)
+        inputs = (vcf, tmp_path / genome, tmp_path / "p.bed", tmp_path / "out.parquet")
+        result = vcf_file(predictor, *inputs, options=options, **settings)
+        table = read(tmp_path / "out.parquet")
+        assert result[:4] == (len(table), len(table), sum(table["problem"] != ""), result.reasons)
+        return table
+
+    return effects
+
+
 def random_records(seed=1, count=150):
-    """Variants of every kind over and around the promoters, in the order of the genome."""
+    """Variants of every kind on and around the promoters, sorted."""
     rng, records = np.random.default_rng(seed), []
     for _ in range(count):
         contig, low, high = [("chr1", 15, 65), ("chr2", 5, 35)][int(rng.integers(2))]
@@ -113,7 +121,7 @@ def random_records(seed=1, count=150):
 
 
 def slow_lines(records):
-    """Line by line: the whole chromosome with the allele, cut where the promoter begins and ends."""
+    """Apply each allele to the whole chromosome, then cut out the promoters."""
     lines = []
     for contig, start, name, reference, alternative, _ in records:
         for p in sorted(PROMOTERS, key=lambda p: (p.start, p.end)):
@@ -122,68 +130,63 @@ def slow_lines(records):
             before = GENOME[contig].upper()
             after = slow_apply(before, start, reference, alternative)
             end = len(after) - (len(before) - p.end)
-            same_outside = after[: p.start] == before[: p.start] and after[end:] == before[p.end :]
+            is_same_outside = after[: p.start] == before[: p.start] and after[end:] == before[p.end :]
             pair = [before[p.start : p.end], after[p.start : end]]
             if p.strand == "-":
                 pair = [slow_reverse_complement(text) for text in pair]
             columns = [contig, start + 1, name, reference, alternative, p.name, p.strand]
-            lines.append((columns, p, pair if same_outside else None))
+            lines.append((columns, p, pair if is_same_outside else None))
     return lines
 
 
-KINDS = ["vcf", "vcf.gz", "vcf.gz+index", "bcf"]
-BEYOND, TOO_LONG = "the variant reaches beyond the promoter", "are more than the 20 that the model reads"
-
-SAME = "both alleles are the same"
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_vcf_equals_a_slow_version(tiny_folder, tmp_path, explicit, kind):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
+def test_vcf_equals_a_slow_version(predictor, tmp_path, run, explicit, kind):
     records = random_records()
-    write_vcf(tmp_path / "v.vcf", records)
-    inputs = (convert_vcf(tmp_path / "v.vcf", kind), tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.parquet")
-    result = vcf_file(tiny_folder, *inputs, batch_size=2)
-    lines, got = slow_lines(records), read(tmp_path / "out.parquet")
+    table = run(write_vcf(tmp_path / "v.vcf", records, kind), predictor=replace(predictor, batch_size=2))
+    lines = slow_lines(records)
     assert len(lines) > 64, "several batches"
-    assert got.columns.tolist() == [*COLUMNS, *EFFECTS, "problem"]
-    assert got[COLUMNS].values.tolist() == [columns for columns, _, _ in lines]
-    assert result[:4] == (len(lines), sum(got["problem"] != ""), 0, ())
+    assert table.columns.tolist() == [*COLUMNS, *EFFECTS, "problem"]
+    assert table[COLUMNS].values.tolist() == [columns for columns, _, _ in lines]
     expected, anchored = [], 0
-    for (columns, promoter, pair), problem in zip(lines, got["problem"], strict=True):
+    for (columns, promoter, pair), problem in zip(lines, table["problem"], strict=True):
         start, end = columns[1] - 1, columns[1] - 1 + len(columns[3])
         sticks_out = start < promoter.start or end > promoter.end
         assert (problem == SAME) == (columns[3] == columns[4])
-        if problem == SAME:
-            pass
-        elif problem == BEYOND:
-            assert sticks_out  # the slow version may see it within, where letters repeat
+        if problem == BEYOND:
+            assert sticks_out  # in repeats the slow version may find it within the promoter
         elif TOO_LONG in problem:
             assert problem == f"alternative sequence: {len(pair[1])} nt {TOO_LONG}" and len(pair[1]) > 20
-        else:
+        elif not problem:
             anchored += sticks_out
         expected.append(None if problem else [explicit(text) for text in pair])
-    assert_effects(got, expected)
-    assert anchored, "what both alleles share beyond an end is left out"
-    assert {"", BEYOND, TOO_LONG, SAME} == {TOO_LONG if TOO_LONG in problem else problem for problem in got["problem"]}
+    assert_effects(table, expected)
+    assert anchored, "bases beyond an end that both alleles share are ignored"
+    assert {"", BEYOND, TOO_LONG, SAME} == {
+        TOO_LONG if TOO_LONG in problem else problem for problem in table["problem"]
+    }
 
 
-def test_snv_on_the_minus_strand_by_hand(tiny_folder, tmp_path, explicit):
+def test_variants_on_the_minus_strand_by_hand(tmp_path, run, explicit):
     (tmp_path / "g.fa").write_text(">c\nTTTTAACCGTGGAATTTT\n")
     (tmp_path / "p.bed").write_text("c\t4\t14\tp\t.\t-\n")
-    write_vcf(tmp_path / "v.vcf", [("c", 5, ".", "A", "G", "."), ("c", 13, ".", "A", "AC", ".")], ["c"])
-    vcf_file(tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    got = read(tmp_path / "out.csv")
-    # AACCGTGGAA is TTCCACGGTT on the other strand; A>G in its second letter is T>C in the last but one.
+    records = [("c", 5, ".", "A", "G", "."), ("c", 13, ".", "A", "AC", ".")]
+    # The reverse complement of AACCGTGGAA is TTCCACGGTT; A>G at its second base is T>C at the last but one.
     reference = explicit("TTCCACGGTT")
-    assert_effects(got, [(reference, explicit("TTCCACGGCT")), (reference, explicit("GTTCCACGGTT"))])
+    expected = [(reference, explicit("TTCCACGGCT")), (reference, explicit("GTTCCACGGTT"))]
+    assert_effects(run(write_vcf(tmp_path / "v.vcf", records, contigs=["c"])), expected)
+
+
+def test_alleles_that_cover_a_whole_promoter(tmp_path, run):
+    (tmp_path / "g.fa").write_text(">c\nGGAAAAAGG\n")
+    (tmp_path / "p.bed").write_text("c\t3\t6\tp\t.\t-\n")
+    records = [("c", 2, ".", "AAAAA", "A", "."), ("c", 2, ".", "AAAAA", "AAAA", ".")]
+    assert run(write_vcf(tmp_path / "v.vcf", records, contigs=["c"]))["problem"].tolist() == [BEYOND, ""]
 
 
 def special_records():
     """Records, each with the problem of every line: allele by allele, promoter by promoter."""
     chromosome = GENOME["chr1"]
-    other = {i: "ACGT"[("ACGT".index(letter) + 1) % 4] for i, letter in enumerate(chromosome)}
+    other = {i: "ACGT"[("ACGT".index(base) + 1) % 4] for i, base in enumerate(chromosome)}
     symbolic, ambiguous = "symbolic, breakend or * allele", "allele with an ambiguous letter (N or another of IUPAC)"
     mismatch = "reference allele is not what the sequence holds"
 
@@ -199,7 +202,7 @@ def special_records():
         (at(22, "."), ["no alternative allele"]),
         (at(23, "*," + other[23]), [symbolic, ""]),
         (at(24, "N"), [ambiguous]),
-        (at(25, ",".join(letter for letter in "ACGT" if letter != chromosome[25])), ["", "", ""]),
+        (at(25, ",".join(base for base in "ACGT" if base != chromosome[25])), ["", "", ""]),
         (at(26, chromosome[26] + "ACG"), [f"alternative sequence: 21 nt {TOO_LONG}"]),
         (at(27, "C[chr2:20["), [symbolic]),
         (at(35, f"{other[35]},<INS>"), ["", "", symbolic, symbolic]),
@@ -215,124 +218,74 @@ def special_records():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_problem_of_a_vcf(tiny_folder, tmp_path, kind):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
-    write_vcf(tmp_path / "v.vcf", [record for record, _ in special_records()])
-    inputs = (tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.parquet")
-    result = vcf_file(tiny_folder, convert_vcf(tmp_path / "v.vcf", kind), *inputs)
+def test_every_problem_of_a_vcf(tmp_path, run, kind):
+    table = run(write_vcf(tmp_path / "v.vcf", [record for record, _ in special_records()], kind))
     expected = []
     for (contig, start, _, _, alternatives, _), problems in special_records():
         alleles = alternatives.split(",")
         per_allele = len(problems) // len(alleles)
         expected += [[contig, start + 1, alleles[i // per_allele], problem] for i, problem in enumerate(problems)]
-    got = read(tmp_path / "out.parquet")
-    assert got[["chrom", "pos", "alt", "problem"]].values.tolist() == expected
-    bad = got["problem"] != ""
+    assert table[["chrom", "pos", "alt", "problem"]].values.tolist() == expected
     for name in EFFECTS:
-        assert got[name].isna().tolist() == bad.tolist()
-    assert result[:4] == (len(got), bad.sum(), 0, ())
+        assert (table[name].isna() == (table["problem"] != "")).all()
 
 
-def test_strict_names_the_variant(tiny_folder, tmp_path):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
-    write_vcf(tmp_path / "v.vcf", [("chr1", 24, ".", GENOME["chr1"][24], "*", ".")])
-    inputs = (tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.parquet")
+def test_strict_names_the_variant(tmp_path, run):
+    vcf = write_vcf(tmp_path / "v.vcf", [("chr1", 24, ".", GENOME["chr1"][24], "*", ".")])
     with pytest.raises(ValueError, match=r"variant chr1:25 [ACGT]>\*, promoter P1: symbolic"):
-        vcf_file(tiny_folder, *inputs, strict=True)
+        run(vcf, options=FileOptions(strict=True))
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_long_deletion_over_two_promoters_is_read_once(tiny_folder, tmp_path):
-    write_genome(tmp_path / "g.fa")
-    promoters = [Promoter("chr1", 20, 30, "a", "+"), Promoter("chr1", 40, 50, "b", "-")]
-    write_bed(tmp_path / "p.bed", promoters)
-    records = [("chr1", 25, "long", GENOME["chr1"][25:45], GENOME["chr1"][25], ".")]
-    write_vcf(tmp_path / "v.vcf", records)
-    vcf = convert_vcf(tmp_path / "v.vcf", "vcf.gz+index")
-    result = vcf_file(tiny_folder, vcf, tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    assert result[:4] == (2, 2, 0, ())
-    assert read(tmp_path / "out.csv")["promoter"].tolist() == ["a", "b"]
+def test_interrupted_runs_are_resumed(tiny_folder, tmp_path, run):
+    vcf, options = write_vcf(tmp_path / "v.vcf", random_records()), FileOptions(resume=True, overwrite=True)
+    predictor, sizes = failing_predictor(tiny_folder, 0, batch_size=2)
+    expected, total = run(vcf, predictor=predictor), len(sizes)
+    with pytest.raises(KeyboardInterrupt):
+        run(vcf, predictor=failing_predictor(tiny_folder, total * 2 // 3, batch_size=2)[0], options=options)
+    sizes.clear()
+    pd.testing.assert_frame_equal(run(vcf, predictor=predictor, options=options), expected)
+    assert 0 < len(sizes) < total
 
 
-def test_index_spares_the_records_between_promoters(tmp_path):
+def test_an_index_limits_reading_to_the_promoters(tmp_path, run):
+    records = [("chr1", start, ".", "A", "C", ".") for start in range(200)]
     contigs = _by_contig([Promoter("chr1", 20, 30, "a", "+"), Promoter("chr1", 25, 40, "b", "+")])
-    write_vcf(tmp_path / "v.vcf", [("chr1", start, ".", "A", "C", ".") for start in range(200)])
-    read_plain = [record.start for record in _records(tmp_path / "v.vcf", contigs)]
-    vcf = convert_vcf(tmp_path / "v.vcf", "vcf.gz+index")
-    assert read_plain == list(range(200))
-    assert [record.start for record in _records(vcf, contigs)] == list(range(20, 40))
+    for kind, expected in (("vcf", range(200)), ("vcf.gz+index", range(20, 40))):
+        vcf = write_vcf(tmp_path / "v.vcf", records, kind)
+        assert [record.start for record in _records(vcf, contigs)] == list(expected)
+    # A deletion over two promoters is read once.
+    write_bed(tmp_path / "p.bed", [Promoter("chr1", 20, 30, "a", "+"), Promoter("chr1", 40, 50, "b", "-")])
+    records = [("chr1", 25, "long", GENOME["chr1"][25:45], GENOME["chr1"][25], ".")]
+    assert run(write_vcf(tmp_path / "v.vcf", records, "vcf.gz+index"))["promoter"].tolist() == ["a", "b"]
 
 
-def test_allele_over_a_whole_promoter_is_beyond_it(tiny_folder, tmp_path):
-    (tmp_path / "g.fa").write_text(">c\nGGAAAAAGG\n")
-    (tmp_path / "p.bed").write_text("c\t3\t6\tp\t.\t-\n")
-    write_vcf(tmp_path / "v.vcf", [("c", 2, ".", "AAAAA", "A", "."), ("c", 2, ".", "AAAAA", "AAAA", ".")], ["c"])
-    vcf_file(tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    assert read(tmp_path / "out.csv")["problem"].tolist() == [BEYOND, ""]
+def test_header_without_contigs(tmp_path, run):
+    records = random_records(count=40)
+    tables = [run(write_vcf(tmp_path / "v.vcf", records, kind, contigs=())) for kind in ("vcf", "vcf.gz+index")]
+    assert len(tables[0]) == len(slow_lines(records))
+    pd.testing.assert_frame_equal(*tables)
 
 
-def test_index_of_an_older_file_is_not_used(tiny_folder, tmp_path):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
-    letter = {"A": "C"}.get(GENOME["chr1"][24], "A")
-    records = [("chr1", i, ".", GENOME["chr1"][i], letter, ".") for i in (22, 24) if GENOME["chr1"][i] != letter]
-    write_vcf(tmp_path / "v.vcf", [("chr2", 1, ".", "A", "C", ".")])
-    vcf = convert_vcf(tmp_path / "v.vcf", "vcf.gz+index")
-    write_vcf(tmp_path / "v.vcf", records)
-    pysam.tabix_compress(str(tmp_path / "v.vcf"), str(vcf), force=True)
-    os.utime(str(vcf) + ".tbi", (1e9, 1e9))
-    result = vcf_file(tiny_folder, vcf, tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    assert result[:4] == (len(records), 0, 0, ())
-
-
-def test_header_without_contigs(tiny_folder, tmp_path):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
-    records, frames = random_records(count=40), []
-    write_vcf(tmp_path / "v.vcf", records, contigs=())
-    for kind in ("vcf", "vcf.gz+index"):
-        inputs = (tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.parquet")
-        vcf_file(tiny_folder, convert_vcf(tmp_path / "v.vcf", kind), *inputs, overwrite=True)
-        frames.append(read(tmp_path / "out.parquet"))
-    assert len(frames[0]) == len(slow_lines(records))
-    pd.testing.assert_frame_equal(*frames)
-
-
-@pytest.mark.parametrize("forms", [("vcf", "g.fa", "p.bed"), ("vcf.gz+index", "g.fa.gz", "p.bed.gz")])
-def test_command_line_from_end_to_end(tiny_folder, tmp_path, explicit, main, forms):
-    kind, genome, bed = forms
-    write_genome(tmp_path / "g.fa")
-    if genome.endswith(".gz"):
-        pysam.tabix_compress(str(tmp_path / "g.fa"), str(tmp_path / genome), force=True)
-        (tmp_path / "g.fa").unlink()
-    write_bed(tmp_path / bed)
-    records = [record for record, _ in special_records()[3:9]]
-    write_vcf(tmp_path / "v.vcf", records)
-    vcf = convert_vcf(tmp_path / "v.vcf", kind).name
-    options = ["--genome", str(tmp_path / genome), "--promoters", str(tmp_path / bed)]
-    command = [sys.executable, str(SCRIPT), str(tiny_folder), vcf, "out.tsv", *options, "--both_orientations"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == [
-        "9 variants written to out.tsv",
-        "4 of them could not be predicted: the column `problem` says why",
+def test_command_line_with_compressed_files(tiny_folder, tmp_path, run, explicit, capsys):
+    pysam.tabix_compress(str(tmp_path / "g.fa"), str(tmp_path / "g.fa.gz"), force=True)
+    write_bed(tmp_path / "p.bed.gz")
+    vcf = write_vcf(tmp_path / "v.vcf", [record for record, _ in special_records()[3:9]], "vcf.gz+index")
+    options = ["--genome", tmp_path / "g.fa.gz", "--promoters", tmp_path / "p.bed.gz", "--both_orientations"]
+    run_script("variants", tiny_folder, vcf, tmp_path / "out.tsv", *options)
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        f"9 variants written to {tmp_path / 'out.tsv'}",
+        "4 of them could not be predicted: the column `problem` gives the reason",
     ]
-    assert "[W::" not in result.stderr
 
     def both(text):
         return (explicit(text) + explicit(slow_reverse_complement(text))) / 2
 
-    got, expected = read(tmp_path / "out.tsv"), []
-    for row in got.to_dict("records"):
-        promoter = GENOME["chr1"][20:38]
-        changed = slow_apply(promoter, row["pos"] - 21, row["ref"], row["alt"])
-        expected.append(None if row["problem"] else [both(promoter), both(changed)])
-    assert expected.count(None) == 4
-    assert_effects(got, expected)
-    with pytest.raises(SystemExit, match=r"error: .*out.tsv exists already.*--overwrite"):
-        main([str(tiny_folder), str(tmp_path / vcf), str(tmp_path / "out.tsv"), *options])
+    table, promoter = read(tmp_path / "out.tsv"), GENOME["chr1"][20:38]
+    changed = [slow_apply(promoter, row["pos"] - 21, row["ref"], row["alt"]) for row in table.to_dict("records")]
+    pairs = zip(changed, table["problem"], strict=True)
+    assert_effects(table, [None if problem else [both(promoter), both(text)] for text, problem in pairs])
 
 
 HEADER = "##fileformat=VCFv4.2\n##contig=<ID=chr1>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
@@ -343,10 +296,8 @@ FINE = "chr1\t25\t.\tA\tC\t.\t.\t.\n"
     ("name", "content", "message"),
     [
         ("v.vcf", None, "there is no file v.vcf"),
-        ("v.vcf", "", "v.vcf cannot be read as VCF"),
         ("v.vcf", "hello\nworld\n", "v.vcf cannot be read as VCF"),
         ("v.vcf", HEADER, "v.vcf has no variants"),
-        ("v.vcf", HEADER + "chr1\t25\t.\n", "v.vcf cannot be read as VCF"),
         ("v.vcf", HEADER + FINE * 99 + "chr1\tx\t.\tA\tC\t.\t.\t.\n", "v.vcf cannot be read after 99 records"),
         (
             "v.vcf",
@@ -358,29 +309,19 @@ FINE = "chr1\t25\t.\tA\tC\t.\t.\t.\n"
         ("v.vcf.gz", "truncated", "v.vcf.gz cannot be read as VCF: no BGZF EOF marker"),
         ("g.fa", None, "there is no file g.fa"),
         ("g.fa", "", "g.fa cannot be read as FASTA"),
-        ("g.fa", "hello\n", "g.fa cannot be read as FASTA"),
         ("g.fa", ">chr1\nAC\nACGT\nACG\nACGTA\n", "g.fa cannot be read as FASTA"),
         ("g.fa.gz", gzip.compress(b">chr1\nACGT\n", mtime=0), "g.fa.gz cannot be read as FASTA"),
         ("p.bed", None, "there is no file p.bed"),
-        ("p.bed", "", "p.bed has no promoters"),
         ("p.bed", "# nothing\n", "p.bed has no promoters"),
-        ("p.bed", "chr1\t10\t20\n", "p.bed, line 1: 3 columns, separated by tabs; six are needed"),
-        ("p.bed", "# a\nchr1\t10\t20\tp\t0\n", "p.bed, line 2: 5 columns"),
+        ("p.bed", "# a\nchr1\t10\t20\tp\t0\n", "p.bed, line 2: 5 columns, separated by tabs; six are needed"),
         ("p.bed", "chr1 10 20 p 0 +\n", "p.bed, line 1: 1 column, separated by tabs; six are needed"),
         ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\t0\t.\n", "strand (+ or -), got 'chr1 10 20 p 0 .'"),
-        ("p.bed", "chr1\t10\t20\tp\t0\t+\nchr1\t10\t20\tp\n", "p.bed, line 2: 4 columns"),
         ("p.bed", "chr1\tx\t20\tp\t0\t+\n", "got 'chr1 x 20 p 0 +'"),
-        ("p.bed", "chr1\t-3\t20\tp\t0\t+\n", "got 'chr1 -3 20 p 0 +'"),
         ("p.bed", "chr1\t20\t20\tp\t0\t+\n", "got 'chr1 20 20 p 0 +'"),
         ("p.bed.gz", gzip.compress(b"chr1\t10\t20\tp\t0\t+\n" * 99, mtime=0)[:-9], "p.bed.gz cannot be read as BED"),
-        ("p.bed.gz", "chr1\t10\t20\tp\t0\t+\n", "p.bed.gz cannot be read as BED"),
     ],
 )
-def test_bad_files_are_told_in_one_line_and_leave_nothing(
-    tiny_folder, tmp_path, monkeypatch, capfd, main, name, content, message
-):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
+def test_mistakes(tiny_folder, tmp_path, run, monkeypatch, capfd, name, content, message):
     (tmp_path / "v.vcf").write_text(HEADER + FINE)
     if content == "truncated":
         pysam.tabix_compress(str(tmp_path / "v.vcf"), str(tmp_path / name), force=True)
@@ -389,39 +330,15 @@ def test_bad_files_are_told_in_one_line_and_leave_nothing(
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    chosen = {key: name if name.startswith(key[:2]) else key for key in ("v.vcf", "g.fa", "p.bed")}
+    vcf, genome, bed = (name if name.startswith(usual[:2]) else usual for usual in ("v.vcf", "g.fa", "p.bed"))
     monkeypatch.chdir(tmp_path)
-    before = {path.name for path in tmp_path.iterdir()}
-    options = ["--genome", chosen["g.fa"], "--promoters", chosen["p.bed"]]
-    with pytest.raises(SystemExit) as stop:
-        main([str(tiny_folder), chosen["v.vcf"], "out.parquet", *options])
-    assert str(stop.value.code).startswith("error: ")
-    assert message in stop.value.code
-    assert "\n" not in stop.value.code
-    assert "[E::" not in capfd.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} - before <= {"g.fa.fai"}, "the index alone, beside its FASTA"
+    before = set(names_in(tmp_path))
+    assert message in error_of("variants", tiny_folder, vcf, "out.parquet", "--genome", genome, "--promoters", bed)
+    assert "[E::" not in capfd.readouterr().err, "htslib is silent"
+    assert set(names_in(tmp_path)) - before <= {"g.fa.fai"}, "only the index, next to its FASTA"
 
 
-def test_an_interval_that_no_model_reads_is_not_fetched(tiny_folder, tmp_path):
-    write_genome(tmp_path / "g.fa", {"chr1": "ACGT" * 2_501})
-    write_bed(tmp_path / "p.bed", [Promoter("chr1", 0, 10_001, "p", "+"), Promoter("chr1", 0, 10_000, "q", "+")])
-    write_vcf(tmp_path / "v.vcf", [("chr1", 0, ".", "A", "C", ".")])
-    vcf_file(tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    wide, long = sorted(read(tmp_path / "out.csv")["problem"])
-    assert wide == "10001 nt are more than the 10,000 that a model may read"
-    assert long == "reference sequence: 10000 nt are more than the 20 that the model reads"
-
-
-def test_contigs_of_other_names_are_told(tiny_folder, tmp_path):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed", [Promoter("1", 10, 20, "p", "+")])
-    write_vcf(tmp_path / "v.vcf", [("chr1", 12, ".", "A", "C", ".")])
-    inputs = (tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    with pytest.raises(ValueError, match=r"their first contigs are 'chr1' and '1'"):
-        vcf_file(tiny_folder, *inputs)
-
-
-def test_verbosity_of_htslib_is_left_as_it_was(tiny_folder, tmp_path):
+def test_verbosity_of_htslib_is_restored(tiny_folder, tmp_path):
     before = pysam.set_verbosity(2)
     try:
         with pytest.raises(FileNotFoundError):
@@ -432,151 +349,124 @@ def test_verbosity_of_htslib_is_left_as_it_was(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("trimming", ["auto", "always"])
-def test_intervals_are_variable_parts_whatever_the_tokenizer_trims(tiny_folder, tiny_tokenizer, tmp_path, trimming):
-    """The interval begins and ends with letters of the flanks, which stand for themselves there."""
+def test_intervals_are_variable_parts_with_every_tokenizer(tiny_folder, tmp_path, run, trimming):
+    """The interval begins and ends like the flanks, which are part of it."""
     interval = "ACCATGTGTCAGGT"
-    write_genome(tmp_path / "genome.fa", {"chr1": "TTTTT" + interval + "TTTTT"})
-    write_bed(tmp_path / "promoters.bed", [Promoter("chr1", 5, 5 + len(interval), "P1", "+")])
-    write_vcf(tmp_path / "in.vcf", [("chr1", 10, "v1", "G", "C", ".")], contigs=("chr1",))
-    settings = {name: getattr(tiny_tokenizer, name) for name in ("kmer_size", "strand_length", "flank5", "flank3")}
-    vcf_file(
-        tiny_folder, tmp_path / "in.vcf", tmp_path / "genome.fa", tmp_path / "promoters.bed", tmp_path / "out.tsv",
-        tokenizer=type(tiny_tokenizer)(**settings, trimming=trimming),
-    )  # fmt: skip
-    untrimmed = explicit_predictions(tiny_folder, type(tiny_tokenizer)(**settings, trimming="never"))
+    write_genome(tmp_path / "g.fa", {"chr1": "TTTTT" + interval + "TTTTT"})
+    write_bed(tmp_path / "p.bed", [Promoter("chr1", 5, 5 + len(interval), "P1", "+")])
+    vcf = write_vcf(tmp_path / "v.vcf", [("chr1", 10, "v1", "G", "C", ".")])
+    tokenizers = [
+        KmerTokenizer(kmer_size=5, strand_length=20, flank5="ACCA", flank3="GGT", trimming=name)
+        for name in (trimming, "never")
+    ]
+    untrimmed = explicit_predictions(tiny_folder, tokenizers[1])
+    predictor = Predictor.from_pretrained(tiny_folder, tokenizer=tokenizers[0])
     expected = [(untrimmed(interval), untrimmed(slow_apply(interval, 5, "G", "C")))]
-    assert_effects(read(tmp_path / "out.tsv"), expected)
+    assert_effects(run(vcf, predictor=predictor), expected)
 
 
-def test_overflow_is_trimmed_at_the_5_prime_end_of_the_strand(tiny_folder, tmp_path, explicit):
+def test_overflow_is_trimmed_at_the_5_prime_end_of_the_strand(tmp_path, run, explicit):
     plus = "ACGTTGCAAGGCTATCCGAT"
     (tmp_path / "g.fa").write_text(f">c\n{plus}TTTT\n")
     (tmp_path / "p.bed").write_text("c\t0\t20\tp\t.\t-\n")
-    write_vcf(tmp_path / "v.vcf", [("c", 2, ".", "G", "GTT", "."), ("c", 18, ".", "A", "ATT", ".")], ["c"])
-    call = [tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv"]
-    vcf_file(*call, overflow="trim")
-    # On the minus strand the 5' end is the right one of the plus strand, so its last two letters are lost.
-    texts = [plus[:3] + "TT" + plus[3:18], plus[:19] + "T"]
-    reference = explicit(slow_reverse_complement(plus))
-    assert texts[1] == plus, "inserted letters beside T are pushed out"
-    got = read(tmp_path / "out.csv")
-    assert list(got["problem"].fillna("")) == ["", "the variant is trimmed away"]
-    np.testing.assert_allclose(got["reference_expression"][0], reference, rtol=1e-5)
-    np.testing.assert_allclose(got["alternative_expression"][0], explicit(slow_reverse_complement(texts[0])), rtol=1e-5)
+    records = [("c", 2, ".", "G", "GTT", "."), ("c", 18, ".", "A", "ATT", ".")]
+    table = run(write_vcf(tmp_path / "v.vcf", records, contigs=["c"]), overflow="trim")
+    # The 5' end of the minus strand is the right end of the plus strand, so its last two bases are lost.
+    pair = [explicit(slow_reverse_complement(text)) for text in (plus, plus[:3] + "TT" + plus[3:18])]
+    assert table["problem"].tolist() == ["", "the variant is trimmed away"]
+    np.testing.assert_allclose(table.loc[0, EFFECTS[:2]].astype(float), pair, rtol=1e-5)
 
 
-def test_contigs_of_the_genome_named_without_chr_are_hinted_at(tiny_folder, tmp_path):
-    write_genome(tmp_path / "g.fa", {"1": "ACGT" * 10})
-    write_bed(tmp_path / "p.bed", [Promoter("chr1", 10, 20, "p", "+")])
-    write_vcf(tmp_path / "v.vcf", [("chr1", 12, ".", "A", "C", ".")])
-    vcf_file(tiny_folder, tmp_path / "v.vcf", tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    (problem,) = read(tmp_path / "out.csv")["problem"]
-    assert problem.startswith("the FASTA lacks the contig: one file names its contigs with `chr`, the other without")
-
-
-OLD, LATER = (1e9, 1e9), (1.1e9, 1.1e9)  # times of access and modification
-
-
-def deltas(folder, path, genome):
-    vcf_file(folder, path / "v.vcf", path / genome, path / "p.bed", path / "out.csv", overwrite=True)
-    return read(path / "out.csv")["delta"].tolist()
-
-
-@pytest.mark.parametrize("replaced", ["by a newer file", "by a copy with an older date"])
 @pytest.mark.parametrize("genome", ["g.fa", "g.fa.gz"])
-def test_outdated_index_of_a_genome_is_rebuilt(tiny_folder, tmp_path, genome, replaced):
-    """Only the change time shows that a file was replaced by one with an older date, as `cp -p` or `mv` do."""
-
-    def write(text):
-        (tmp_path / "g.fa").write_text(text)
+def test_outdated_index_of_a_genome_is_rebuilt(tmp_path, run, genome):
+    """Only the change time shows that a file was replaced by one with an older date, as by `cp -p` or `mv`."""
+    vcf, tables, path = write_vcf(tmp_path / "v.vcf", random_records(count=30)), [], tmp_path / genome
+    for description in ("", " anew"):
+        write_genome(tmp_path / "g.fa", {f"{name}{description}": text for name, text in GENOME.items()})
         if genome.endswith(".gz"):
-            pysam.tabix_compress(str(tmp_path / "g.fa"), str(tmp_path / genome), force=True)
-
-    write_genome(tmp_path / "g.fa")
-    text = (tmp_path / "g.fa").read_text()
-    write_bed(tmp_path / "p.bed")
-    write_vcf(tmp_path / "v.vcf", random_records(count=30))
-    write(text)
-    before = deltas(tiny_folder, tmp_path, genome)
-    indexes = [path for path in tmp_path.iterdir() if path.suffix in (".fai", ".gzi")]
-    assert len(indexes) == 1 + genome.endswith(".gz") and _has_index(tmp_path / genome)
-    write(text.replace(">chr1 made", ">chr1 made anew"))
-    if replaced == "by a copy with an older date":
-        shutil.copyfile(tmp_path / genome, tmp_path / "copy")
-        os.utime(tmp_path / "copy", OLD)
-        os.replace(tmp_path / "copy", tmp_path / genome)
-    for path in indexes:
-        os.utime(path, LATER)
-    assert not _has_index(tmp_path / genome)
-    np.testing.assert_equal(deltas(tiny_folder, tmp_path, genome), before)
-    assert _has_index(tmp_path / genome)
-
-
-@pytest.mark.parametrize("missing", [".fai", ".gzi"])
-def test_all_indexes_of_a_genome_must_be_current(tmp_path, missing):
-    write_genome(tmp_path / "g.fa")
-    pysam.tabix_compress(str(tmp_path / "g.fa"), str(tmp_path / "g.fa.gz"))
-    pysam.faidx(str(tmp_path / "g.fa.gz"))
-    assert _has_index(tmp_path / "g.fa.gz")
-    (tmp_path / f"g.fa.gz{missing}").unlink()
-    assert not _has_index(tmp_path / "g.fa.gz")
+            pysam.tabix_compress(str(tmp_path / "g.fa"), str(path), force=True)
+        os.utime(path, OLD)
+        for index in tmp_path.glob("g.fa*.[fg]?i"):
+            os.utime(index, LATER)
+        assert not _has_index(path)
+        tables.append(run(vcf, genome))
+        assert _has_index(path)
+    pd.testing.assert_frame_equal(*tables)
+    if genome.endswith(".gz"):
+        (tmp_path / "g.fa.gz.gzi").unlink()
+        assert not _has_index(path), "both indexes are needed"
 
 
 @pytest.mark.parametrize("content", ["hello\n", "chr1\t300\n", ""])
 def test_damaged_index_of_a_genome_is_rebuilt(tmp_path, content):
     write_genome(tmp_path / "g.fa")
     (tmp_path / "g.fa.fai").write_text(content)
-    with fasta_index.open_fasta(tmp_path / "g.fa") as fasta:
-        assert fasta.fetch("chr1") == GENOME["chr1"]
+    assert open_fasta(tmp_path / "g.fa").fetch("chr1") == GENOME["chr1"]
 
 
-def test_a_genome_in_a_folder_that_cannot_be_written_is_read(tiny_folder, tmp_path, monkeypatch):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
-    write_vcf(tmp_path / "v.vcf", random_records())
-    expected = deltas(tiny_folder, tmp_path, "g.fa")
+def test_a_genome_in_a_read_only_folder(tmp_path, run, monkeypatch):
+    vcf = write_vcf(tmp_path / "v.vcf", random_records())
+    expected = run(vcf)
     (tmp_path / "g.fa.fai").write_text("stale\n")
     os.utime(tmp_path / "g.fa.fai", OLD)
 
     def fail(path, **_):
         raise PermissionError(f"no writing to {path}")
 
-    monkeypatch.setattr(fasta_index, "new_file", fail)
-    np.testing.assert_equal(deltas(tiny_folder, tmp_path, "g.fa"), expected)
+    monkeypatch.setattr(genome_module, "new_file", fail)
+    pd.testing.assert_frame_equal(run(vcf), expected)
     assert (tmp_path / "g.fa.fai").read_text() == "stale\n"
 
 
-@pytest.mark.parametrize("kind", ["tbi", "csi", "bcf"])
-def test_outdated_index_of_a_vcf_is_not_used(tiny_folder, tmp_path, kind):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
-    records, path = random_records(count=40), tmp_path / ("v.bcf" if kind == "bcf" else "v.vcf.gz")
-    write_vcf(tmp_path / "v.vcf", records)
-    convert_vcf(tmp_path / "v.vcf", "bcf" if kind == "bcf" else "vcf.gz")
-    pysam.tabix_index(str(path), preset="bcf" if kind == "bcf" else "vcf", force=True, csi=kind != "tbi")
-    index = tmp_path / f"{path.name}.{'tbi' if kind == 'tbi' else 'csi'}"
-    assert index.exists() and _has_new_index(path)
-    write_vcf(tmp_path / "v.vcf", records[20:])
-    convert_vcf(tmp_path / "v.vcf", "bcf" if kind == "bcf" else "vcf.gz")
-    os.utime(path, OLD)
-    os.utime(index, LATER)
-    assert not _has_new_index(path)
-    vcf_file(tiny_folder, path, tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    assert len(read(tmp_path / "out.csv")) == len(slow_lines(records[20:]))
-
-
-def test_of_two_indexes_both_must_be_new(tiny_folder, tmp_path):
-    write_genome(tmp_path / "g.fa")
-    write_bed(tmp_path / "p.bed")
+@pytest.mark.parametrize(("kind", "csi"), [("vcf.gz", False), ("vcf.gz", True), ("bcf", True)])
+def test_outdated_index_of_a_vcf_is_not_used(tmp_path, run, kind, csi):
     records = random_records(count=40)
-    write_vcf(tmp_path / "v.vcf", records[:20])
-    vcf = convert_vcf(tmp_path / "v.vcf", "vcf.gz")
-    pysam.tabix_index(str(vcf), preset="vcf", csi=True)
-    write_vcf(tmp_path / "v.vcf", records)
-    convert_vcf(tmp_path / "v.vcf", "vcf.gz+index")
+    vcf = write_vcf(tmp_path / "v.vcf", records, f"{kind}+index", csi=csi)
+    assert _has_new_index(vcf)
+    write_vcf(tmp_path / "v.vcf", records[20:], kind)
+    os.utime(vcf, OLD)
+    for path in tmp_path.glob("v.*.?[bs]i"):
+        os.utime(path, LATER)
+    assert not _has_new_index(vcf)
+    assert len(run(vcf)) == len(slow_lines(records[20:]))
+
+
+def test_all_indexes_of_a_vcf_must_be_current(tmp_path, run):
+    records = random_records(count=40)
+    write_vcf(tmp_path / "v.vcf", records[:20], "vcf.gz+index", csi=True)
+    vcf = write_vcf(tmp_path / "v.vcf", records, "vcf.gz+index")
     os.utime(f"{vcf}.csi", LATER)
     assert not _has_new_index(vcf), "htslib prefers the other one"
-    vcf_file(tiny_folder, vcf, tmp_path / "g.fa", tmp_path / "p.bed", tmp_path / "out.csv")
-    assert len(read(tmp_path / "out.csv")) == len(slow_lines(records))
+    assert len(run(vcf)) == len(slow_lines(records))
     os.utime(f"{vcf}.csi")
     assert _has_new_index(vcf)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), min_size=1, max_size=12),
+    st.integers(0, 40),
+    st.integers(1, 9),
+)
+def test_overlaps_and_regions_equal_slow_ones(intervals, start, length):
+    promoters = [Promoter("c", a, a + n, str(i), "+") for i, (a, n) in enumerate(intervals)]
+    contig, inside = _by_contig(promoters)["c"], set(range(start, start + length))
+    expected = {p for p in promoters if inside & set(range(p.start, p.end))}
+    found = _overlapping(contig, start, start + length)
+    assert len(found) == len(expected) and set(found) == expected
+    regions = list(_merged(contig))
+    covered = {i for p in promoters for i in range(p.start, p.end)}
+    assert {i for a, b in regions for i in range(a, b)} == covered
+    assert all(regions[i][1] < regions[i + 1][0] for i in range(len(regions) - 1))
+
+
+def test_promoters_of_a_bed_file(tmp_path):
+    lines = (
+        'browser position chr1\ntrack name=a\n#c\ttracks\nchrM\t0\t7\t.\t.\t-\textra\r\n\nNA\t3\t5\ttracks "x\t1\t+\n'
+    )
+    lines += "c\t1\t7\tq\t0\t+\t1\t2\t3\t4\t5\t6\n"
+    expected = [
+        Promoter("chrM", 0, 7, "chrM:1-7", "-"), Promoter("NA", 3, 5, 'tracks "x', "+"), Promoter("c", 1, 7, "q", "+")
+    ]  # fmt: skip
+    (tmp_path / "p.bed").write_text(lines)
+    (tmp_path / "p.bed.gz").write_bytes(gzip.compress(lines.encode()))
+    assert read_promoters(tmp_path / "p.bed") == read_promoters(tmp_path / "p.bed.gz") == expected

@@ -1,71 +1,70 @@
-"""Mutagenesis in silico, against predictions of mutants that are written out."""
+"""In silico mutagenesis, against predictions of mutants that are written out."""
+
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
+from modeling_macaron.analysis.files import FileOptions
 from modeling_macaron.analysis.mutagenesis import (
     Mutagenesis,
     base_importance,
+    mutagenesis_file,
     saturation_mutagenesis,
     window_scan,
 )
-from modeling_macaron.analysis.mutants import MutantStrands, Substitutions, WindowEdits, pad_centered
-from modeling_macaron.analysis.predict import predict, predict_strands
+from modeling_macaron.analysis.mutants import WindowEdits
+from modeling_macaron.analysis.row_figures import RowFigures
+from modeling_macaron.predictor import Predictor
+from tests.analysis.cases import read, write
 from tokenization import KmerTokenizer
-from tokenization.tokenization_kmer import N_ID
 
-# As given, and the variable part: flanks ACCA and GGT, lower case, U, ambiguity letters, N at the ends, one letter.
+# As given, and the variable part: flanks ACCA and GGT, lower case, U, ambiguous bases, N at the ends, one base. In the
+# last, replacing T by A makes ends like the flanks.
 SEQUENCES = {
-    "ACGTACGTAC": "ACGTACGTAC",
-    "ACCATTTTGGT": "TTTT",
-    "accaGattacagguggt": "GATTACAGGT",
-    "ACGU": "ACGT",
-    "NRYACGN": "NNNACGN",
-    "G": "G",
-    "GCTTTATATAAGGCGGGCAT": "GCTTTATATAAGGCGGGCAT",
-}
-# The substitution of T by A makes ends like the flanks.
-LOOKS_FLANKED = "ACCTGGCGGT"
+    "ACGTACGTAC": "ACGTACGTAC", "ACCATTTTGGT": "TTTT", "accaGattacagguggt": "GATTACAGGT", "ACGU": "ACGT",
+    "NRYACGN": "NNNACGN", "G": "G", "GCTTTATATAAGGCGGGCAT": "GCTTTATATAAGGCGGGCAT",
+    "ACCTGGCGGT": "ACCTGGCGGT",
+}  # fmt: skip
+SEQUENCE = "ACGTTGCAAC"
 
 
 @pytest.fixture(scope="module")
-def as_it_stands():
-    """Tokenizer that cuts nothing."""
-    return KmerTokenizer(kmer_size=5, strand_length=20, trimming="never")
+def untrimmed(predictor):
+    """The predictor without trimming of flanks."""
+    return replace(predictor, tokenizer=KmerTokenizer(kmer_size=5, strand_length=20, trimming="never"))
 
 
 @pytest.fixture(scope="module")
-def slow_deltas(model, as_it_stands):
-    """Deltas (length, 4) of a variable part, every mutant written out and predicted, the reference base too."""
+def slow_deltas(untrimmed):
+    """Deltas (length, 4) of a variable part: all mutants are written out, with the base of the sequence too."""
 
     def deltas(sequence):
         mutants = [sequence[:i] + base + sequence[i + 1 :] for i in range(len(sequence)) for base in "ACGT"]
-        values = predict(model, [sequence, *mutants], tokenizer=as_it_stands)
+        values = untrimmed.predict([sequence, *mutants])
         return (values[1:] - values[0]).reshape(-1, 4)
 
     return deltas
 
 
-def assert_same(got, expected):
-    assert got.dtype == np.float64
-    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-11)
+def assert_same(found, expected):
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 256])
-def test_deltas_are_differences_of_two_predictions(model, slow_deltas, batch_size):
-    results = list(saturation_mutagenesis(model, list(SEQUENCES), batch_size=batch_size))
+def test_deltas_are_differences_of_two_predictions(predictor, slow_deltas):
+    results = list(saturation_mutagenesis(replace(predictor, batch_size=7), list(SEQUENCES)))
     assert [result.sequence for result in results] == list(SEQUENCES.values())
-    references = predict(model, list(SEQUENCES))
-    for result, reference in zip(results, references, strict=True):
-        expected = slow_deltas(result.sequence)
-        assert isinstance(result.reference, float)
+    for result, reference in zip(results, predictor.predict(list(SEQUENCES)), strict=True):
         assert result.reference == pytest.approx(reference, rel=1e-12)
-        assert_same(result.deltas, expected)
+        assert_same(result.deltas, slow_deltas(result.sequence))
         is_reference = np.array(list(result.sequence))[:, None] == np.array(list("ACGT"))
         assert (result.deltas[is_reference] == 0).all()
-        assert np.abs(result.deltas[~is_reference]).min() > 1e-6, "every substitution tells"
+        assert np.abs(result.deltas[~is_reference]).min() > 1e-6, "every substitution has an effect"
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -78,50 +77,31 @@ def test_deltas_are_differences_of_two_predictions(model, slow_deltas, batch_siz
     ),
     batch_size=st.integers(1, 100),
 )
-def test_any_sequences_in_any_batches(model, as_it_stands, slow_deltas, sequences, batch_size):
-    results = saturation_mutagenesis(model, sequences, tokenizer=as_it_stands, batch_size=batch_size)
+def test_any_sequences_in_any_batches(untrimmed, slow_deltas, sequences, batch_size):
+    results = saturation_mutagenesis(replace(untrimmed, batch_size=batch_size), sequences)
     for sequence, result in zip(sequences, results, strict=True):
         assert result.sequence == sequence
         assert_same(result.deltas, slow_deltas(sequence))
 
 
-def test_mutant_that_looks_flanked_is_not_trimmed(model, slow_deltas):
-    (result,) = saturation_mutagenesis(model, [LOOKS_FLANKED])
-    assert_same(result.deltas, slow_deltas(LOOKS_FLANKED))
-    trimmed = predict(model, ["ACCAGGCGGT"])[0] - result.reference
-    assert abs(result.deltas[3, 0] - trimmed) > 1e-3
+def test_float32_and_merged_models_agree(tiny_folder, predictor):
+    expected = next(saturation_mutagenesis(predictor, [SEQUENCE])).deltas
+    for other in (tiny_folder, Predictor.from_pretrained(tiny_folder, merged=True)):
+        np.testing.assert_allclose(next(saturation_mutagenesis(other, [SEQUENCE])).deltas, expected, atol=2e-5)
 
 
-def test_float32_and_merged_models_agree(tiny_folder, model):
-    expected = next(saturation_mutagenesis(model, ["ACGTACGTAC"]))
-    for options in ({}, {"merged": True}, {"dtype": "float64", "merged": True, "device": "cpu"}):
-        got = next(saturation_mutagenesis(tiny_folder, ["ACGTACGTAC"], **options))
-        np.testing.assert_allclose(got.deltas, expected.deltas, atol=2e-5)
-        assert got.reference == pytest.approx(expected.reference, abs=2e-5)
-        assert got.deltas.dtype == np.float64
+def test_batches_are_filled_across_sequences(predictor, forwards):
+    sequences = ["ACGTACGTAC", "ACCATTTTGGT", "NACGN"]  # 31 + 13 + (9 + 8 + 1): three for a base, four for N
+    list(saturation_mutagenesis(replace(predictor, batch_size=16), sequences))
+    assert forwards == [16, 16, 16, 14]
 
 
-def test_forwards_are_three_a_base_four_an_n_and_one(model, forwards):
-    sequences = ["ACGTACGTAC", "ACCATTTTGGT", "NACGN"]  # 31 + 13 + (9 + 8 + 1)
-    list(saturation_mutagenesis(model, sequences, batch_size=16))
-    assert forwards == [16, 16, 16, 14], "mutants of several sequences share a batch"
-    forwards.clear()
-    list(saturation_mutagenesis(model, ["ACGTACGTAC"], batch_size=64))
-    assert forwards == [31]
-
-
-def test_results_come_before_all_is_computed(model, forwards):
-    results = saturation_mutagenesis(model, ["ACGTACGTAC"] * 50, batch_size=31)
+def test_results_come_before_all_are_computed(predictor, forwards):
+    results = saturation_mutagenesis(replace(predictor, batch_size=31), [SEQUENCE] * 50)
     assert forwards == []
     next(results)
     assert len(forwards) <= 2
-    assert len(list(results)) == 49
-    assert forwards == [31] * 50
-
-
-def test_equal_lengths_can_be_stacked(model):
-    stacked = np.stack([result.deltas for result in saturation_mutagenesis(model, ["ACGTA", "TTTTT", "accaGGGGGGGT"])])
-    assert stacked.shape == (3, 5, 4)
+    assert len(list(results)) == 49 and forwards == [31] * 50
 
 
 def test_importance_is_minus_the_mean_of_three():
@@ -129,136 +109,65 @@ def test_importance_is_minus_the_mean_of_three():
     np.testing.assert_allclose(base_importance(Mutagenesis("ANG", 10.0, deltas)), [4, 0, -2])
 
 
-SEQUENCE = "ACGTTGCAAC"
-
-
-def test_window_of_n_by_hand(model):
-    mutants = ["NNNTTGCAAC", "ACNNNGCAAC", "ACGTNNNAAC", "ACGTTGNNNC"]
-    (scan,) = window_scan(model, [f"acca{SEQUENCE}ggt"], window=3, step=2, method="n", batch_size=3)
-    assert (scan.sequence, scan.window) == (SEQUENCE, 3)
-    assert scan.starts.tolist() == [0, 2, 4, 6]
-    values = predict(model, [SEQUENCE, *mutants])
+@pytest.mark.parametrize(
+    ("sequence", "options", "mutants"),
+    [
+        (SEQUENCE, {"window": 3, "step": 2, "method": "n"}, ["NNNTTGCAAC", "ACNNNGCAAC", "ACGTNNNAAC", "ACGTTGNNNC"]),
+        (SEQUENCE, {"window": 9, "method": "delete"}, ["C", "A"]),
+        (SEQUENCE, {"window": 8, "method": "delete"}, ["AC", "AC", "AC"]),
+        (SEQUENCE, {"window": 7, "method": "delete"}, ["AAC", "AAC", "ACC", "ACG"]),
+        ("ACGTC", {"window": 1, "method": "delete"}, ["CGTC", "AGTC", "ACTC", "ACGC", "ACGT"]),
+    ],
+)
+def test_windows_by_hand(predictor, sequence, options, mutants):
+    (scan,) = window_scan(replace(predictor, batch_size=3), [f"acca{sequence}ggt"], **options)
+    assert (scan.sequence, scan.window) == (sequence, options["window"])
+    assert scan.starts.tolist() == [options.get("step", 1) * i for i in range(len(mutants))]
+    values = predictor.predict([sequence, *mutants])
     assert scan.reference == pytest.approx(values[0], rel=1e-12)
     assert_same(scan.deltas, values[1:] - values[0])
-    assert np.abs(scan.deltas).min() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("window", "mutants"),
-    [(9, ["C", "A"]), (8, ["AC", "AC", "AC"]), (7, ["AAC", "AAC", "ACC", "ACG"])],
-    ids=["to one letter", "of even length", "of odd length"],
-)
-def test_deletion_by_hand(model, window, mutants):
-    if window == 8:
-        mutants = [SEQUENCE[:start] + SEQUENCE[start + 8 :] for start in range(3)]
-    (scan,) = window_scan(model, [SEQUENCE], window=window, method="delete")
-    assert scan.starts.tolist() == list(range(len(mutants)))
-    assert [len(mutant) for mutant in mutants] == [10 - window] * len(mutants)
-    values = predict(model, [SEQUENCE, *mutants])
-    assert_same(scan.deltas, values[1:] - values[0])
-
-
-def test_deletion_of_one_letter(model):
-    (scan,) = window_scan(model, ["ACGTC"], window=1, method="delete")
-    values = predict(model, ["ACGTC", "CGTC", "AGTC", "ACTC", "ACGC", "ACGT"])
-    assert_same(scan.deltas, values[1:] - values[0])
-
-
-def test_shuffles_of_two_letters_by_hand(model):
-    """A window of two letters is left or turned round: the mean is a share of that one delta."""
+def test_shuffles_of_two_bases_by_hand(predictor):
+    """A shuffle keeps a window of two bases or swaps them: the mean is a share of the delta of the swap."""
     num_shuffles = 16
-    (scan,) = window_scan(model, [SEQUENCE], window=2, num_shuffles=num_shuffles, seed=1)
+    (scan,) = window_scan(predictor, [SEQUENCE], window=2, num_shuffles=num_shuffles, seed=1)
     swapped = [SEQUENCE[:i] + SEQUENCE[i + 1] + SEQUENCE[i] + SEQUENCE[i + 2 :] for i in range(9)]
-    full = predict(model, swapped) - predict(model, [SEQUENCE])
-    is_pair_of_one = np.array([SEQUENCE[i] == SEQUENCE[i + 1] for i in range(9)])
-    assert is_pair_of_one.sum() == 2
-    np.testing.assert_allclose(scan.deltas[is_pair_of_one], 0, atol=1e-11)
-    counts = (scan.deltas / np.where(is_pair_of_one, 1, full))[~is_pair_of_one] * num_shuffles
+    full = predictor.predict(swapped) - predictor.predict([SEQUENCE])
+    has_equal_bases = np.array([SEQUENCE[i] == SEQUENCE[i + 1] for i in range(9)])
+    np.testing.assert_allclose(scan.deltas[has_equal_bases], 0, atol=1e-11)
+    counts = scan.deltas[~has_equal_bases] / full[~has_equal_bases] * num_shuffles
     np.testing.assert_allclose(counts, counts.round(), atol=1e-6)
     assert (counts > 0).all() and (counts < num_shuffles).all()
-    assert len(set(counts.round())) > 2, "each window has shuffles of its own"
+    assert len(set(counts.round())) > 2, "the windows have different shuffles"
     assert 0.3 < counts.mean() / num_shuffles < 0.7
 
 
-def test_shuffles_belong_to_the_seed(model, forwards):
-    options = {"window": 5, "num_shuffles": 3}
-    sequences = [SEQUENCE, "TTGACCATGCATGGTA", SEQUENCE]
-    expected = list(window_scan(model, sequences, seed=4, **options))
-    assert sum(forwards) == 2 * (1 + 6 * 3) + (1 + 12 * 3)
-    for batch_size in (1, 5):
-        for got, result in zip(
-            window_scan(model, sequences, seed=4, batch_size=batch_size, **options), expected, strict=True
-        ):
-            assert_same(got.deltas, result.deltas)
-    (alone,) = window_scan(model, [sequences[1]], seed=4, **options)
+def test_shuffles_depend_on_the_seed_only(predictor):
+    options, sequences = {"window": 5, "num_shuffles": 3}, [SEQUENCE, "TTGACCATGCATGGTA"]
+    expected = list(window_scan(predictor, sequences, seed=4, **options))
+    (alone,) = window_scan(replace(predictor, batch_size=5), sequences[1:], seed=4, **options)
     assert_same(alone.deltas, expected[1].deltas)
-    assert_same(expected[2].deltas, expected[0].deltas)
-    (other,) = window_scan(model, [SEQUENCE], seed=5, **options)
+    (sparse,) = window_scan(predictor, sequences[1:], seed=4, step=3, **options)
+    assert_same(sparse.deltas, expected[1].deltas[::3])
+    (other,) = window_scan(predictor, [SEQUENCE], seed=5, **options)
     assert np.abs(other.deltas - expected[0].deltas).max() > 1e-3
-    sparse = list(window_scan(model, sequences, seed=4, step=3, **options))
-    assert_same(sparse[1].deltas, expected[1].deltas[::3])
 
 
 @given(
-    letters=st.lists(st.integers(0, 4), min_size=4, max_size=20),
+    ids=st.lists(st.integers(0, 4), min_size=4, max_size=20),
     window=st.integers(2, 4),
     step=st.integers(1, 5),
     seed=st.integers(0, 9),
 )
-def test_a_shuffle_keeps_letters_and_leaves_the_rest(letters, window, step, seed):
-    letters = np.array(letters, np.uint8)
-    edits = WindowEdits(window, step, "shuffle", 3, seed)
-    count = edits.count(letters)
-    starts = [start for start in range(0, len(letters), step) if start + window <= len(letters)]
-    assert count == 3 * len(starts)
-    for index, mutant in enumerate(edits.make(letters, np.arange(count))):
-        start = starts[index // 3]
-        np.testing.assert_array_equal(np.delete(mutant, np.s_[start : start + window]),
-                                      np.delete(letters, np.s_[start : start + window]))  # fmt: skip
-        assert sorted(mutant[start : start + window]) == sorted(letters[start : start + window])
-
-
-@given(data=st.data(), method=st.sampled_from(["substitution", "shuffle", "n", "delete"]))
-def test_slices_of_mutants_are_parts_of_all(data, method):
-    letters = data.draw(st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=9), min_size=1, max_size=4))
-    letters = [np.array(part, np.uint8) for part in letters]
-    edits = Substitutions() if method == "substitution" else WindowEdits(3, 2, method, 2, 0)
-    strands = MutantStrands(letters, edits, 12)
-    size = len(strands)
-    whole = np.concatenate([
-        pad_centered(piece, 12) for part in letters
-        for piece in (part[None], edits.make(part, np.arange(edits.count(part))))
-    ])  # fmt: skip
-    assert whole.shape == (size, 12)
-    start, stop = sorted(data.draw(st.tuples(st.integers(0, size), st.integers(0, size + 5))))
-    np.testing.assert_array_equal(strands[start:stop], whole[start:stop])
-    assert strands[start:stop].dtype == np.uint8
-
-
-@given(length=st.integers(1, 20))
-def test_padding_is_that_of_the_tokenizer(length):
-    tokenizer = KmerTokenizer(kmer_size=5, strand_length=20)
-    expected = tokenizer("G" * length)["input_ids"][:20]
-    assert pad_centered(np.full((1, length), 2, np.uint8), 20).tolist() == [expected]
-
-
-@pytest.mark.parametrize(
-    ("sequences", "message"),
-    [
-        ("ACGT", "got one str"),
-        (["ACGT", "ACX"], "sequence 1 of the batch: letter 'X' at position 3"),
-        (["ACGT", ""], "sequence 1 of the batch: empty"),
-        (["A" * 21], r"21 nt are more than the 20 that the model reads \(`strand_length`\)"),
-        (["ACGT", "AC[MASK]GT"], "sequence 1 of the batch: a masked letter"),
-        (["ACGT", b"ACGT"], "expected DNA as a str, got bytes"),
-        ([None], "expected DNA as a str, got NoneType"),
-    ],
-)
-def test_bad_sequences_are_named_at_once(model, sequences, message):
-    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
-        saturation_mutagenesis(model, sequences)
-    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
-        window_scan(model, sequences, window=2)
+def test_a_shuffle_keeps_the_bases_of_its_window(ids, window, step, seed):
+    ids, edits = np.array(ids, np.uint8), WindowEdits(window, step, "shuffle", 3, seed)
+    starts = [start for start in range(0, len(ids), step) if start + window <= len(ids)]
+    assert edits.count(ids) == 3 * len(starts)
+    for index, mutant in enumerate(edits.make(ids, np.arange(edits.count(ids)))):
+        inside = np.s_[starts[index // 3] : starts[index // 3] + window]
+        np.testing.assert_array_equal(np.delete(mutant, inside), np.delete(ids, inside))
+        assert sorted(mutant[inside]) == sorted(ids[inside])
 
 
 @pytest.mark.parametrize(
@@ -267,27 +176,86 @@ def test_bad_sequences_are_named_at_once(model, sequences, message):
         ({"window": 0}, "window must be at least 1"),
         ({"window": 3, "step": 0}, "step must be at least 1"),
         ({"window": 3, "num_shuffles": 0}, "num_shuffles must be at least 1"),
+        ({"window": 3, "seed": -1}, "seed must be at least 0"),
         ({"window": 3, "method": "ablate"}, "must be one of shuffle, n, delete"),
         ({"window": 1}, "1 nt cannot be shuffled"),
-        ({"window": 3, "seed": -1}, "seed must not be negative"),
-        ({"window": 5}, "sequence 1 of the batch: 4 nt are too few for a window of 5"),
-        ({"window": 4, "method": "delete"}, "sequence 1 of the batch: 4 nt are too few for a window of 4"),
-        ({"window": 3, "batch_size": 0}, "batch_size must be at least 1"),
+        ({"window": 5}, "sequence 1 of the batch: 4 nt are fewer than the 5"),
+        ({"window": 4, "method": "delete"}, "sequence 1 of the batch: 4 nt are fewer than the 5"),
     ],
 )
-def test_windows_that_are_none(model, options, message):
+def test_invalid_windows(predictor, options, message):
     with pytest.raises(ValueError, match=message):
-        window_scan(model, ["ACGTACGT", "ACGT"], **options)
+        window_scan(predictor, ["ACGTACGT", "ACGT"], **options)
 
 
-def test_window_as_long_as_the_sequence(model):
-    (scan,) = window_scan(model, ["ACGT"], window=4, method="n")
-    (masked,) = predict_strands(model, np.full((1, 20), N_ID, np.uint8))
-    assert_same(scan.deltas, masked - predict(model, ["ACGT"]))
+def test_sequences_are_checked_at_once(predictor):
+    for function, options in ((saturation_mutagenesis, {}), (window_scan, {"window": 2})):
+        with pytest.raises(ValueError, match="sequence 1 of the batch: letter 'X' at position 3"):
+            function(predictor, ["ACGT", "ACX"], **options)
+        assert list(function(predictor, [], **options)) == []
 
 
-def test_no_sequence_gives_no_result(model):
-    assert list(saturation_mutagenesis(model, [])) == []
-    assert list(window_scan(model, [], window=3)) == []
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        saturation_mutagenesis(model, [], batch_size=0)
+ROWS = ["ACGTACGTAC", "AC!T", "", "accaGNggt", "A" * 21, "TTTT"]
+REASONS = {
+    2: "letter '!' at position 3 (counted from 1) is not DNA", 3: "empty sequence",
+    5: "21 nt are more than the 20 that the model reads",
+}  # fmt: skip
+
+
+def frame_of(sequences):
+    return pd.DataFrame({"name": [f"g{i + 1}" for i in range(len(sequences))], "sequence": sequences})
+
+
+@pytest.mark.parametrize(("source", "output"), [("in.tsv", "out.csv"), ("in.fa", "out.tsv"), ("in.csv", "out.parquet")])
+def test_file_has_a_line_for_each_mutant_in_order(predictor, tmp_path, source, output):
+    path = write(frame_of(ROWS), tmp_path / source)
+    result = mutagenesis_file(replace(predictor, batch_size=2), path, tmp_path / output)
+    assert result[:3] == (6, 30 + 1 + 1 + 7 + 1 + 12, 3)
+    lines = read(tmp_path / output)
+    if source.endswith(".fa"):
+        assert lines.pop("name").tolist() == [f"g{row}" for row in lines["row"]]
+    assert list(lines) == ["row", "position", "ref", "alt", "predicted_reference", "delta", "problem"]
+    assert lines["row"].tolist() == [1] * 30 + [2, 3] + [4] * 7 + [5] + [6] * 12
+    bad = lines[lines["problem"] != ""]
+    assert dict(zip(bad["row"], bad["problem"], strict=True)) == REASONS and bad.iloc[:, 1:-1].isna().all(axis=None)
+    fine = lines[lines["problem"] == ""]
+    expected = [
+        (row, position + 1, ref, alt, result.reference, result.deltas[position, "ACGT".index(alt)])
+        for row, result in zip((1, 4, 6), saturation_mutagenesis(predictor, [ROWS[0], ROWS[3], ROWS[5]]), strict=True)
+        for position, ref in enumerate(result.sequence) for alt in "ACGT" if alt != ref
+    ]  # fmt: skip
+    assert list(fine.iloc[:, :4].itertuples(index=False, name=None)) == [line[:4] for line in expected]
+    np.testing.assert_allclose(fine[["predicted_reference", "delta"]], [line[4:] for line in expected], rtol=1e-9)
+
+
+def test_windows_of_a_file(predictor, tmp_path):
+    path = write(frame_of(["ACGTACGTAC", "ACG", "", "TTGCA"]), tmp_path / "in.tsv")
+    options = {"window": 4, "step": 3, "num_shuffles": 2, "seed": 7}
+    mutagenesis_file(predictor, path, tmp_path / "out.parquet", windows=WindowEdits(**options))
+    lines = read(tmp_path / "out.parquet")
+    assert list(lines) == ["row", "start", "end", "letters", "predicted_reference", "delta", "problem"]
+    short = "3 nt are fewer than the 4 that a window needs"
+    assert lines["problem"].tolist() == ["", "", "", short, "empty sequence", ""]
+    fine = lines[lines["problem"] == ""]
+    assert fine["start"].tolist() == [1, 4, 7, 1] and fine["end"].tolist() == [4, 7, 10, 4]
+    assert fine["letters"].tolist() == ["ACGT", "TACG", "GTAC", "TTGC"]
+    scans = list(window_scan(predictor, ["ACGTACGTAC", "TTGCA"], **options))
+    assert_same(fine["delta"].to_numpy(), np.concatenate([scan.deltas for scan in scans]))
+    assert_same(fine["predicted_reference"].to_numpy(), [scans[0].reference] * 3 + [scans[1].reference])
+
+
+def test_figures_have_names_and_one_scale(predictor, tmp_path, monkeypatch):
+    path, drawn = write(frame_of(ROWS), tmp_path / "in.csv"), []
+    monkeypatch.setattr(
+        "modeling_macaron.analysis.sequence_plots.mutagenesis_heatmap",
+        lambda result, **options: drawn.append((result, options)) or Figure(),
+    )
+    figures, options = RowFigures(tmp_path / "plots", same_scale=True), FileOptions(name_column="name")
+    mutagenesis_file(predictor, path, tmp_path / "out.tsv", figures=figures, options=options)
+    assert read(tmp_path / "out.tsv")["name"].unique().tolist() == [f"g{row}" for row in range(1, 7)]
+    assert [options["title"] for _, options in drawn] == ["g1", "g4", "g6"]
+    for result, expected in zip(drawn, saturation_mutagenesis(predictor, [ROWS[0], ROWS[3], ROWS[5]]), strict=True):
+        assert result[0].sequence == expected.sequence
+        assert_same(result[0].deltas, expected.deltas)
+    largest = max(np.abs(result.deltas).max() for result, _ in drawn)
+    assert [options["limit"] for _, options in drawn] == [largest] * 3

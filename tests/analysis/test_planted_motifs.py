@@ -1,4 +1,4 @@
-"""Do the ways to ask which base matters find motifs that a model has learnt?"""
+"""Attribution and mutagenesis find the motifs that a model has learnt."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.analysis.attribution import gradient_x_input, integrated_gradients
 from modeling_macaron.analysis.mutagenesis import base_importance, saturation_mutagenesis
-from modeling_macaron.analysis.predict import predict
+from modeling_macaron.predictor import Predictor
 from tokenization import KmerTokenizer
 
 LENGTH = 40
@@ -17,22 +17,22 @@ MOTIFS = {"TGACTCA": 1.0, "CCGGGTAA": -1.0}  # Gcn4 and Reb1, with effects that 
 
 
 def planted(rows, seed):
-    """Random promoters with one or both motifs or none; values and a mark at each planted base."""
+    """Random promoters with one, both or no motifs; their values, and a mark at each planted base."""
     generator = np.random.default_rng(seed)
-    letters = generator.choice(list("ACGT"), (rows, LENGTH))
+    bases = generator.choice(list("ACGT"), (rows, LENGTH))
     marks, values = np.zeros((rows, LENGTH), bool), np.zeros(rows)
     for half, (motif, effect) in enumerate(MOTIFS.items()):
         for row in np.flatnonzero(generator.random(rows) < 0.5):
             start = half * LENGTH // 2 + int(generator.integers(LENGTH // 2 - len(motif)))
-            letters[row, start : start + len(motif)] = list(motif)
+            bases[row, start : start + len(motif)] = list(motif)
             marks[row, start : start + len(motif)] = True
             values[row] += effect
-    return ["".join(row) for row in letters], values, marks
+    return ["".join(row) for row in bases], values, marks
 
 
 @pytest.fixture(scope="module")
 def learnt():
-    """A small model that has learnt the motifs, with its tokenizer."""
+    """A small model that has learnt the motifs."""
     sequences, values, _ = planted(4096, seed=0)
     tokenizer = KmerTokenizer(kmer_size=8, strand_length=LENGTH)
     ids, labels = tokenizer(sequences, return_tensors="pt")["input_ids"], torch.tensor(values, dtype=torch.float32)
@@ -53,7 +53,7 @@ def learnt():
                 optimizer.step()
                 optimizer.zero_grad()
                 scheduler.step()
-    return model.eval(), tokenizer
+    return Predictor.from_pretrained(model, tokenizer=tokenizer)
 
 
 def mean_auroc(scores, marks):
@@ -62,17 +62,15 @@ def mean_auroc(scores, marks):
 
 @pytest.mark.slow
 def test_bases_of_planted_motifs_stand_out(learnt):
-    model, tokenizer = learnt
     sequences, values, marks = planted(400, seed=1)
-    predicted = predict(model, sequences, tokenizer=tokenizer)
-    assert pearsonr(predicted, values).statistic > 0.95, "it has learnt them"
+    assert pearsonr(learnt.predict(sequences), values).statistic > 0.95, "the model has learnt them"
     some = np.flatnonzero(marks.any(axis=1))[:100]
     sequences, marks = [sequences[row] for row in some], marks[some]
-    importance = [base_importance(result) for result in saturation_mutagenesis(model, sequences, tokenizer=tokenizer)]
+    importance = [base_importance(result) for result in saturation_mutagenesis(learnt, sequences)]
     assert mean_auroc(importance, marks) > 0.95
-    integrated = integrated_gradients(model, sequences, tokenizer=tokenizer, steps=512)
+    integrated = integrated_gradients(learnt, sequences, steps=512)
     assert mean_auroc(integrated.per_base, marks) > 0.9
-    assert mean_auroc(gradient_x_input(model, sequences, tokenizer=tokenizer).per_base, marks) > 0.85
-    difference = predict(model, sequences, tokenizer=tokenizer) - integrated.baseline_expression
+    assert mean_auroc(gradient_x_input(learnt, sequences).per_base, marks) > 0.85
+    difference = learnt.predict(sequences) - integrated.baseline_expression
     errors = np.abs(integrated.completeness_error) / np.abs(difference)
     assert np.quantile(errors[np.abs(difference) > 0.1], 0.95) < 0.01

@@ -1,162 +1,178 @@
-"""Prediction of sequences."""
+"""Prediction of files: formats, rows without a prediction, duplicates, and intervals of a genome."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
-from modeling_macaron.analysis.predict import predict
-from modeling_macaron.loading import _has_no_flash_kernel, load_checkpoint, load_model
+from modeling_macaron.analysis import files
+from modeling_macaron.analysis.files import FileResult
+from modeling_macaron.analysis.predict import predict_file
+from modeling_macaron.predictor import Predictor
+from tests.analysis.cases import error_of, names_in, read, run_script, slow_reverse_complement, write
+from tokenization import KmerTokenizer
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 SEQUENCES = ["ACGTACGTAC", "acgu" * 4, "GGGG", "ACCATTTTGGT", "NRYACG"]
+TOO_LONG = "nt are more than the 20 that the model reads"
 
 
-def explicit(folder, tokenizer, sequences):
-    """One forward pass a sequence, written out."""
-    model = MacaronForExpressionPrediction.from_pretrained(folder).eval()
-    values = []
-    for sequence in sequences:
-        with torch.no_grad():
-            logits = model(**tokenizer(sequence, return_tensors="pt")).logits.double().item()
-        values.append(logits * model.config.expression_std + model.config.expression_mean)
-    return np.array(values)
+def frame_of(sequences):
+    return pd.DataFrame({"name": [f"p{i}" for i in range(len(sequences))], "sequence": sequences})
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 100])
-def test_predictions_equal_explicit_forward_passes(tiny_folder, tiny_tokenizer, batch_size):
-    expected = explicit(tiny_folder, tiny_tokenizer, SEQUENCES)
-    assert expected.std() > 1e-3, "the model tells sequences apart"
-    np.testing.assert_allclose(predict(tiny_folder, SEQUENCES, batch_size=batch_size), expected, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [("in.tsv", "out.parquet"), ("in.csv", "out.csv"), ("in.tsv.gz", "out.tsv"), ("in.parquet", "out.csv"),
+     ("in.fa", "out.parquet")],
+)  # fmt: skip
+def test_files_keep_their_order_and_columns(predictor, explicit, tmp_path, source, output):
+    path = write(frame_of(SEQUENCES), tmp_path / source)
+    result = predict_file(replace(predictor, batch_size=2), path, tmp_path / output)
+    assert result == FileResult(5, 5, 0, details={"num_unlike": 0})
+    table = read(tmp_path / output)
+    assert table["name"].tolist() == [f"p{i}" for i in range(5)]
+    assert table["sequence"].tolist() == SEQUENCES
+    np.testing.assert_allclose(table["predicted_expression"], [explicit(text) for text in SEQUENCES], rtol=1e-5)
 
 
-def test_loaded_model_predicts_like_its_folder(tiny_folder, tiny_tokenizer):
-    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder)
-    expected = predict(tiny_folder, SEQUENCES)
-    np.testing.assert_array_equal(predict(model, SEQUENCES), expected)
-    np.testing.assert_array_equal(predict(model, SEQUENCES, tokenizer=tiny_tokenizer), expected)
-    assert not model.training
+def test_rows_without_a_prediction_keep_their_place(predictor, tmp_path):
+    sequences = ["ACGT", "AC!T", "A" * 21, "", "GGGG", "AC[MASK]XT", "CAFÉ"]
+    write(frame_of(sequences), tmp_path / "in.parquet")
+    result = predict_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert result[:3] == (7, 7, 5)
+    assert result.reasons[0] == ("letter ... at position ... (counted from ...) is not DNA", 3)
+    table = read(tmp_path / "out.parquet")
+    assert table["sequence"].tolist() == sequences
+    bases = [f"letter {base!r} at position 3 (counted from 1) is not DNA" for base in "![F"]
+    assert table["problem"].tolist() == ["", bases[0], f"21 {TOO_LONG}", "empty sequence", "", *bases[1:]]
+    assert (table["predicted_expression"].isna() == (table["problem"] != "")).all()
+    np.testing.assert_allclose(table["predicted_expression"].dropna(), predictor.predict(["ACGT", "GGGG"]), rtol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{"merged": True}, {"dtype": "float64"}, {"merged": True, "dtype": torch.float64}])
-def test_merged_and_converted_models_predict_the_same(tiny_folder, options):
-    expected = predict(tiny_folder, SEQUENCES)
-    np.testing.assert_allclose(predict(tiny_folder, SEQUENCES, **options), expected, rtol=1e-5)
-    model, _ = load_model(tiny_folder, **options)
-    assert model.config.attention_projections == ("merged" if options.get("merged") else "separate")
-    assert model.dtype == (torch.float64 if "dtype" in options else torch.float32)
+@pytest.mark.parametrize("kind", ["binary", "fixed", "dictionary"])
+def test_sequences_of_every_type(predictor, tmp_path, kind):
+    sequences = [b"ACGT", b"ACXT", None]
+    column = {
+        "binary": pa.array(sequences, pa.binary()), "fixed": pa.array(sequences, pa.binary(4)),
+        "dictionary": pa.array(["ACGT", "ACXT", None]).dictionary_encode(),
+    }[kind]  # fmt: skip
+    pq.write_table(pa.table({"sequence": column}), tmp_path / "in.parquet")
+    predict_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    problems = read(tmp_path / "out.parquet")["problem"].tolist()
+    assert problems == ["", "letter 'X' at position 3 (counted from 1) is not DNA", "empty sequence"]
 
 
-def test_attention_of_merged_wide_heads_on_a_gpu(tiny_folder, make_model, monkeypatch):
-    assert not _has_no_flash_kernel(MacaronConfig(hidden_size=512), torch.device("cpu"))
-    assert not _has_no_flash_kernel(MacaronConfig(hidden_size=256), torch.device("cuda"))
-    assert _has_no_flash_kernel(MacaronConfig(hidden_size=512), torch.device("cuda"))
-    assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "sdpa"
-    monkeypatch.setattr("modeling_macaron.loading._has_no_flash_kernel", lambda config, device: True)
-    assert load_model(tiny_folder, merged=True)[0].config._attn_implementation == "eager"
-    assert load_model(make_model().to_merged())[0].config._attn_implementation == "eager"
-    assert load_model(tiny_folder)[0].config._attn_implementation == "sdpa"
+def test_equal_sequences_are_computed_once(predictor, forwards, tmp_path):
+    # Without the flanks ACCA and GGT, two of these equal the first; one has a problem.
+    sequences = ["ACGTACGTAC", "GGGG", "acgtacgtac", "AC!T", "ACCAACGTACGTACGGT", "TTTT"] * 20
+    write(frame_of(sequences), tmp_path / "in.parquet")
+    tables = []
+    for deduplicate, rows in ((False, 100), (True, 3)):
+        forwards.clear()
+        output = tmp_path / f"{deduplicate}.parquet"
+        predict_file(replace(predictor, batch_size=2), tmp_path / "in.parquet", output, deduplicate=deduplicate)
+        assert sum(forwards) == rows
+        tables.append(read(output))
+    pd.testing.assert_frame_equal(*tables, rtol=1e-9)
 
 
-def test_attention_that_the_caller_chose_is_kept(tiny_folder, monkeypatch):
-    monkeypatch.setattr("modeling_macaron.loading._has_no_flash_kernel", lambda config, device: True)
-    AttentionInterface.register("own", sdpa_attention_forward)
-    model = MacaronForExpressionPrediction.from_pretrained(tiny_folder, attn_implementation="own")
-    assert load_model(model, merged=True)[0].config._attn_implementation == "own"
+def test_text_has_quotes_only_where_needed(predictor, tmp_path):
+    frame = pd.DataFrame({"name": ["a", 'b "x"', "c,d"], "sequence": ["ACGT"] * 3, "a,b": ["1", "", "3"]})
+    write(frame, tmp_path / "in.parquet")
+    predict_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().startswith('name,sequence,"a,b",predicted_expression,problem\n')
+    table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False, dtype={"a,b": str})
+    pd.testing.assert_frame_equal(table[list(frame)], frame)
+    write(frame_of(["ACGT", "AC!T"]), tmp_path / "in.parquet")
+    predict_file(predictor, tmp_path / "in.parquet", tmp_path / "plain.csv")
+    assert '"' not in (tmp_path / "plain.csv").read_text()
 
 
-@pytest.mark.parametrize(("name", "value"), [("hidden_dropout", 1.5), ("reconstruction_weight", -1)])
-def test_a_change_that_is_not_possible_is_the_callers_fault(tiny_folder, name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be in .*, got {value}") as caught:
-        load_checkpoint(tiny_folder, **{name: value})
-    assert str(tiny_folder) not in str(caught.value)
+def test_columns_that_text_cannot_hold_are_rejected(predictor, tmp_path):
+    write(frame_of(SEQUENCES).assign(sites=[[1, 2]] * len(SEQUENCES)), tmp_path / "in.parquet")
+    with pytest.raises(ValueError, match=r"text cannot hold the column 'sites' .*name a \.parquet file"):
+        predict_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+    assert names_in(tmp_path) == ["in.parquet"]
+    assert predict_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet").num_rows == len(SEQUENCES)
 
 
-def test_a_change_replaces_what_the_checkpoint_says(tiny_folder):
-    model, _ = load_checkpoint(tiny_folder, hidden_dropout=0.25, reconstruction_weight=0.5, dtype="float64")
-    assert (model.config.hidden_dropout, model.config.reconstruction_weight, model.dtype) == (0.25, 0.5, torch.float64)
-    assert model.dropout.p == 0.25 and model.name_or_path == str(tiny_folder)
+def test_parts_are_joined_to_larger_groups(predictor, tmp_path, monkeypatch):
+    write(frame_of(["ACGT"] * 250), tmp_path / "in.tsv")
+    monkeypatch.setattr(files, "_JOINED_ROWS", 100)
+    predict_file(replace(predictor, batch_size=2), tmp_path / "in.tsv", tmp_path / "out.parquet")
+    metadata = pq.read_metadata(tmp_path / "out.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [128, 122]
 
 
-def test_bfloat16_predicts_nearly_the_same(tiny_folder):
-    expected = predict(tiny_folder, SEQUENCES)
-    got = predict(tiny_folder, SEQUENCES, dtype="bfloat16")
-    assert not np.array_equal(got, expected)
-    np.testing.assert_allclose(got, expected, atol=0.1)
+GENOME = "".join(np.random.default_rng(3).choice(list("ACGT"), 200))
+BED = [
+    ("chr1", 10, 28, "plus", "0", "+"), ("chr1", 10, 28, "minus", "1.5", "-", "more"),
+    ("chr1", 190, 201, ".", ".", "+"),
+    ("chr2", 0, 9, "absent", "0", "-"), ("chr1", 20, 50, "long", "0", "+"), ("chr1", 30, 37, "short", "0", "-"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("device", ["nowhere", "cuda:99", "cuda:x"])
-def test_device_that_is_not_there(tiny_folder, device):
-    with pytest.raises(ValueError, match=f"device {device} cannot be used"):
-        load_model(tiny_folder, device=device)
-
-
-def test_one_sequence_is_no_list(tiny_folder):
-    with pytest.raises(ValueError, match="got one str"):
-        predict(tiny_folder, "ACGT")
-
-
-@pytest.mark.parametrize("dtype", ["bf17", "int8", torch.int64, "nn"])
-def test_dtype_that_is_none(tiny_folder, dtype):
-    with pytest.raises(ValueError, match="is not a floating-point type"):
-        load_model(tiny_folder, dtype=dtype)
-
-
-def test_compiled_model_gets_batches_of_one_size(tiny_folder):
-    model, sizes = MacaronForExpressionPrediction.from_pretrained(tiny_folder), []
-
-    def compiled(input_ids, **options):
-        sizes.append(len(input_ids))
-        return model.forward(input_ids, **options)
-
-    model._compiled_call_impl = compiled  # what `model.compile()` sets
-    np.testing.assert_allclose(predict(model, SEQUENCES, batch_size=3), predict(tiny_folder, SEQUENCES), rtol=1e-5)
-    assert sizes == [3, 3], "each size would be compiled anew"
-
-
-@pytest.mark.slow
-def test_compiled_model_predicts_the_same(tiny_folder):
-    model, tokenizer = load_model(tiny_folder, compile_model=True)
-    got = predict(model, SEQUENCES, tokenizer=tokenizer, batch_size=2)
-    np.testing.assert_allclose(got, predict(tiny_folder, SEQUENCES), rtol=1e-5)
-
-
-def test_no_sequence_gives_no_prediction(tiny_folder):
-    assert predict(tiny_folder, []).shape == (0,)
-
-
-def test_tokenizer_of_a_model_that_was_never_saved(make_model):
-    _, tokenizer = load_model(make_model())
-    assert (tokenizer.strand_length, tokenizer.kmer_size) == (20, 5)
-
-
-def test_bad_sequence_is_named(tiny_folder):
-    with pytest.raises(ValueError, match=r"sequence 1 of the batch: letter 'X' at position 3"):
-        predict(tiny_folder, ["ACGT", "ACX"])
-
-
-@pytest.mark.parametrize("name", ["absent", "absent/", "./absent", "a/b/c"])
-def test_checkpoint_that_can_only_be_a_folder(tmp_path, monkeypatch, name):
+@pytest.fixture
+def intervals(tmp_path, monkeypatch):
+    (tmp_path / "g.fa").write_text(f">chr1 made\n{GENOME}\n")
+    (tmp_path / "p.bed").write_text("track\n" + "".join("\t".join(map(str, row)) + "\n" for row in BED))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
-        load_model(name)
 
 
-def test_folder_of_a_run_leads_to_its_model(tiny_folder, tmp_path):
-    (tmp_path / "run" / "final").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"did you mean .*final"):
-        load_model(tmp_path / "run")
+@pytest.mark.parametrize(("batch_size", "output"), [(1, "out.tsv"), (256, "out.parquet")])
+def test_intervals_of_a_genome(tiny_folder, explicit, tmp_path, intervals, capsys, batch_size, output):
+    run_script("predict", tiny_folder, "p.bed", output, "--genome", "g.fa", "--batch_size", batch_size)
+    assert capsys.readouterr().out.startswith("6 rows written to")
+    table = read(tmp_path / output)
+    names = ["chrom", "start", "end", "name", "score", "strand", "column_7"]
+    assert table.columns.tolist() == [*names, "predicted_expression", "problem"]
+    expected = [tuple(map(str, row)) + ("",) * (7 - len(row)) for row in BED]
+    assert [tuple(map(str, row)) for row in table[names].fillna("").itertuples(index=False)] == expected
+    assert table["problem"].tolist() == [
+        "", "", "the promoter reaches beyond the end of its contig", "the FASTA lacks the contig", f"30 {TOO_LONG}", "",
+    ]  # fmt: skip
+    minus = [slow_reverse_complement(GENOME[start:end]) for start, end in ((10, 28), (30, 37))]
+    expected = [explicit(text) for text in (GENOME[10:28], *minus)]
+    np.testing.assert_allclose(table["predicted_expression"][[0, 1, 5]].astype(float), expected, rtol=1e-5)
+    assert len(set(np.round(expected, 3))) == 3
 
 
-def test_lack_of_memory_on_a_gpu_tells_what_to_do(tiny_folder, monkeypatch):
-    def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+def test_long_intervals_are_one_reason(tiny_folder, intervals, tmp_path, capsys):
+    (tmp_path / "g.fa").write_text(f">c\n{'ACGT' * 5_000}\n")
+    (tmp_path / "p.bed").write_text("".join(f"c\t0\t{10_001 + index}\tp\t0\t+\n" for index in range(40)))
+    run_script("predict", tiny_folder, "p.bed", "out.csv", "--genome", "g.fa")
+    reason = "40 x ... nt are more than the ... that a model may read"
+    assert f"40 of them could not be predicted ({reason}): see" in capsys.readouterr().out
 
-    model, tokenizer = load_model(tiny_folder)
-    monkeypatch.setattr(model, "forward", fail)
-    with pytest.raises(MemoryError, match="too little memory for 3 sequences at once: pass a smaller --batch_size"):
-        predict(model, SEQUENCES, tokenizer=tokenizer, batch_size=3)
+
+def test_intervals_are_not_trimmed(tiny_folder, tmp_path):
+    """The interval begins and ends like the flanks, which are part of it."""
+    interval = "ACCATGTGTCAGGT"
+    (tmp_path / "g.fa").write_text(f">c\nTTT{interval}TTT\n")
+    (tmp_path / "p.bed").write_text("c\t3\t17\tp\t0\t+\n")
+    predict_file(tiny_folder, tmp_path / "p.bed", tmp_path / "out.csv", genome=tmp_path / "g.fa")
+    tokenizer = KmerTokenizer(kmer_size=5, strand_length=20, trimming="never")
+    expected = Predictor.from_pretrained(tiny_folder, tokenizer=tokenizer).predict([interval])
+    np.testing.assert_allclose(read(tmp_path / "out.csv")["predicted_expression"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["p.bed", "out.csv"], "p.bed holds intervals, not sequences: pass --genome"),
+        (["p.bed", "out.csv", "--genome", "absent.fa"], "there is no file absent.fa"),
+        (["absent.bed", "out.csv", "--genome", "g.fa"], "there is no file absent.bed"),
+        (["bad.bed", "out.csv", "--genome", "g.fa"], "bad.bed, line 2: 3 columns"),
+        (["p.bed", "out.csv", "--genome", "p.bed"], "p.bed cannot be read as FASTA"),
+        (["p.bed", "out.csv", "--genome", "g.fa", "--sequence_column", "0"], "--sequence_column is for a table"),
+        (["p.bed", "out.csv", "--genome", "g.fa", "--strict"], "p.bed, line 4: the promoter reaches beyond the end"),
+    ],
+)
+def test_mistakes_with_intervals(tiny_folder, tmp_path, intervals, capfd, arguments, message):
+    (tmp_path / "bad.bed").write_text("chr1\t1\t9\tp\t0\t+\nchr1\t1\t9\n")
+    assert message in error_of("predict", tiny_folder, *arguments)
+    assert "[E::" not in capfd.readouterr().err, "htslib is silent"
+    assert set(names_in(tmp_path)) - {"g.fa.fai"} == {"bad.bed", "g.fa", "p.bed"}

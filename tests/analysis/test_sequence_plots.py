@@ -1,4 +1,4 @@
-"""Figures along a sequence: what they show is what they were given."""
+"""Figures along a sequence show the values that they are given."""
 
 import numpy as np
 import pytest
@@ -20,15 +20,15 @@ from modeling_macaron.plots import COLUMN_WIDTH, save_figure
 def made(length=50, seed=0):
     """Mutagenesis of a random sequence with an N in the middle."""
     random = np.random.default_rng(seed)
-    letters = random.choice(list("ACGT"), length)
-    deltas = np.where(letters[:, None] == np.array(list("ACGT")), 0, random.normal(size=(length, 4)))
-    letters[length // 2] = "N"
+    bases = random.choice(list("ACGT"), length)
+    deltas = np.where(bases[:, None] == np.array(list("ACGT")), 0, random.normal(size=(length, 4)))
+    bases[length // 2] = "N"
     deltas[length // 2] = 0.25
-    return Mutagenesis("".join(letters), 11.0, deltas)
+    return Mutagenesis("".join(bases), 11.0, deltas)
 
 
 def meshes(figure):
-    """Heat map of each line, without the colour bar's own."""
+    """Heat map of each line, without that of the color bar."""
     found = [mesh for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)]
     return [mesh for mesh in found if mesh.get_array().shape[0] == 4]
 
@@ -48,32 +48,26 @@ def test_heatmap_shows_the_deltas():
     assert figure.axes[-1].get_xlabel() == "Change of predicted expression (assay units)"
 
 
-def test_heatmap_marks_the_letters_where_they_stand():
+def test_heatmap_writes_the_sequence():
     result = made(50)
     panels = mutagenesis_heatmap(result).axes[:2]
     texts = sorted((*text.get_position(), text.get_text()) for axes in panels for text in axes.texts)
     rows = {"A": 0, "C": 1, "G": 2, "T": 3, "N": 1.5}
-    assert texts == [(i, rows[letter], letter) for i, letter in enumerate(result.sequence)]
+    assert texts == [(i, rows[base], base) for i, base in enumerate(result.sequence)]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == list("ACGT")
     assert panels[0].get_ylim() == (3.5, -0.5), "A above, T below"
 
 
-def test_heatmaps_of_one_scale():
-    (mesh,) = meshes(mutagenesis_heatmap(made(20), limit=2.5))
-    assert (mesh.norm.vmin, mesh.norm.vmax) == (-2.5, 2.5)
-    with pytest.raises(ValueError, match="limit must be more than 0"):
-        mutagenesis_heatmap(made(20), limit=0)
-    with pytest.raises(ValueError, match="positions_per_line must be at least 1"):
-        mutagenesis_heatmap(made(20), positions_per_line=0)
-
-
-def test_heatmap_without_any_effect():
-    (mesh,) = meshes(mutagenesis_heatmap(Mutagenesis("ACGT", 0.0, np.zeros((4, 4)))))
-    assert (mesh.norm.vmin, mesh.norm.vmax) == (-1, 1)
+@pytest.mark.parametrize(
+    ("result", "limit", "expected"), [(made(20), 2.5, 2.5), (Mutagenesis("ACGT", 0.0, np.zeros((4, 4))), None, 1)]
+)
+def test_scale_of_heatmaps(result, limit, expected):
+    (mesh,) = meshes(mutagenesis_heatmap(result, limit=limit))
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (-expected, expected)
 
 
 def glyphs(axes):
-    """Middle, bottom, top and colour of each letter that is drawn, from left to right."""
+    """Middle, bottom, top and color of each base that is drawn, from left to right."""
     found = []
     for patch in axes.patches:
         assert isinstance(patch, PathPatch)
@@ -82,16 +76,16 @@ def glyphs(axes):
     return sorted(found)
 
 
-def test_letters_of_a_logo_are_as_high_as_they_should():
+def test_heights_of_a_logo():
     heights = np.array([1.0, -2.0, 0.5, 0.25, 9.0])
     (axes,) = sequence_logo("ACGTN", heights).axes
     shown = glyphs(axes)
-    assert [color for *_, color in shown] == [BASE_COLORS[letter] for letter in "ACGT"], "N is not drawn"
+    assert [color for *_, color in shown] == [BASE_COLORS[base] for base in "ACGT"], "N is not drawn"
     for position, (height, (middle, bottom, top, _)) in enumerate(zip(heights, shown, strict=False)):
         assert middle == pytest.approx(position, abs=0.05)
         assert (bottom, top) == pytest.approx(sorted((0.0, height)), abs=0.03 * abs(height))
     low, high = axes.get_ylim()
-    assert -2.3 < low < -2 and 1 < high < 1.3, "an N takes no room"
+    assert -2.3 < low < -2 and 1 < high < 1.3, "N does not change the scale"
 
 
 def test_logo_has_one_scale_for_all_lines():
@@ -114,12 +108,12 @@ def test_height_in_mutagenesis_is_minus_the_mean_delta():
 
 
 @pytest.mark.parametrize(("sequence", "heights"), [("", []), ("AC", [1.0]), ("AC", [1.0, np.nan])])
-def test_logo_needs_a_height_for_each_letter(sequence, heights):
+def test_logo_needs_a_height_for_each_base(sequence, heights):
     with pytest.raises(ValueError, match="a finite height for each letter"):
         sequence_logo(sequence, np.array(heights))
 
 
-def test_profile_stands_over_the_middle_of_the_windows():
+def test_profile_is_at_the_middle_of_the_windows():
     scan = WindowScan("ACGTACGT", 11.0, 4, np.array([0, 2, 4]), np.array([-1.0, 0.5, 2.0]))
     (axes,) = window_profile(scan).axes
     x, y = max((line.get_data() for line in axes.lines), key=lambda data: len(data[0]))
@@ -130,12 +124,7 @@ def test_profile_stands_over_the_middle_of_the_windows():
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
 def test_figures_are_saved_in_every_format(tmp_path, suffix):
-    scan = WindowScan("ACGTACGT", 11.0, 4, np.array([0, 2, 4]), np.array([-1.0, 0.5, 2.0]))
-    for name, figure in (
-        ("heatmap", mutagenesis_heatmap(made(100))),
-        ("logo", mutagenesis_logo(made(100))),
-        ("windows", window_profile(scan)),
-    ):
+    for name, figure in (("heatmap", mutagenesis_heatmap(made(100))), ("logo", mutagenesis_logo(made(100)))):
         assert save_figure(figure, tmp_path / f"{name}{suffix}").stat().st_size > 1000
 
 
@@ -145,17 +134,17 @@ def test_ticks_count_positions_from_1(per_line, expected):
     labels = [[tick.get_text() for tick in one.get_xticklabels()] for one in axes]
     assert expected is None or labels == expected
     for one, texts in zip(axes, labels, strict=True):
-        assert [int(text) - 1 for text in texts] == list(one.get_xticks()), "arguments are counted from 0"
+        assert [int(text) - 1 for text in texts] == list(one.get_xticks())
     assert "from 1" in axes[-1].get_xlabel()
 
 
-def test_limit_of_logos():
-    deltas = np.random.default_rng(0).normal(size=(50, 4))
-    for position, base in enumerate("ACGTA" * 10):
-        deltas[position, "ACGT".index(base)] = 0
-    result = Mutagenesis("ACGTA" * 10, 1.0, deltas)
-    figures = [mutagenesis_logo(result, limit=1.5), sequence_logo("ACGT", np.arange(4.0), limit=1.5)]
+def test_limits():
+    figures = [mutagenesis_logo(made(50), limit=1.5), sequence_logo("ACGT", np.arange(4.0), limit=1.5)]
     assert all(axes.get_ylim() == (-1.5, 1.5) for figure in figures for axes in figure.axes)
-    for wrong in (0, -1, np.nan):
+    for limit in (0, -1, np.nan):
         with pytest.raises(ValueError, match="limit must be more than 0"):
-            sequence_logo("ACGT", np.arange(4.0), limit=wrong)
+            sequence_logo("ACGT", np.arange(4.0), limit=limit)
+    with pytest.raises(ValueError, match="limit must be more than 0"):
+        mutagenesis_heatmap(made(20), limit=0)
+    with pytest.raises(ValueError, match="positions_per_line must be at least 1"):
+        mutagenesis_heatmap(made(20), positions_per_line=0)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import tour as module
 from benchmarks.pages import render_block
-from modeling_macaron.predictor import as_predictor
+from modeling_macaron.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,9 @@ def test_tour_of_a_small_library(tiny_folder, tmp_path, library):
     result = module.take_tour(tour, tmp_path / "library.parquet", tmp_path / "pairs.parquet")
     json.dumps(result, allow_nan=False)
 
-    values = dict(zip(frame.row_id, as_predictor(tiny_folder).predict(frame.sequence.tolist()), strict=True))
+    values = dict(
+        zip(frame.row_id, Predictor.from_pretrained(tiny_folder).predict(frame.sequence.tolist()), strict=True)
+    )
     measured = dict(zip(frame.row_id, frame.activity, strict=True))
     held_out = range(16)
     expected = np.corrcoef([values[row] for row in held_out], [measured[row] for row in held_out])[0, 1]

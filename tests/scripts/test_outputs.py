@@ -1,4 +1,4 @@
-"""No command replaces a file without --overwrite, and none replaces what it reads."""
+"""Commands replace existing files only with --overwrite, and never their inputs."""
 
 import importlib
 import os
@@ -28,7 +28,7 @@ READ = [
     *((f"{EVALUATE} --output OUTPUT", name) for name in ("in.tsv", "predictions.tsv", "pairs.tsv", "train.tsv")),
 ]  # fmt: skip
 WRITTEN = [
-    *(f"{verb} MODEL in.tsv OUTPUT.tsv" for verb in ("predict", "variants", "mutagenesis", "attribution")),
+    *(f"{name} MODEL in.tsv OUTPUT.tsv" for name in ("predict", "variants", "mutagenesis", "attribution")),
     "design MODEL OUTPUT.tsv --random 1",
     "design MODEL new.tsv --random 1 --fasta OUTPUT.fa",
     f"{EVALUATE} --output OUTPUT.json",
@@ -48,7 +48,7 @@ def folder(tiny_folder, tmp_path, monkeypatch):
 
 
 def fails(command, *options):
-    """Run a command in this process; give its one line of error."""
+    """Run a command in this process, and return its one line of error."""
     name, *arguments = command.replace("MODEL", "model").split()
     with pytest.raises(SystemExit) as stop:
         importlib.import_module(f"scripts.{name}").main([*arguments, *options])
@@ -69,7 +69,7 @@ def test_an_input_is_never_an_output(folder, command, read, spelling):
 
 
 @pytest.mark.parametrize("command", WRITTEN)
-def test_what_exists_is_replaced_only_with_overwrite(folder, command):
+def test_existing_outputs_are_replaced_only_with_overwrite(folder, command):
     if "--plots" in command:
         (folder / "OUTPUT").mkdir()
         (folder / "OUTPUT" / "SNVs.png").write_text("mine")

@@ -3,7 +3,7 @@ import pytest
 
 from modeling_macaron.analysis.mutagenesis import saturation_mutagenesis
 from modeling_macaron.analysis.variants import variant_effects
-from modeling_macaron.predictor import as_predictor
+from modeling_macaron.predictor import Predictor
 from space.reading import BadInput
 
 ONE, OTHER = "ACGTTTATATAAGGCACGTA", "ACGTTTATATAAGGC"
@@ -15,7 +15,9 @@ def test_predictions_are_the_librarys(answers, tiny_folder):
     assert [one.name for one in found] == ["one", "bad", "other"]
     assert [one.promoter and one.promoter.sequence for one in found] == [ONE, None, OTHER]
     np.testing.assert_allclose(
-        [found[0].expression, found[2].expression], as_predictor(tiny_folder).predict([ONE, OTHER]), rtol=1e-6
+        [found[0].expression, found[2].expression],
+        Predictor.from_pretrained(tiny_folder).predict([ONE, OTHER]),
+        rtol=1e-6,
     )
     assert found[1].expression is None and "“X” at position 3" in found[1].problem
 
@@ -24,7 +26,9 @@ def test_a_variable_part_that_ends_like_the_flanks_is_not_trimmed_twice(answers,
     inner = "ACCA" + "TTTTTT" + "GGT"
     (found,) = answers.predict("ACCA" + inner + "GGT")
     assert found.promoter.sequence == inner
-    assert found.expression == pytest.approx(as_predictor(tiny_folder).predict(["ACCA" + inner + "GGT"])[0], rel=1e-6)
+    assert found.expression == pytest.approx(
+        Predictor.from_pretrained(tiny_folder).predict(["ACCA" + inner + "GGT"])[0], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(("text", "message"), [("ACXT", "“X”"), ("ACXT\nAC.T", "None of these 2 lines is a promoter")])

@@ -4,7 +4,7 @@ import tempfile
 import pandas as pd
 import pytest
 
-from modeling_macaron.predictor import as_predictor
+from modeling_macaron.predictor import Predictor
 from space import uploads
 from space.reading import BadInput, Limits
 from space.uploads import FileProgress, predict_upload
@@ -32,7 +32,7 @@ def test_rows_keep_their_place_and_columns(answers, tiny_folder, output_format, 
     table = read(io.BytesIO(found.content))
     assert list(table.columns) == ["name", "dna", "note", "predicted_expression", "problem"]
     assert table["dna"].tolist() == ["ACGTACGT", "ACXT", "TTTATATAAGGC"]
-    expected = as_predictor(tiny_folder).predict(["ACGTACGT", "TTTATATAAGGC"])
+    expected = Predictor.from_pretrained(tiny_folder).predict(["ACGTACGT", "TTTATATAAGGC"])
     assert table["predicted_expression"].dropna().tolist() == pytest.approx(expected, rel=1e-5)
     assert found.values.tolist() == pytest.approx(expected, rel=1e-5)
     assert found.label == "name" and [one[:2] for one in found.preview] == [(1, "one"), (3, "three")]
@@ -66,7 +66,7 @@ def test_what_is_too_long_is_cut_where_that_is_wanted(answers, tiny_folder):
     found = upload(answers, "a.csv", content, "", "csv", True)
     assert (found.num_problems, found.num_cut) == (0, 2)
     assert found.values.tolist() == pytest.approx(
-        as_predictor(tiny_folder).predict(["ACGTTTATATAAGGCACGTA", "ACGT", "T" * 20])
+        Predictor.from_pretrained(tiny_folder).predict(["ACGTTTATATAAGGCACGTA", "ACGT", "T" * 20])
     )
 
 

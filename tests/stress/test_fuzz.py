@@ -205,7 +205,7 @@ def test_config():
 
 
 def settings_of(predictor):
-    """All but the weights that a prediction depends on."""
+    """Everything but the weights that a prediction depends on."""
     fields = [getattr(predictor.config, name) for name in MacaronConfig.__annotations__]
     return fields, [getattr(predictor.tokenizer, name) for name in TOKENIZER_SETTINGS], predictor.model.dtype
 

@@ -10,8 +10,9 @@ import torch
 from transformers import pipeline
 
 from modeling_macaron import MacaronForExpressionPrediction, PromoterExpressionPipeline
-from modeling_macaron.analysis.predict_file import predict_file
-from modeling_macaron.predictor import as_predictor
+from modeling_macaron.analysis.files import FileOptions
+from modeling_macaron.analysis.predict import predict_file
+from modeling_macaron.predictor import Predictor
 from modeling_macaron.training.metrics import conformal_quantiles
 from scripts import evaluate as evaluate_script
 from scripts import predict as predict_script
@@ -63,16 +64,17 @@ def test_new_measurements_are_covered():
 
 
 def test_function(folder, expected):
-    found = as_predictor(folder).predict_intervals(SEQUENCES, batch_size=3)
+    predictor = Predictor.from_pretrained(folder, batch_size=3)
+    found = predictor.predict_intervals(SEQUENCES)
     np.testing.assert_allclose(found.expression, expected[0], rtol=1e-5)
     np.testing.assert_allclose(found.low, expected[0] - expected[1], rtol=1e-5)
     np.testing.assert_allclose(found.high, expected[0] + expected[1], rtol=1e-5)
-    np.testing.assert_array_equal(as_predictor(folder).predict(SEQUENCES, batch_size=3), found.expression)
-    half = as_predictor(folder).predict_intervals(SEQUENCES, coverage=50)
+    np.testing.assert_array_equal(predictor.predict(SEQUENCES), found.expression)
+    half = predictor.predict_intervals(SEQUENCES, coverage=50)
     np.testing.assert_allclose(half.high - half.low, (found.high - found.low) / 3, rtol=1e-5)
-    assert [len(values) for values in as_predictor(folder).predict_intervals([])] == [0, 0, 0]
+    assert [len(values) for values in predictor.predict_intervals([])] == [0, 0, 0]
     with pytest.raises(ValueError, match="no interval of 99 %; it has 50, 90 %"):
-        as_predictor(folder).predict_intervals(SEQUENCES, coverage=99)
+        predictor.predict_intervals(SEQUENCES, coverage=99)
 
 
 def test_pipeline(folder, expected):
@@ -99,20 +101,19 @@ def test_file(folder, expected, tmp_path, options):
     assert np.isnan(found[4]).all() and table["problem"][4]
 
 
-def test_resumed_file_keeps_its_bounds(folder, tmp_path, monkeypatch):
-    """Rows of finished parts, and equal sequences after them, are those of a run that was not interrupted."""
+def test_resumed_files_have_the_same_bounds(folder, tmp_path, monkeypatch):
     pd.DataFrame({"sequence": SEQUENCES * 12}).to_csv(tmp_path / "in.csv", index=False)
-    options = {"batch_size": 1, "deduplicate": True}
-    predict_file(folder, tmp_path / "in.csv", tmp_path / "whole.csv", **options)
+    predictor, resume = Predictor.from_pretrained(folder, batch_size=1), FileOptions(resume=True)
+    predict_file(predictor, tmp_path / "in.csv", tmp_path / "whole.csv", deduplicate=True)
     with monkeypatch.context() as patched:
-        patched.setattr("modeling_macaron.analysis.predict_file._join", lambda *_: 1 / 0)
+        patched.setattr("modeling_macaron.analysis.files._join", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            predict_file(folder, tmp_path / "in.csv", tmp_path / "out.csv", **options)
-    parts = tmp_path / "out.csv.parts"
-    sorted(parts.glob("*.arrow"))[-1].unlink()
-    with pytest.raises(ValueError, match="coverage"):
-        predict_file(folder, tmp_path / "in.csv", tmp_path / "out.csv", resume=True, coverage=50, **options)
-    predict_file(folder, tmp_path / "in.csv", tmp_path / "out.csv", resume=True, **options)
+            predict_file(predictor, tmp_path / "in.csv", tmp_path / "out.csv", deduplicate=True)
+    sorted((tmp_path / "out.csv.parts").glob("*.arrow"))[-1].unlink()
+    call = predictor, tmp_path / "in.csv", tmp_path / "out.csv"
+    with pytest.raises(ValueError, match="had other values of settings"):
+        predict_file(*call, deduplicate=True, coverage=50, options=resume)
+    predict_file(*call, deduplicate=True, options=resume)
     assert (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
 
