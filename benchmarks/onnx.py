@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.figures import RESULTS, Results, add_output, describe_machine, make_parser, result_path, time_in_turn
+from benchmarks.figures import RESULTS, Results, describe_machine, make_parser, result_path, time_in_turn
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis.export import TOLERANCE, export_onnx, open_session, random_promoters
 from modeling_macaron.predictor import Predictor
@@ -78,11 +78,10 @@ def _pytorch(model: MacaronForExpressionPrediction, attention: str) -> Callable[
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = make_parser("onnx", __doc__)
+    parser = make_parser("onnx", __doc__, "results/onnx/MACHINE.json")
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both (%(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="timed rounds; the fastest counts (%(default)s)")
-    add_output(parser, "results/onnx/MACHINE.json")
     args = parser.parse_args(argv)
     machine = describe_machine() | {"threads": args.threads}
     machine["versions"] |= {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}
