@@ -71,13 +71,9 @@ _DEVICES: dict[str, dict] = {  # compiling takes longer than such a run on a GPU
 def options_of(setting: dict, args: argparse.Namespace) -> dict:
     """Options of a run: the recipe, changed by size and setting."""
     recipe = yaml.safe_load(args.recipe.read_text(encoding="utf-8"))
-    run = {
-        "num_train_epochs": args.epochs,
-        "max_steps": -1,
-        "dataset": str(args.dataset),
-        "output_dir": str(args.output / "run"),
-    }
-    return recipe | SIZES[args.size] | setting | _DEVICES[args.device] | QUIET | run
+    paths = {"dataset": str(args.dataset), "output_dir": str(args.output / "run")}
+    length = {"num_train_epochs": args.epochs, "max_steps": -1}
+    return recipe | SIZES[args.size] | setting | _DEVICES[args.device] | QUIET | paths | length
 
 
 def build_trainer(options: dict, recipe: Path) -> MacaronTrainer:
@@ -114,7 +110,7 @@ def train_once(options: dict, recipe: Path) -> dict:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Results so far."""
+    """Read the results so far."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
@@ -147,19 +143,18 @@ def report(lines: list[dict]) -> str:
     by_name: dict[str, dict[int, dict]] = defaultdict(dict)
     for line in lines:
         by_name[line["setting"]][line["seed"]] = line
-    base = {seed: line["pearson_r"] for seed, line in by_name[RECIPE].items() if "problem" not in line}
     rows = [["setting", "seeds", "Pearson r", "range", "difference", "Spearman rho", "parameters", "s a run"]]
     for name, by_seed in by_name.items():
-        good = {seed: line for seed, line in by_seed.items() if "problem" not in line}
+        good = [line for line in by_seed.values() if "problem" not in line]
         if not good:
             rows.append([name, len(by_seed), "diverged", *["-"] * 5])
             continue
-        r, rho, seconds = ([line[key] for line in good.values()] for key in ("pearson_r", "spearman_rho", "seconds"))
-        changes = [line["pearson_r"] - base[seed] for seed, line in good.items() if seed in base]
+        r, rho, seconds = ([line[key] for line in good] for key in ("pearson_r", "spearman_rho", "seconds"))
+        pairs = [(line, by_name[RECIPE].get(line["seed"], {})) for line in good]
+        changes = [own["pearson_r"] - base["pearson_r"] for own, base in pairs if "pearson_r" in base]
         change = "-" if name == RECIPE or not changes else signed(mean(changes))
-        parameters = next(iter(good.values()))["parameters"]
         rows.append([name, len(r), f"{mean(r):.4f}", f"{min(r):.4f} to {max(r):.4f}", change, f"{mean(rho):.4f}",
-                     f"{parameters:,}", f"{mean(seconds):.0f}"])  # fmt: skip
+                     f"{good[0]['parameters']:,}", f"{mean(seconds):.0f}"])  # fmt: skip
     return table(rows, ["---", *["---:"] * 7])
 
 

@@ -17,6 +17,17 @@ def run_main(output, *options):
     return code, json.loads(output.read_text())
 
 
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Compiling takes longer than everything else."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+
+
+@pytest.fixture
+def run():
+    return gpu.Run(Results("gpu", {}), torch.device("cpu"), "tiny", "eager")
+
+
 @pytest.mark.parametrize(
     ("projections", "task", "gflop"),
     [
@@ -33,14 +44,15 @@ def test_flops_are_those_of_the_reference(projections, task, gflop):
 
 
 @pytest.mark.slow
-def test_every_part_is_written(tmp_path):
+def test_every_part_is_written(tmp_path, uncompiled):
     code, report = run_main(tmp_path / "results" / "all.json")
     assert code == 0 and report["kind"] == "gpu" and report["machine"]["size"] == "tiny"
     assert len(report["checks"]) == 2 * 3 * 2 * 4 + 4
     figures = {figure["name"]: figure["value"] for figure in report["figures"]}
     for projections in ("plain", "merged"):
         for part in ("training", "inference, all outputs", "inference, expression only", "trainer"):
-            assert {f"{part}: {projections}, batch 4", f"{part}: {projections}, batch 4, share of the peak"} <= {*figures}
+            name = f"{part}: {projections}, batch 4"
+            assert {name, f"{name}, share of the peak"} <= set(figures)
     assert len(figures) == len(report["figures"]) and all(value > 0 for value in figures.values())
 
     tables = report["tables"]
@@ -54,7 +66,7 @@ def test_every_part_is_written(tmp_path):
     assert {row["group"] for row in tables["groups"]} == parts and all(row["ms"] > 0 for row in tables["kernels"])
 
 
-def test_wrong_attention_fails_the_check(tmp_path, monkeypatch):
+def test_wrong_attention_fails_the_check(tmp_path, monkeypatch, uncompiled):
     attention = type(gpu.make_model("tiny").macaron.layers[0].self_attn).__mro__[1]
     attend = attention.attend
 
@@ -74,11 +86,15 @@ def test_gradient_error_sees_the_worst_tensor():
     assert 0.3 < gpu_check.gradient_error({**reference, "small": torch.tensor([1.0, 1.5])}, reference) < 0.36
 
 
-def test_out_of_memory_becomes_a_note(monkeypatch):
+def test_out_of_memory_becomes_a_note(run, monkeypatch):
     def exhaust(*args):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     monkeypatch.setattr(gpu.TrainingStep, "__call__", exhaust)
-    run = gpu.Run(Results("gpu", {}), torch.device("cpu"), "tiny", "eager")
     row = gpu.measure(run, "train", "train", "merged", "eager", False)
     assert row["note"].startswith("CUDA out of memory") and "more" not in row["note"] and row["ms"] is None
+
+
+def test_compiled_form_is_timed(run):
+    row = gpu.measure(run, "train", "train", "merged", "eager", True)
+    assert row["compiled"] and row["ms"] > 0 and not row["note"]
