@@ -24,11 +24,11 @@ from statistics import mean, stdev
 
 import yaml
 from matplotlib.figure import Figure
-from safetensors import safe_open
 
-from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, write_json
-from benchmarks.pages import replace_block, table
+from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, run_script, write_json
+from benchmarks.pages import replace_block, signed, table
 from modeling_macaron.plots import BLUE, GREY, VERMILLION, save_figure
+from modeling_macaron.training.model_card import TRAINING_FACTS
 
 PAGE = ROOT / "docs" / "ablation.md"
 BLOCK = "ablation"
@@ -46,49 +46,36 @@ class Variant:
     idea: str  # that is taken away
     variant: str  # what replaces it
     options: dict = field(default_factory=dict)  # of `scripts/train.py`
-    paper: str = ""  # what the team published about it
+    paper: str = "-"  # what the team published about it
 
 
-def read_variants(path: Path = RECIPES / "variants.yaml") -> list[Variant]:
+def read_variants() -> list[Variant]:
     """Read the variants; the first is the base itself."""
-    return [Variant(**entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    return [Variant(**entry) for entry in yaml.safe_load((RECIPES / "variants.yaml").read_text(encoding="utf-8"))]
 
 
-def prepare(table: Path, work: Path, strand_length: int) -> Path:
-    """Prepare the table's own splits once, and return the data set folder."""
-    folder = work / "data"
-    if not (folder / "report.json").is_file():
-        command = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), "--source", str(table)]
-        command += ["--split_column", "split", "--strand_length", str(strand_length), "--output", str(folder)]
-        subprocess.run(command, check=True, cwd=ROOT)
-    return folder
-
-
-def train_variant(variant: Variant, seed: int, dataset: Path, work: Path, threads: int) -> dict:
+def train_variant(variant: Variant, seed: int, dataset: Path, threads: int) -> dict:
     """Train one variant with one seed in a process of its own; returns its measures on the validation split.
 
     Raises RuntimeError, which names the log, if the training fails.
     """
-    name = f"{variant.name}_seed{seed}"
-    output, log = work / name, work / f"{name}.log"
+    output = dataset.parent / f"{variant.name}_seed{seed}"
+    log = output.with_suffix(".log")
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(RECIPES / "base.yaml")]
-    command += ["--dataset", str(dataset), "--output_dir", str(output), "--seed", str(seed)]
-    command += [word for option, value in variant.options.items() for word in (f"--{option}", str(value))]
+    options = {"dataset": dataset, "output_dir": output, "seed": seed, **variant.options}
+    command = [sys.executable, ROOT / "scripts" / "train.py", RECIPES / "base.yaml"]
+    command += [word for option, value in options.items() for word in (f"--{option}", str(value))]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with log.open("w", encoding="utf-8") as stream:
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        raise RuntimeError(f"{name}: training failed, see {log}")
-    metrics = json.loads((output / "all_results.json").read_text(encoding="utf-8"))
-    with safe_open(output / "final" / "model.safetensors", "np") as weights:
-        parameters = sum(weights.get_tensor(key).size for key in weights.keys())  # noqa: SIM118  no mapping
-    return {
-        "variant": variant.name,
-        "seed": seed,
-        **{measure: metrics[f"eval_{measure}"] for measure in _MEASURES if f"eval_{measure}" in metrics},
-        "parameters": parameters,
-    }
+        raise RuntimeError(f"{output.name}: training failed, see {log}")
+    metrics, facts = (
+        json.loads((output / name).read_text(encoding="utf-8"))
+        for name in ("all_results.json", f"final/{TRAINING_FACTS}")
+    )
+    measures = {measure: metrics[f"eval_{measure}"] for measure in _MEASURES if f"eval_{measure}" in metrics}
+    return {"variant": variant.name, "seed": seed, **measures, "parameters": facts["parameters"]}
 
 
 def read_result(path: Path, recipe: dict, table: str) -> dict:
@@ -106,16 +93,10 @@ def values_of(result: dict, name: str, measure: str = "pearson_r") -> dict[int, 
     return {run["seed"]: run[measure] for run in result["runs"] if run["variant"] == name}
 
 
-def difference(result: dict, name: str) -> tuple[float, float]:
-    """Mean difference of Pearson's r from the base with the same seed, and its standard error (NaN of one seed)."""
+def changes_of(result: dict, name: str) -> list[float]:
+    """Differences of Pearson's r from the base with the same seed."""
     base, own = values_of(result, "base"), values_of(result, name)
-    differences = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
-    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
-    return mean(differences), error
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+    return [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
 
 
 def _cells(result: dict, variant: Variant) -> list[str]:
@@ -124,11 +105,12 @@ def _cells(result: dict, variant: Variant) -> list[str]:
     spread = f" ± {stdev(r):.4f}" if len(r) > 1 else ""
     change = ""
     if variant.name != "base":
-        average, error = difference(result, variant.name)
-        change = _signed(average) + ("" if math.isnan(error) else f" ± {error:.4f}")
+        changes = changes_of(result, variant.name)
+        error = f" ± {stdev(changes) / math.sqrt(len(changes)):.4f}" if len(changes) > 1 else ""
+        change = signed(mean(changes)) + error
     parameters = next(run["parameters"] for run in result["runs"] if run["variant"] == variant.name)
     return [variant.idea, variant.variant, str(len(r)), f"{mean(r):.4f}{spread}", change, f"{mean(rho):.4f}",
-            f"{parameters:,}", variant.paper or "-"]  # fmt: skip
+            f"{parameters:,}", variant.paper]  # fmt: skip
 
 
 def render_figures(result: dict, variants: list[Variant]) -> str:
@@ -149,20 +131,19 @@ def render_figures(result: dict, variants: list[Variant]) -> str:
 
 def plot(result: dict, variants: list[Variant]) -> Figure:
     """Draw the change of validation r of every variant, each seed a point."""
-    base = values_of(result, "base")
-    shown = [variant for variant in variants[1:] if values_of(result, variant.name).keys() & base.keys()]
+    shown = [(variant.variant, changes_of(result, variant.name)) for variant in variants[1:]]
+    shown = [(name, changes) for name, changes in shown if changes]
     figure = Figure(figsize=(6.7, 0.7 + 0.27 * len(shown)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=0.8)
-    spread = stdev(base.values()) if len(base) > 1 else 0
+    base = list(values_of(result, "base").values())
+    spread = stdev(base) if len(base) > 1 else 0
     axes.axvspan(-spread, spread, color=GREY, alpha=0.15, linewidth=0, label="spread of the base over seeds")
-    for row, variant in enumerate(shown):
-        own = values_of(result, variant.name)
-        changes = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
+    for row, (_, changes) in enumerate(shown):
         one, average = ("one seed", "mean") if row == 0 else (None, None)
         axes.plot(changes, [row] * len(changes), "o", color=BLUE, markersize=3, alpha=0.7, label=one)
         axes.plot(mean(changes), row, "|", color=VERMILLION, markersize=12, markeredgewidth=2, label=average)
-    axes.set_yticks(range(len(shown)), [variant.variant.removesuffix(" (the plain encoder)") for variant in shown])
+    axes.set_yticks(range(len(shown)), [name.removesuffix(" (the plain encoder)") for name, _ in shown])
     axes.invert_yaxis()
     axes.set_xlabel("change of Pearson r on validation, against the base with the same seed", size=8)
     axes.tick_params(labelsize=8)
@@ -171,74 +152,54 @@ def plot(result: dict, variants: list[Variant]) -> Figure:
     return figure
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+def main(argv: list[str] | None = None) -> int:
+    """Train the variants that have no result yet, and render the page from the committed results."""
+    variants = read_variants()
+    names = [variant.name for variant in variants]
     parser = make_parser("ablation", __doc__)
     parser.add_argument("--table", type=Path, help="measured promoters with a column split (default: only render)")
-    parser.add_argument("--work", type=Path, help="folder for prepared data, runs and logs")
+    parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="data, runs and logs (%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON of the results")
     parser.add_argument("--strand_length", type=int, default=80, help="longest variable part in nt")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 1 to N")
-    parser.add_argument("--jobs", type=int, default=max(os.cpu_count() or 1, 1), help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
-    parser.add_argument("--only", nargs="+", help="names of variants (default: all)")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Train the variants that have no result yet, and render the page from the committed results."""
-    parser = build_parser()
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="variants (default: all)")
     args = parser.parse_args(argv)
-    failed = 0 if args.table is None else _train_missing(parser, args)
+    failed = 0 if args.table is None else _train_missing(variants, args)
     if args.output == RESULT:
-        result, variants = json.loads(RESULT.read_text(encoding="utf-8")), read_variants()
+        result = json.loads(RESULT.read_text(encoding="utf-8"))
         replace_block(PAGE, BLOCK, render_figures(result, variants))
         save_figure(plot(result, variants), PLOT)
         print(f"{PAGE.name} and {PLOT.name} show {len(result['runs'])} runs")
     return failed
 
 
-def _train_missing(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    """Train the variants that have no result yet; returns 1 where a training fails."""
-    variants = read_variants()
-    unknown = set(args.only or ()) - {variant.name for variant in variants}
-    if unknown:
-        parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(v.name for v in variants)}")
-    if not args.table.is_file():
-        parser.error(f"{args.table}: no such table")
-    if args.work is None:
-        parser.error("--table needs --work, a folder for the runs")
+def _train_missing(variants: list[Variant], args: argparse.Namespace) -> int:
+    """Train what has no result yet, side by side, and write the results after each; returns 1 where one failed."""
     recipe = yaml.safe_load((RECIPES / "base.yaml").read_text(encoding="utf-8"))
-    try:
-        result = read_result(args.output, recipe, args.table.name)
-    except ValueError as error:
-        parser.error(str(error))
-    args.work.mkdir(parents=True, exist_ok=True)
-    dataset = prepare(args.table, args.work.resolve(), args.strand_length)
+    result = read_result(args.output, recipe, args.table.name)
+    dataset = args.work.resolve() / "data"
+    if not dataset.is_dir():
+        options = "--split_column", "split", "--strand_length", args.strand_length, "--output", dataset
+        run_script("prepare_data", "--source", args.table.resolve(), *options)
     done = {(run["variant"], run["seed"]) for run in result["runs"]}
     todo = [
         (variant, seed)
         for seed in range(1, args.seeds + 1)
         for variant in variants
-        if (variant.name, seed) not in done and (not args.only or variant.name in args.only)
+        if variant.name in args.only and (variant.name, seed) not in done
     ]
-    return _train_all(todo, result, args, dataset)
-
-
-def _train_all(todo: list[tuple[Variant, int]], result: dict, args: argparse.Namespace, dataset: Path) -> int:
-    """Train variants side by side, and write the results after each; returns 1 where one failed."""
     failed = 0
     with ThreadPoolExecutor(args.jobs) as pool:
-        runs = [pool.submit(train_variant, *item, dataset, args.work.resolve(), args.threads) for item in todo]
-        for run in runs:
+        for run in [pool.submit(train_variant, *item, dataset, args.threads) for item in todo]:
             try:
                 figures = run.result()
             except RuntimeError as error:
                 print(f"error: {error}", file=sys.stderr)
                 failed = 1
                 continue
-            result["runs"].append(figures)
-            result["runs"].sort(key=lambda entry: (entry["variant"], entry["seed"]))
+            result["runs"] = sorted([*result["runs"], figures], key=lambda entry: (entry["variant"], entry["seed"]))
             result |= {
                 "date": date.today().isoformat(),
                 "command": f"python -m benchmarks.ablation --table {args.table.name} --work {args.work.name}",

@@ -40,11 +40,8 @@ EXAMPLE = "GTCTGCACATGCTTGCATCCGGGTAAGCCGTACCAGTCTTGACCGATTGCAGCTTAGGCATGACTCACT
 _DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 
 
-def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
-    """Score a checkpoint on rows that it was not trained on, and write the figures and a plot into its folder.
-
-    Returns the content of `evaluation.json`: the result of `evaluate_files`, and `example`.
-    """
+def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> None:
+    """Score a checkpoint on rows that it was not trained on, and write the figures and a plot into its folder."""
     with tempfile.TemporaryDirectory() as folder:
         options = EvaluationOptions(baseline_train=table, intervals=resamples, plots=folder, verbose=True)
         output = Path(folder, EVALUATION)
@@ -57,7 +54,6 @@ def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> dict:
         "expression": float(Predictor.from_pretrained(checkpoint).predict([EXAMPLE])[0]),
     }
     write_result(result, checkpoint / EVALUATION)
-    return result
 
 
 def refresh_code(checkpoint: Path) -> None:
@@ -73,8 +69,8 @@ def refresh_code(checkpoint: Path) -> None:
 
 def results_table(result: dict) -> str:
     """Format the categories of a result as Markdown: number, correlations with intervals, ridge, coverage."""
-    coverage = any("coverage_90" in figures for figures in result["all"].values())
-    rows = [["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho", *(["within 90 %"] * coverage)]]
+    has_coverage = "coverage_90" in result["all"]["all"]
+    rows = [["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho", *["within 90 %"] * has_coverage]]
     for name, figures in result["all"].items():
         cells = [TITLES[name], f"{figures['n']:,}"]
         for measure in ("pearson_r", "spearman_rho"):
@@ -83,7 +79,7 @@ def results_table(result: dict) -> str:
             cells.append(f"**{figures[measure]:.3f}** ({interval})")
         ridge = result["baseline"]["all"][name]
         cells += [f"{ridge['pearson_r']:.3f}", f"{ridge['spearman_rho']:.3f}"]
-        if coverage:
+        if has_coverage:
             cells.append(f"{figures['coverage_90']:.1%}" if "coverage_90" in figures else "-")
         rows.append(cells)
     return table(rows, ["---", *["---:"] * (len(rows[0]) - 1)]).rstrip("\n")
@@ -122,21 +118,15 @@ def _metadata(name: str, result: dict) -> ModelCardData:
 
 def _read_figures(checkpoint: Path) -> tuple[dict, dict]:
     """Facts of the training and result of the evaluation."""
-    facts, result = (
-        json.loads((checkpoint / name).read_text(encoding="utf-8")) for name in (TRAINING_FACTS, EVALUATION)
-    )
-    return facts, result
+    return tuple(json.loads((checkpoint / name).read_text(encoding="utf-8")) for name in (TRAINING_FACTS, EVALUATION))
 
 
 def render_card(checkpoint: Path, folder: str = "") -> str:
     """Render the card of a checkpoint from its own files; `folder` stands before the names of its pictures."""
     facts, result = _read_figures(checkpoint)
     tokenizer = KmerTokenizer.from_pretrained(checkpoint)
-    size = (checkpoint / "model.safetensors").stat().st_size
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
-        TEMPLATE.read_text(encoding="utf-8")
-    )
-    return template.render(
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card_data=_metadata(checkpoint.name, result).to_yaml(),
         name=checkpoint.name,
         location=f"checkpoints/{checkpoint.name}",
@@ -144,7 +134,7 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
         config=MacaronConfig.from_pretrained(checkpoint),
         flank5=tokenizer.flank5,
         flank3=tokenizer.flank3,
-        size_mb=f"{size / 1e6:.1f}",
+        size_mb=f"{_megabytes(checkpoint):.1f}",
         facts=facts,
         example=result["example"]["sequence"],
         example_expression=result["example"]["expression"],
@@ -158,21 +148,24 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
     )
 
 
+def _megabytes(checkpoint: Path) -> float:
+    return (checkpoint / "model.safetensors").stat().st_size / 1e6
+
+
 def render_summary(checkpoint: Path) -> str:
     """Render the block of the README about the checkpoint."""
     facts, result = _read_figures(checkpoint)
     config, folder = MacaronConfig.from_pretrained(checkpoint), f"checkpoints/{checkpoint.name}"
-    expression = result["example"]["expression"]
+    sequence, expression = result["example"]["sequence"], result["example"]["expression"]
     standardized = (expression - config.expression_mean) / config.expression_std
-    size = (checkpoint / "model.safetensors").stat().st_size / 1e6
+    size, variants = _megabytes(checkpoint), result["all"]["SNVs"]["pearson_r"]
     measured, ridge = (part["all"]["all"]["pearson_r"] for part in (result, result["baseline"]))
-    variants = result["all"]["SNVs"]["pearson_r"]
     return f"""```python
 from transformers import pipeline
 
 predict = pipeline("promoter-expression", model="{folder}", trust_remote_code=True)
-predict("{result["example"]["sequence"]}")
-# {{'sequence': '{result["example"]["sequence"][:8]}...', 'expression': {expression:.3f}, \
+predict("{sequence}")
+# {{'sequence': '{sequence[:8]}...', 'expression': {expression:.3f}, \
 'standardized_expression': {standardized:.3f}}}
 ```
 

@@ -7,38 +7,34 @@ Prints each figure, writes them as JSON, and fails where an equality does not ho
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from datasets import disable_progress_bars
 
 from benchmarks import data, inference, training
-from benchmarks.figures import Results, add_output, describe_machine, make_parser, result_path
+from benchmarks.figures import Results, describe_machine, make_parser, result_path
+from benchmarks.models import SIZES
 
-PARTS: dict[str, Callable[[Results, argparse.Namespace, Path], None]] = {
-    "inference": lambda results, args, folder: inference.run(results, args.size, folder),
-    "preparation": lambda results, args, folder: data.run_preparation(results, args.rows, folder),
-    "tokenizer": lambda results, args, folder: data.run_tokenizer(results, args.rows, folder),
-    "reading": lambda results, args, folder: data.run_reading(results, args.rows, folder),
-    "training": lambda results, args, folder: training.run(results, args.size, folder),
+PARTS = {
+    "inference": inference.run,
+    "preparation": data.run_preparation,
+    "tokenizer": data.run_tokenizer,
+    "reading": data.run_reading,
+    "training": training.run,
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = make_parser("cpu", __doc__)
+    parser = make_parser("cpu", __doc__, "of the whole benchmark, results/MACHINE.json")
     rows = data.CHALLENGE_ROWS
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
-    parser.add_argument("--size", choices=inference.SIZES, default="paper", help="model of inference and training")
-    parser.add_argument("--rows", type=int, default=rows, help="of the largest table, > 10,000 (%(default)s)")
-    add_output(parser, "of the whole benchmark, results/MACHINE.json")
+    parser.add_argument("--size", choices=SIZES, default="paper", help="model of inference and training")
+    parser.add_argument("--rows", type=int, default=rows, help="of the largest table (%(default)s)")
     args = parser.parse_args(argv)
-    if args.rows <= 10_000:
-        parser.error(f"--rows must be more than 10,000, got {args.rows}")
     disable_progress_bars()
     machine = describe_machine()
     results = Results("cpu", machine)

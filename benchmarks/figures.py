@@ -1,4 +1,4 @@
-"""Results of a benchmark: measured figures, equalities that must hold, tables, and the machine."""
+"""Results of a benchmark, the machine, and how to time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import platform
 import re
 import shlex
+import subprocess
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Hashable
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
@@ -27,130 +27,85 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _PROCESSOR_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+# VmHWM is the peak of this process alone; `ru_maxrss` includes that of the process it was forked from.
+_MEASURED = """
+import importlib, re, resource, sys
+importlib.import_module("scripts." + sys.argv[1]).main(sys.argv[2:])
+try:
+    print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000)
+except OSError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+"""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One measured value; None where it could not be measured, with the reason in `note`."""
-
-    name: str
-    value: float | None
-    unit: str
-    shown: bool = False  # in the README
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One equality: the measured error and the error that is allowed."""
-
-    name: str
-    error: float
-    tolerance: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the error is allowed."""
-        return self.error <= self.tolerance
-
-
-@dataclass
 class Results:
-    """Results of one run, printed as they come.
+    """Figures, equalities (`checks`) and tables of one run, printed as they come."""
 
-    Attributes
-    ----------
-    kind : str
-        Name of the benchmark.
-    machine : dict
-        See `describe_machine`.
-    figures : list of Figure
-        Measured values, in order.
-    checks : list of Check
-        Equalities, in order.
-    tables : dict
-        Series of measurements by name, each a list of dicts with equal keys.
-    """
+    def __init__(self, kind: str, machine: dict):
+        self.kind, self.machine = kind, machine
+        self.figures: list[dict] = []
+        self.checks: list[dict] = []
+        self.tables: dict[str, list[dict]] = {}
+        self.started = perf_counter()
 
-    kind: str
-    machine: dict
-    figures: list[Figure] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    tables: dict[str, list[dict]] = field(default_factory=dict)
-    started: float = field(default_factory=perf_counter, repr=False)
-
-    def figure(self, name: str, value: float | None, unit: str, shown: bool = False, note: str = "") -> None:
-        """Add a figure and print it."""
-        self.figures.append(Figure(name, value, unit, shown, note))
+    def figure(self, name: str, value: float, unit: str, shown: bool = False, note: str = "") -> None:
+        """Add a measured value; `shown` puts it into the README."""
+        self.figures.append({"name": name, "value": value, "unit": unit, "shown": shown, "note": note})
         print(f"  {name:<64} {show(value):>10} {unit}{f'   ({note})' if note else ''}", flush=True)
 
     def check(self, name: str, error: float, tolerance: float) -> None:
-        """Add an equality and print whether it holds."""
-        error = float(error)
-        check = Check(name, error if math.isfinite(error) else sys.float_info.max, tolerance)  # JSON has no NaN
-        self.checks.append(check)
-        verdict = "holds" if check.holds else "FAILS"
-        print(f"  {name:<64} {check.error:>10.1e} error   at most {tolerance:.0e}: {verdict}", flush=True)
+        """Add an equality: the measured error and the error that is allowed."""
+        error = float(error) if math.isfinite(error) else sys.float_info.max  # JSON has no NaN
+        holds = error <= tolerance
+        self.checks.append({"name": name, "error": error, "tolerance": tolerance, "holds": holds})
+        verdict = "holds" if holds else "FAILS"
+        print(f"  {name:<64} {error:>10.1e} error   at most {tolerance:.0e}: {verdict}", flush=True)
 
     def row(self, table: str, /, **values) -> None:
-        """Add a row to a table and print it."""
+        """Add a row to a table; its rows have equal keys."""
         self.tables.setdefault(table, []).append(values)
         print("  " + "   ".join(f"{name} {show(value)}" for name, value in values.items()), flush=True)
 
-    @property
-    def exit_code(self) -> int:
-        """1 where an equality fails, else 0; a slow machine is not a failure."""
-        return int(not all(check.holds for check in self.checks))
-
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Path) -> None:
         """Write everything as JSON; an existing file is replaced."""
-        program = f"benchmarks.{Path(sys.argv[0]).stem}"
+        arguments = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]  # results are public
         report = {
             "kind": self.kind,
             "date": date.today().isoformat(),
-            "command": shlex.join(["python", "-m", program, *map(_file_name, sys.argv[1:])]),
+            "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments]),
             "seconds": round(perf_counter() - self.started),
             "machine": self.machine,
-            "figures": [asdict(figure) for figure in self.figures],
-            "checks": [asdict(check) | {"holds": check.holds} for check in self.checks],
+            "figures": self.figures,
+            "checks": self.checks,
             "tables": self.tables,
         }
         write_json(report, path)
 
     def finish(self, path: Path | None) -> int:
-        """Save where there is a path, name the equalities that fail, and return the exit code."""
+        """Save where there is a path and name the equalities that fail; returns 1 if any does, else 0."""
         if path is not None:
             self.save(path)
-        failed = [check.name for check in self.checks if not check.holds]
+        failed = [check["name"] for check in self.checks if not check["holds"]]
         print(f"\n{f'written to {path}' if path else 'not written: name an --output'}")
         print(f"{len(self.checks)} equalities, {len(failed)} fail", *failed, sep="\n  ")
-        return self.exit_code
+        return int(bool(failed))
 
 
-def write_json(report: dict, path: str | Path) -> None:
+def write_json(report: dict, path: Path) -> None:
     """Write a report; an existing file is replaced once the new one is complete."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as partial:
         partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def make_parser(module: str, description: str) -> ArgumentParser:
-    """Make the parser of a module's command line; the description keeps its lines."""
-    return ArgumentParser(
+def make_parser(module: str, description: str, output: str | None = None) -> ArgumentParser:
+    """Make the parser of a module's command line, with `--output FILE` if a default for it is described."""
+    parser = ArgumentParser(
         prog=f"python -m benchmarks.{module}", description=description, formatter_class=RawDescriptionHelpFormatter
     )
-
-
-def add_output(parser: ArgumentParser, default: str) -> None:
-    """Add the option `--output`, which names a JSON file."""
-    parser.add_argument("--output", type=_json_file, metavar="FILE", help=f"JSON file to write; default: {default}")
-
-
-def _json_file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or path.suffix != ".json":
-        raise ArgumentTypeError(f"{text}: name a file that ends in .json")
-    return path
+    if output is not None:
+        parser.add_argument("--output", type=Path, metavar="FILE", help=f"JSON file to write; default: {output}")
+    return parser
 
 
 def show(value: object) -> str:
@@ -173,9 +128,9 @@ def describe_machine(device: str = "cpu") -> dict:
         "instruction_sets": [flag for flag in _PROCESSOR_FLAGS if flag in flags],
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _LIBRARIES},
+        "versions": {name: version(name) for name in _LIBRARIES},
     }
-    if device.startswith("cuda"):
+    if device == "cuda":
         about = torch.cuda.get_device_properties(device)
         gpu = {"gpu": about.name, "gpu_memory_gb": round(about.total_memory / 1e9), "cuda": torch.version.cuda}
         machine |= {"name": about.name, **gpu}
@@ -187,25 +142,32 @@ def result_path(machine: dict, folder: Path = RESULTS) -> Path:
     return folder / (re.sub(r"[^a-z0-9]+", "-", machine["name"].lower()).strip("-") + ".json")
 
 
-def time_in_turn(calls: dict[str, Callable[[], object]], rounds: int = 4) -> dict[str, float]:
+def time_in_turn(
+    calls: dict[Hashable, Callable[[], object]], rounds: int = 4, clock: Callable[[], float] = perf_counter
+) -> dict[Hashable, float]:
     """Seconds of the fastest call of each kind, taken in turn, so that a busy minute slows all alike."""
-    best = dict.fromkeys(calls, float("inf"))
+    best = dict.fromkeys(calls, math.inf)
     for number in range(rounds + 1):
         for name, call in calls.items():
-            started = perf_counter()
+            started = clock()
             call()
             if number:  # the first round warms up
-                best[name] = min(best[name], perf_counter() - started)
+                best[name] = min(best[name], clock() - started)
     return best
 
 
-def _file_name(argument: str) -> str:
-    """Argument without the folders of a path: results are public."""
-    return Path(argument).name if os.sep in argument else argument
+def relative_error(values: torch.Tensor, reference: torch.Tensor) -> float:
+    """Norm of the difference over the norm of the reference, in float64 on the CPU."""
+    values, reference = values.double().cpu(), reference.double().cpu()
+    return (torch.linalg.vector_norm(values - reference) / torch.linalg.vector_norm(reference)).item()
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def run_script(script: str, *arguments: object, folder: Path = ROOT) -> tuple[float, float]:
+    """Run a file of `scripts/` in its own process; returns its seconds, start included, and its peak memory in MB."""
+    started = perf_counter()
+    command = [sys.executable, "-c", _MEASURED, script, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"scripts/{script}.py failed: {done.stderr[-1000:]}")
+    return perf_counter() - started, float(done.stdout.splitlines()[-1])

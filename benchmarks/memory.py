@@ -8,44 +8,22 @@ rows alone. Writes JSON into `results/memory/`.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
 
-from benchmarks.figures import RESULTS, ROOT, Results, add_output, describe_machine, make_parser, result_path
+from benchmarks.figures import RESULTS, Results, describe_machine, make_parser, result_path, run_script
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 STRAND_LENGTH = 12
 COMMANDS = ("predict", "variants", "mutagenesis", "attribution")
-_BLOCK_ROWS = 100_000
-# The peak of that process alone: `wait4` also counts the process that it was forked from.
-_MEASURED = """
-import importlib, re, resource, sys
-importlib.import_module("scripts." + sys.argv[1]).main(sys.argv[2:])
-try:
-    print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000)
-except OSError:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
-"""
-
-
-def run_script(script: str, *arguments: str) -> tuple[float, float]:
-    """Run a file of `scripts/` in its own process; returns its seconds, start included, and its peak memory in MB."""
-    started = perf_counter()
-    command = [sys.executable, "-c", _MEASURED, script, *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(f"scripts/{script}.py failed: {result.stderr[-1000:]}")
-    return perf_counter() - started, float(result.stdout.splitlines()[-1])
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -60,23 +38,19 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def write_promoters(path: Path, rows: int) -> None:
-    """Write random promoters, each with a position and the alleles of a substitution, in blocks."""
+    """Write random promoters, each with a position and the alleles of a substitution."""
     generator = np.random.default_rng(0)
     bases = np.array(list("ACGT"))
-    writer = None
-    for start in range(0, rows, _BLOCK_ROWS):
-        ids = generator.integers(0, 4, (min(_BLOCK_ROWS, rows - start), STRAND_LENGTH))
-        positions = generator.integers(0, STRAND_LENGTH, len(ids))
-        reference = ids[np.arange(len(ids)), positions]
-        table = pa.table({
-            "sequence": pa.array(np.ascontiguousarray(bases[ids]).view(f"U{STRAND_LENGTH}").ravel()),
-            "position": pa.array(positions + 1),
-            "ref": pa.array(bases[reference]),
-            "alt": pa.array(bases[(reference + 1) % 4]),
-        })  # fmt: skip
-        writer = writer or pa.parquet.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-    writer.close()
+    ids = generator.integers(0, 4, (rows, STRAND_LENGTH))
+    positions = generator.integers(0, STRAND_LENGTH, rows)
+    reference = ids[np.arange(rows), positions]
+    table = pa.table({
+        "sequence": pa.array(bases[ids].view(f"U{STRAND_LENGTH}").ravel()),
+        "position": pa.array(positions + 1),
+        "ref": pa.array(bases[reference]),
+        "alt": pa.array(bases[(reference + 1) % 4]),
+    })  # fmt: skip
+    pa.parquet.write_table(table, path, row_group_size=100_000)
 
 
 def run(results: Results, sizes: list[int], commands: list[str], folder: Path) -> None:
@@ -87,18 +61,17 @@ def run(results: Results, sizes: list[int], commands: list[str], folder: Path) -
     for command in commands:
         for rows in sizes:
             output = folder / "output.parquet"
-            seconds, peak = run_script(command, *map(str, (folder / "model", folder / f"{rows}.parquet", output)))
+            seconds, peak = run_script(command, folder / "model", folder / f"{rows}.parquet", output)
             lines = pa.parquet.read_metadata(output).num_rows
             output.unlink()
-            results.row("memory", verb=command, rows=rows, lines=lines, seconds=seconds, peak_memory_mb=peak)
+            results.row("memory", command=command, rows=rows, lines=lines, seconds=seconds, peak_memory_mb=peak)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = make_parser("memory", __doc__)
+    parser = make_parser("memory", __doc__, "results/memory/MACHINE.json")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="rows of the files")
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="default: all")
-    add_output(parser, "results/memory/MACHINE.json")
     args = parser.parse_args(argv)
     machine = describe_machine()
     results = Results("memory", machine)

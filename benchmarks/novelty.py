@@ -19,6 +19,7 @@ import pyarrow as pa
 from benchmarks.figures import make_parser
 from benchmarks.pages import table
 from modeling_macaron import MacaronConfig
+from modeling_macaron.dna import encode_bases
 from modeling_macaron.io.tables import string_buffers
 from modeling_macaron.training.metrics import trimer_settings
 from tokenization import KmerTokenizer
@@ -28,28 +29,23 @@ _MOST = 2_000  # sequences of a kind, beside the validation rows
 _REPEATS = ("A", "C", "AT", "CG", "AC", "AAT", "CAG")
 
 
-def dinucleotide_shuffle(letters: np.ndarray, random: np.random.Generator, tries: int = 1_000) -> np.ndarray:
-    """Shuffle letter ids (length,) without a change of any pair's count: exchange stretches with equal ends."""
-    shuffled = letters.tolist()
-    for a, b, c, d in np.sort(random.integers(0, len(letters), (tries, 4)), axis=1).tolist():
+def dinucleotide_shuffle(ids: np.ndarray, random: np.random.Generator, tries: int = 1_000) -> np.ndarray:
+    """Shuffle token ids (length,) without a change of any pair's count: exchange stretches with equal ends."""
+    shuffled = ids.tolist()
+    for a, b, c, d in np.sort(random.integers(0, len(ids), (tries, 4)), axis=1).tolist():
         if a < b < c < d and shuffled[a] == shuffled[c] and shuffled[b] == shuffled[d]:
             shuffled[a:d] = shuffled[c:d] + shuffled[b:c] + shuffled[a:b]
     return np.array(shuffled, np.uint8)
 
 
-def random_dna(gc: float, random: np.random.Generator) -> np.ndarray:
-    """Draw letter ids (sequences, length)."""
-    return random.choice(4, (_MOST, LENGTH), p=[(1 - gc) / 2, gc / 2, gc / 2, (1 - gc) / 2]).astype(np.uint8)
-
-
 def read_strands(tokenizer: KmerTokenizer, sequences: pd.Series) -> np.ndarray:
-    """Letter ids (rows, 80) of the sequences that can be used."""
+    """Token ids (rows, 80) of the sequences that can be used."""
     strands = tokenizer.encode_strands(*string_buffers(pa.array(sequences, pa.large_string())))
     return strands.ids[strands.problem == 0]
 
 
 def kinds(validation: np.ndarray, other: Path | None) -> dict[str, np.ndarray]:
-    """Letter ids (sequences, length) by kind."""
+    """Token ids (sequences, length) by kind."""
     random = np.random.default_rng(0)
     whole = validation[(validation < 4).all(axis=1)][:_MOST]
     found = {
@@ -62,9 +58,10 @@ def kinds(validation: np.ndarray, other: Path | None) -> dict[str, np.ndarray]:
         middles = pd.Series([text[(len(text) - LENGTH) // 2 :][:LENGTH] for text in drawn])
         tokenizer = KmerTokenizer(strand_length=LENGTH, trimming="never")
         found[f"middle of {other.stem}"] = read_strands(tokenizer, middles)
-    found |= {f"random, {gc:.0%} GC": random_dna(gc, random) for gc in (0.15, 0.3, 0.5, 0.7, 0.85)}
-    repeats = ((word * LENGTH)[:LENGTH] for word in _REPEATS)
-    return found | {"repeats": np.array([["ACGT".index(base) for base in text] for text in repeats], np.uint8)}
+    for gc in (0.15, 0.3, 0.5, 0.7, 0.85):
+        shares = [(1 - gc) / 2, gc / 2, gc / 2, (1 - gc) / 2]
+        found[f"random, {gc:.0%} GC"] = random.choice(4, (_MOST, LENGTH), p=shares).astype(np.uint8)
+    return found | {"repeats": np.stack([encode_bases((word * LENGTH)[:LENGTH]) for word in _REPEATS])}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,16 +8,18 @@ Exports the checkpoint with merged and separate projections, compares the number
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.figures import RESULTS, Results, add_output, describe_machine, make_parser, result_path, time_in_turn
+from benchmarks.figures import RESULTS, Results, describe_machine, make_parser, result_path, time_in_turn
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.export import TOLERANCE, export_onnx, open_session, random_promoters
 from modeling_macaron.predictor import Predictor
@@ -35,9 +37,10 @@ def run(results: Results, checkpoint: Path, folder: Path, threads: int, rounds: 
     ids = np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
     forms: dict[tuple[str, str], Callable[[np.ndarray], object]] = {}
     for projections in ("separate", "merged"):
-        one = model.to_merged() if projections == "merged" else model
         for attention in ("sdpa", "eager"):
-            forms[f"PyTorch {attention}", projections] = _pytorch(one, attention)
+            own = model.to_merged() if projections == "merged" else copy.deepcopy(model)
+            own.set_attn_implementation(attention)
+            forms[f"PyTorch {attention}", projections] = partial(_predict, own)
         path = folder / f"{projections}.onnx"
         export = export_onnx(predictor, path, merged=projections == "merged")
         results.check(f"ONNX Runtime = PyTorch, {projections}", export.error, TOLERANCE)
@@ -50,39 +53,29 @@ def run(results: Results, checkpoint: Path, folder: Path, threads: int, rounds: 
             form: lambda predict=predict, batches=batches: [predict(batch) for batch in batches]
             for form, predict in forms.items()
         }
-        seconds = time_in_turn(calls, rounds)
-        for (library, projections), taken in seconds.items():
+        fastest = {"PyTorch": math.inf, "ONNX": math.inf}
+        for (library, projections), seconds in time_in_turn(calls, rounds).items():
             results.row(
                 "onnx", library=library, projections=projections, batch=batch_size,
-                sequences_per_second=len(ids) / taken, milliseconds_per_batch=1000 * taken / len(batches),
+                sequences_per_second=len(ids) / seconds, milliseconds_per_batch=1000 * seconds / len(batches),
             )  # fmt: skip
-        by_library = {
-            is_onnx: min(taken for (library, _), taken in seconds.items() if (library == "ONNX Runtime") == is_onnx)
-            for is_onnx in (False, True)
-        }
+            kind = library.split()[0]
+            fastest[kind] = min(fastest[kind], seconds)
         name = f"ONNX Runtime against PyTorch, fastest form of each, batch {batch_size}"
-        results.figure(name, by_library[False] / by_library[True], "x")
+        results.figure(name, fastest["PyTorch"] / fastest["ONNX"], "x")
 
 
-def _pytorch(model: MacaronForExpressionPrediction, attention: str) -> Callable[[np.ndarray], object]:
-    """Prediction with one kind of attention."""
-    model = copy.deepcopy(model)
-    model.set_attn_implementation(attention)
-
-    @torch.inference_mode()
-    def predict(ids: np.ndarray) -> torch.Tensor:
-        return model(torch.from_numpy(ids), output_nucleotide_logits=False).logits
-
-    return predict
+@torch.inference_mode()
+def _predict(model: MacaronForExpressionPrediction, ids: np.ndarray) -> torch.Tensor:
+    return model(torch.from_numpy(ids), output_nucleotide_logits=False).logits
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = make_parser("onnx", __doc__)
+    parser = make_parser("onnx", __doc__, "results/onnx/MACHINE.json")
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both (%(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="timed rounds; the fastest counts (%(default)s)")
-    add_output(parser, "results/onnx/MACHINE.json")
     args = parser.parse_args(argv)
     machine = describe_machine() | {"threads": args.threads}
     machine["versions"] |= {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}

@@ -26,3 +26,8 @@ def replace_block(page: Path, name: str, text: str) -> None:
 def table(rows: list[list[object]], alignment: list[str]) -> str:
     """Make a Markdown table of a header and rows; the alignment is `---` or `---:` for each column."""
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in (rows[0], alignment, *rows[1:]))
+
+
+def signed(value: float) -> str:
+    """Format a change with its sign and four decimals."""
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")

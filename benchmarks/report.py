@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from benchmarks.figures import RESULTS, ROOT, make_parser, show
 from benchmarks.pages import replace_block, table
-from modeling_macaron.plots import save_figure
+from modeling_macaron.plots import BLUE, save_figure
 
 README = ROOT / "README.md"
 PLOT = RESULTS / "inference_and_preparation.png"
 BLOCK = "benchmarks"
-_BLUE, _ORANGE = "#0072B2", "#E69F00"  # of Okabe and Ito's palette for colour-blind readers
+_ORANGE = "#E69F00"  # of the same palette as BLUE
 
 
-def read_results(folder: Path = RESULTS) -> list[dict]:
+def read_results() -> list[dict]:
     """Results of all machines, GPUs first."""
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
     return sorted(reports, key=lambda report: report["kind"] != "gpu")
 
 
@@ -50,7 +49,7 @@ def plot(report: dict) -> Figure:
     inference, preparation = figure.subplots(1, 2, width_ratios=(1.25, 1))
     rows = [row for row in report["tables"]["inference"] if row["attention"] == "sdpa"]
     forms = list(dict.fromkeys(row["form"] for row in rows))
-    for offset, weights, colour in ((-0.2, "float32", _BLUE), (0.2, "bfloat16", _ORANGE)):
+    for offset, weights, colour in ((-0.2, "float32", BLUE), (0.2, "bfloat16", _ORANGE)):
         speeds = [row["sequences_per_second"] for row in rows if row["weights"] == weights]
         places = [index + offset for index in range(len(forms))]
         bars = inference.barh(places, speeds, 0.38, color=colour, label=weights)
@@ -59,13 +58,12 @@ def plot(report: dict) -> Figure:
     inference.invert_yaxis()
     inference.margins(x=0.12)
     inference.set_xlabel("sequences/s (batch 64, paper's size)")
-    inference.legend(frameon=False, fontsize=8)
-    for name, marker, colour in (("TSV", "o-", _BLUE), ("TSV.gz", "s", _ORANGE)):
+    for name, marker, colour in (("TSV", "o-", BLUE), ("TSV.gz", "s", _ORANGE)):
         points = [row for row in report["tables"]["preparation"] if row["table"] == name]
         preparation.plot([p["rows"] for p in points], [p["seconds"] for p in points], marker, color=colour, label=name)
     preparation.set(xscale="log", ylim=(0, None), xlabel="rows of the table", ylabel="seconds to prepare, with start")
-    preparation.legend(frameon=False, fontsize=8)
     for axes in (inference, preparation):
+        axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(report["machine"]["name"], fontsize=10)
     return figure

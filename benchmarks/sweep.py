@@ -7,8 +7,6 @@ Trains on split `train` of a prepared data set, one run after the other, and sco
 and a run that has a line is skipped, so the same command continues. `--report` prints a Markdown table of the lines;
 without `--dataset` it does nothing else. `--size tiny --epochs 0.1` tries everything on a CPU. One small model does not
 fill a GPU: start several processes with `--share 0/4`, `--share 1/4`, ... and the same --output.
-
-It needs all that training needs, `datasets` included.
 """
 
 from __future__ import annotations
@@ -25,13 +23,13 @@ import torch
 import yaml
 from transformers import PrinterCallback, set_seed
 
-from benchmarks.figures import make_parser
-from benchmarks.pages import table
+from benchmarks.figures import describe_machine, make_parser
+from benchmarks.pages import signed, table
 from modeling_macaron.analysis.command_line import prepare_process
-from modeling_macaron.machine import hardware
 from modeling_macaron.training.arguments import parse_recipe
 from modeling_macaron.training.dataset import PreparedData
 from modeling_macaron.training.run import build_model, make_trainer
+from modeling_macaron.training.trainer import MacaronTrainer
 
 RECIPE = "recipe"
 SETTINGS: dict[str, dict] = {
@@ -60,7 +58,7 @@ SIZES: dict[str, dict] = {
     "medium": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 512},
     "large": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 768},
 }
-_ALWAYS = {
+QUIET = {  # train, and neither evaluate nor save
     "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None,
     "report_to": "none", "disable_tqdm": True, "logging_steps": 100,
 }  # fmt: skip
@@ -73,44 +71,46 @@ _DEVICES: dict[str, dict] = {  # compiling takes longer than such a run on a GPU
 def options_of(setting: dict, args: argparse.Namespace) -> dict:
     """Options of a run: the recipe, changed by size and setting."""
     recipe = yaml.safe_load(args.recipe.read_text(encoding="utf-8"))
-    run = {
-        "num_train_epochs": args.epochs,
-        "max_steps": -1,
-        "dataset": str(args.dataset),
-        "output_dir": str(args.output / "run"),
-    }
-    return recipe | SIZES[args.size] | setting | _DEVICES[args.device] | _ALWAYS | run
+    paths = {"dataset": str(args.dataset), "output_dir": str(args.output / "run")}
+    length = {"num_train_epochs": args.epochs, "max_steps": -1}
+    return recipe | SIZES[args.size] | setting | _DEVICES[args.device] | QUIET | paths | length
 
 
-def train_once(options: dict, seed: int, recipe: Path) -> dict:
-    """Train once and return the measures of the validation split; a loss that is not finite gives a `problem`."""
-    recipe.write_text(yaml.safe_dump(options | {"seed": seed}), encoding="utf-8")
+def build_trainer(options: dict, recipe: Path) -> MacaronTrainer:
+    """Make the trainer of a recipe's options, which are written into the file `recipe`."""
+    recipe.write_text(yaml.safe_dump(options), encoding="utf-8")
     model_arguments, arguments = parse_recipe([str(recipe)])
     torch.compiler.reset()  # else the models of a process share one limit of compiled shapes
-    set_seed(seed)
+    set_seed(arguments.seed)
     data = PreparedData(arguments.dataset)
     model = build_model(model_arguments, data, arguments.init_from, arguments.expression_bins)
     trainer = make_trainer(model, arguments, data)
     trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def train_once(options: dict, recipe: Path) -> dict:
+    """Train once and return the measures of the validation split; a loss that is not finite gives a `problem`."""
+    trainer = build_trainer(options, recipe)
     started = time.monotonic()
     try:
         trainer.train()
     except FloatingPointError as error:
         return {"problem": str(error)}
     seconds = time.monotonic() - started
-    measures = trainer.predict(data.validation, metric_key_prefix="eval").metrics
+    measures = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics
     return {
         "pearson_r": measures["eval_pearson_r"],
         "spearman_rho": measures["eval_spearman_rho"],
         "seconds": round(seconds, 1),
         "steps": trainer.state.global_step,
-        "parameters": model.num_parameters(),
-        "device": hardware(arguments.device, 1),
+        "parameters": trainer.model.num_parameters(),
+        "device": describe_machine(trainer.args.device.type)["name"],
     }
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Results so far."""
+    """Read the results so far."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
@@ -130,7 +130,7 @@ def sweep(settings: dict[str, dict], args: argparse.Namespace) -> None:
             print("the time is up: the same command continues")
             return
         started = time.monotonic()
-        result = train_once(todo[name], seed, args.output / f"recipe{mine}.yaml")
+        result = train_once(todo[name] | {"seed": seed}, args.output / f"recipe{mine}.yaml")
         longest = max(longest, time.monotonic() - started)
         line = {"setting": name, "seed": seed, **result, "options": todo[name]}
         with path.open("a", encoding="utf-8") as file:
@@ -143,19 +143,18 @@ def report(lines: list[dict]) -> str:
     by_name: dict[str, dict[int, dict]] = defaultdict(dict)
     for line in lines:
         by_name[line["setting"]][line["seed"]] = line
-    base = {seed: line["pearson_r"] for seed, line in by_name[RECIPE].items() if "problem" not in line}
     rows = [["setting", "seeds", "Pearson r", "range", "difference", "Spearman rho", "parameters", "s a run"]]
     for name, by_seed in by_name.items():
-        good = {seed: line for seed, line in by_seed.items() if "problem" not in line}
+        good = [line for line in by_seed.values() if "problem" not in line]
         if not good:
             rows.append([name, len(by_seed), "diverged", *["-"] * 5])
             continue
-        r, rho, seconds = ([line[key] for line in good.values()] for key in ("pearson_r", "spearman_rho", "seconds"))
-        changes = [line["pearson_r"] - base[seed] for seed, line in good.items() if seed in base]
-        change = "-" if name == RECIPE or not changes else f"{mean(changes):+.4f}".replace("-", "\N{MINUS SIGN}")
-        parameters = next(iter(good.values()))["parameters"]
+        r, rho, seconds = ([line[key] for line in good] for key in ("pearson_r", "spearman_rho", "seconds"))
+        pairs = [(line, by_name[RECIPE].get(line["seed"], {})) for line in good]
+        changes = [own["pearson_r"] - base["pearson_r"] for own, base in pairs if "pearson_r" in base]
+        change = "-" if name == RECIPE or not changes else signed(mean(changes))
         rows.append([name, len(r), f"{mean(r):.4f}", f"{min(r):.4f} to {max(r):.4f}", change, f"{mean(rho):.4f}",
-                     f"{parameters:,}", f"{mean(seconds):.0f}"])  # fmt: skip
+                     f"{good[0]['parameters']:,}", f"{mean(seconds):.0f}"])  # fmt: skip
     return table(rows, ["---", *["---:"] * 7])
 
 

@@ -12,20 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from datetime import date
 from pathlib import Path
-from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import pearsonr, spearmanr
 
 from benchmarks.checkpoint import CHECKPOINT, README, SPLIT, parse_library
-from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, write_json
+from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, run_script, write_json
 from benchmarks.pages import replace_block, table
 from modeling_macaron.analysis.effect_plots import variant_effect_plot
 from modeling_macaron.analysis.variant_plots import where_they_differ
@@ -52,13 +49,9 @@ class Tour(NamedTuple):
 
     def run(self, script: str, *arguments: str) -> dict:
         """Run a command line in the working folder; returns the command and its seconds, Python's start included."""
-        command = [sys.executable, str(ROOT / "scripts" / script), str(self.checkpoint.resolve()), *arguments]
-        started = perf_counter()
-        done = subprocess.run(command, cwd=self.work, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{script} failed: {done.stderr[-1000:]}")
-        shown = f"python scripts/{script} checkpoints/{self.checkpoint.name} {' '.join(arguments)}"
-        return {"command": shown, "seconds": perf_counter() - started}
+        seconds, _ = run_script(script, self.checkpoint.resolve(), *arguments, folder=self.work)
+        shown = f"python scripts/{script}.py checkpoints/{self.checkpoint.name} {' '.join(arguments)}"
+        return {"command": shown, "seconds": seconds}
 
 
 def variant_table(library: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -77,21 +70,21 @@ def variant_table(library: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def predict_promoters(tour: Tour, library: pd.DataFrame) -> dict:
     """Predict all promoters of a library."""
     library[["row_id", "sequence", "activity"]].to_csv(tour.work / "library.tsv", sep="\t", index=False)
-    facts = tour.run("predict.py", "library.tsv", "predictions.parquet")
-    predicted = pd.read_parquet(tour.work / "predictions.parquet").predicted_expression
-    return facts | {"rows": len(predicted), "pearson_r": _pearson(predicted, library.activity)}
+    facts = tour.run("predict", "library.tsv", "predictions.parquet")
+    rows = pd.read_parquet(tour.work / "predictions.parquet")
+    return facts | {"rows": len(rows), "pearson_r": rows.predicted_expression.corr(rows.activity.astype(float))}
 
 
 def score_variants(tour: Tour, variants: pd.DataFrame) -> dict:
     """Predict pairs, correlate predicted with measured differences, and draw the single substitutions."""
     variants.to_parquet(tour.work / "substitutions_and_motifs.parquet")
-    facts = tour.run("variants.py", "substitutions_and_motifs.parquet", "effects.parquet")
+    facts = tour.run("variants", "substitutions_and_motifs.parquet", "effects.parquet")
     effects = pd.read_parquet(tour.work / "effects.parquet")
     kinds = {
         kind: {
             "n": len(some),
-            "pearson_r": _pearson(some.delta, some.measured_delta),
-            "spearman_rho": float(spearmanr(some.delta, some.measured_delta).statistic),
+            "pearson_r": some.delta.corr(some.measured_delta),
+            "spearman_rho": some.delta.corr(some.measured_delta, method="spearman"),
         }
         for kind, some in effects.groupby("kind", sort=False)
     }
@@ -124,7 +117,7 @@ def _draw_one_promoter(tour: Tour, substitutions: pd.DataFrame) -> None:
 
 def mutate(tour: Tour) -> dict:
     """Mutate the promoter that `score_variants` drew."""
-    facts = tour.run("mutagenesis.py", "promoter.fa", "mutants.parquet", "--plots", "plots")
+    facts = tour.run("mutagenesis", "promoter.fa", "mutants.parquet", "--plots", "plots")
     for name in ("heatmap", "logo"):
         shutil.copyfile(tour.work / "plots" / f"row_1_{name}.png", tour.figures / f"{name}.png")
     return facts | {"mutants": len(pd.read_parquet(tour.work / "mutants.parquet"))}
@@ -132,15 +125,15 @@ def mutate(tour: Tour) -> dict:
 
 def attribute(tour: Tour) -> dict:
     """Attribute the expression of the same promoter to its bases."""
-    facts = tour.run("attribution.py", "promoter.fa", "attributions.parquet", "--plots", "logos")
+    facts = tour.run("attribution", "promoter.fa", "attributions.parquet", "--plots", "logos")
     lines = pd.read_parquet(tour.work / "attributions.parquet")
     mutants = pd.read_parquet(tour.work / "mutants.parquet")
-    importance = -mutants.groupby("position").delta.mean()
+    importance = -mutants.groupby("position").delta.mean().reset_index(drop=True)
     difference = lines.predicted_expression[0] - lines.predicted_baseline[0]
     return facts | {
         "bases": len(lines),
         "completeness_error": abs(float(lines.attribution.sum() / difference) - 1),
-        "pearson_r_with_mutants": _pearson(lines.attribution, importance.to_numpy()),
+        "pearson_r_with_mutants": lines.attribution.corr(importance),
     }
 
 
@@ -150,7 +143,7 @@ def design_promoters(tour: Tour, library: pd.DataFrame, training: pd.DataFrame) 
     starts[["row_id", "sequence"]].to_csv(tour.work / "starts.tsv", sep="\t", index=False)
     training[["sequence"]].to_csv(tour.work / "training.tsv", sep="\t", index=False)
     facts = tour.run(
-        "design.py", "designs.tsv", "--starts", "starts.tsv", "--target", "higher", "--max_edits", str(MAX_EDITS),
+        "design", "designs.tsv", "--starts", "starts.tsv", "--target", "higher", "--max_edits", str(MAX_EDITS),
         "--forbid", "GAATTC", "--training", "training.tsv",
     )  # fmt: skip
     designs = pd.read_csv(tour.work / "designs.tsv", sep="\t")
@@ -158,16 +151,6 @@ def design_promoters(tour: Tour, library: pd.DataFrame, training: pd.DataFrame) 
     return facts | {
         "rows": len(starts), "median_gain": float(gain), "out_of_range": int(designs.out_of_range.sum()),
     }  # fmt: skip
-
-
-def export(tour: Tour) -> dict:
-    """Write the model as ONNX."""
-    facts = tour.run("export_onnx.py", "promoter.onnx")
-    return facts | {"size_mb": (tour.work / "promoter.onnx").stat().st_size / 1e6}
-
-
-def _pearson(predicted: pd.Series, measured: pd.Series) -> float:
-    return float(pearsonr(predicted, measured).statistic)
 
 
 def take_tour(tour: Tour, table: Path, pairs: Path) -> dict:
@@ -185,7 +168,8 @@ def take_tour(tour: Tour, table: Path, pairs: Path) -> dict:
         "mutagenesis": mutate(tour),
         "attribution": attribute(tour),
         "design": design_promoters(tour, library, training),
-        "export": export(tour),
+        "export": tour.run("export_onnx", "promoter.onnx")
+        | {"size_mb": (tour.work / "promoter.onnx").stat().st_size / 1e6},
     }
 
 

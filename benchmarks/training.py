@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
 
-from benchmarks.figures import Results
-from benchmarks.inference import SIZES, random_ids
-from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from benchmarks.figures import Results, time_in_turn
+from benchmarks.models import make_model, random_batch
+from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.machine import keep_freed_memory
 from modeling_macaron.training.cpu import train_on_cpu
 
@@ -20,29 +20,23 @@ LIBRARY = {
     "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32, "intermediate_size": 256,
     "num_expression_positions": 8, "hidden_dropout": 0.2, "reconstruction_weight": 0.0,
 }  # fmt: skip
-_STEPS = 5
 
 
-def run(results: Results, size: str, _: Path) -> None:
+def run(results: Results, args: argparse.Namespace, _: Path) -> None:
     """Time training steps in bfloat16 on one thread, in turn; memory is kept from then on, as training does."""
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for name, fields, rows in (
-            ("library", LIBRARY if size == "paper" else SIZES[size], 64),
-            (size, SIZES[size], 8),
-        ):
-            _compare(results, name, fields, rows)
+        library = make_model("paper", "eager", **LIBRARY) if args.size == "paper" else make_model(args.size, "eager")
+        _compare(results, "library", library, 64)
+        _compare(results, args.size, make_model(args.size, "eager"), 8)
     finally:
         torch.set_num_threads(threads)
 
 
-def _compare(results: Results, name: str, fields: dict, rows: int) -> None:
-    """Print the rates of a model, seconds being those of the processor."""
-    torch.manual_seed(0)
-    plain = MacaronForExpressionPrediction(MacaronConfig(**fields)).train()
-    plain.set_attn_implementation("eager")
+def _compare(results: Results, name: str, plain: MacaronForExpressionPrediction, rows: int) -> None:
+    """Add the rates of a model, by processor time."""
     fast, compiled = copy.deepcopy(plain), copy.deepcopy(plain)
     train_on_cpu(fast)
     train_on_cpu(compiled, compile_blocks=True)
@@ -54,30 +48,18 @@ def _compare(results: Results, name: str, fields: dict, rows: int) -> None:
     started = perf_counter()
     steps["compiled"]()
     results.figure(f"train: {name}, first compiled step", perf_counter() - started, "s")
-    seconds = {form: [] for form in steps}
-    for _ in range(_STEPS + 1):
-        for form, step in steps.items():
-            seconds[form].append(_time(step))
-    medians = {form: statistics.median(times[1:]) for form, times in seconds.items()}
-    for form, median in medians.items():
-        results.figure(f"train: {name}, batch {rows}, one thread, {form}", rows / median, "sequences/s")
-    results.figure(f"train: {name}, compiled against plain", medians["plain"] / medians["compiled"], "x")
-
-
-def _time(call: Callable[[], None]) -> float:
-    started = process_time()
-    call()
-    return process_time() - started
+    seconds = time_in_turn(steps, rounds=5, clock=process_time)
+    for form, taken in seconds.items():
+        results.figure(f"train: {name}, batch {rows}, one thread, {form}", rows / taken, "sequences/s")
+    results.figure(f"train: {name}, compiled against plain", seconds["plain"] / seconds["compiled"], "x")
 
 
 def _make_step(model: MacaronForExpressionPrediction, rows: int, *, fused: bool = True) -> Callable[[], None]:
     """Make a training step on random rows, with reconstruction where the model has it."""
-    optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
-    ids, labels = random_ids(rows), torch.randn(rows)
-    inputs = {"input_ids": ids, "labels": labels, "output_nucleotide_logits": False}
-    if model.config.reconstruction_weight:
-        masked = torch.rand(ids.shape) < 0.05
-        inputs |= {"input_ids": ids.masked_fill(masked, 5), "masked_nucleotides": ids.masked_fill(~masked, -100)}
+    optimizer = torch.optim.AdamW(model.train().parameters(), fused=fused)
+    inputs = {**random_batch(model, rows), "output_nucleotide_logits": False}
+    if not model.config.reconstruction_weight:
+        del inputs["masked_nucleotides"]
 
     def step() -> None:
         optimizer.zero_grad()

@@ -228,7 +228,7 @@ def test_a_prediction_that_is_not_finite_is_rejected(make_model, tiny_tokenizer)
     model = make_model()
     with torch.no_grad():
         model.expression_head.weight.fill_(3e38)
-    with pytest.raises(ValueError, match="no finite number"):
+    with pytest.raises(ValueError, match="is not finite"):
         Predictor(model, tiny_tokenizer).predict(["ACGT"])
 
 

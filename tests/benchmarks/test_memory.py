@@ -1,14 +1,11 @@
 """Benchmark of memory: every command runs, and the peak is that of the command alone."""
 
 import json
-import subprocess
-import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import memory
+from benchmarks import figures, memory
 
 
 @pytest.mark.slow
@@ -16,12 +13,11 @@ def test_commands_leave_their_figures(tmp_path):
     assert memory.main(["--sizes", "20", "--output", str(tmp_path / "out.json")]) == 0
     table = json.loads((tmp_path / "out.json").read_text())["tables"]["memory"]
     lines = {"predict": 20, "variants": 20, "mutagenesis": 20 * 36, "attribution": 20 * 12}
-    assert {row["verb"]: row["lines"] for row in table} == lines
+    assert {row["command"]: row["lines"] for row in table} == lines
     assert all(100 < row["peak_memory_mb"] < 2000 for row in table)
 
 
-def test_promoters_hold_their_reference_alleles(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "_BLOCK_ROWS", 7)
+def test_promoters_hold_their_reference_alleles(tmp_path):
     memory.write_promoters(tmp_path / "in.parquet", 20)
     frame = pd.read_parquet(tmp_path / "in.parquet")
     assert len(frame) == 20 and frame.sequence.nunique() > 15
@@ -29,20 +25,16 @@ def test_promoters_hold_their_reference_alleles(tmp_path, monkeypatch):
         assert row.sequence[row.position - 1] == row.ref != row.alt
 
 
-def test_peak_is_that_of_the_script(tmp_path):
+def test_peak_is_that_of_the_script(tmp_path, monkeypatch):
     """A script that takes 200 MB more has a peak of 200 MB more."""
+    script = "import numpy\ndef main(arguments):\n    numpy.ones(int(arguments[0]) * 125_000)\n"
     (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "taker.py").write_text(
-        "import numpy\ndef main(arguments):\n    numpy.ones(int(arguments[0]) * 125_000)\n"
-    )
-    peaks = []
-    for megabytes in ("1", "201"):
-        command = [sys.executable, "-c", memory._MEASURED, "taker", megabytes]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env={})
-        peaks.append(float(done.stdout))
-    assert np.diff(peaks)[0] == pytest.approx(200, abs=20)
+    (tmp_path / "scripts" / "taker.py").write_text(script)
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    small, large = (figures.run_script("taker", megabytes, folder=tmp_path)[1] for megabytes in (1, 201))
+    assert large - small == pytest.approx(200, abs=20)
 
 
-def test_a_script_that_fails_is_reported():
+def test_a_script_that_fails_is_reported(tmp_path):
     with pytest.raises(RuntimeError, match=r"scripts/predict\.py failed: .*there is no file absent"):
-        memory.run_script("predict", "absent", "absent.tsv", "out.csv")
+        figures.run_script("predict", "absent", "absent.tsv", "out.csv", folder=tmp_path)
