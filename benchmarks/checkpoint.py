@@ -22,9 +22,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from benchmarks.figures import ROOT, make_parser
 from benchmarks.pages import replace_block, table
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
+from modeling_macaron.atomic import new_file
 from modeling_macaron.evaluation.report import TITLES, write_result
 from modeling_macaron.evaluation.score import EvaluationOptions, evaluate_files
-from modeling_macaron.io.atomic import new_file
 from modeling_macaron.predictor import Predictor
 from modeling_macaron.training.model_card import TRAINING_FACTS, training_table
 from tokenization import KmerTokenizer

@@ -20,7 +20,7 @@ from time import perf_counter
 import psutil
 import torch
 
-from modeling_macaron.io.atomic import new_file
+from modeling_macaron.atomic import new_file
 from modeling_macaron.machine import read_processor
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,7 @@ import pyarrow as pa
 from benchmarks.figures import make_parser
 from benchmarks.pages import table
 from modeling_macaron import MacaronConfig
-from modeling_macaron.dna import encode_bases
-from modeling_macaron.io.tables import string_buffers
+from modeling_macaron.dna import encode_bases, string_buffers
 from modeling_macaron.training.metrics import trimer_settings
 from tokenization import KmerTokenizer
 

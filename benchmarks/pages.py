@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modeling_macaron.io.atomic import new_file
+from modeling_macaron.atomic import new_file
 
 
 def render_block(name: str, text: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.numpy import load_file
 
-from modeling_macaron.io.atomic import new_folder
+from modeling_macaron.atomic import new_folder
 from tokenization import KmerTokenizer
 
 from .configuration_macaron import MacaronConfig

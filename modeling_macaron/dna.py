@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from modeling_macaron.io.tables import string_buffers
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, StrandBatch, reverse_complement
 from tokenization.tokenization_kmer import N_ID
 
@@ -92,3 +92,16 @@ def variable_parts(strands: StrandBatch) -> list[np.ndarray]:
     starts = (strands.ids.shape[1] - strands.lengths) // 2
     rows = zip(strands.ids, starts, strands.lengths, strands.problem, strict=True)
     return [ids[start : start + length] for ids, start, length, problem in rows if not problem]
+
+
+def string_buffers(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes (uint8) and offsets (batch + 1,) int64 of a text column, without a Python object per row; null is ""."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = pc.fill_null(array.cast(pa.large_string()), "")
+    if len(array) == 0:
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    _, offsets, texts = array.buffers()
+    offsets = np.frombuffer(offsets, np.int64, len(array) + 1, 8 * array.offset)
+    start, end = int(offsets[0]), int(offsets[-1])
+    texts = np.frombuffer(texts, np.uint8, end - start, start) if end > start else np.zeros(0, np.uint8)
+    return texts, offsets - start

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from modeling_macaron.io.atomic import check_free, new_file
+from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction, merging_saves
 from modeling_macaron.predictor import Predictor
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, reverse_complement

@@ -16,9 +16,9 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers.utils import cached_file, is_peft_available
 
+from modeling_macaron.atomic import is_full_disk
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import reading_from_hub
-from modeling_macaron.io.atomic import is_full_disk
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from tokenization import KmerTokenizer
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from modeling_macaron.io.atomic import new_file
+from modeling_macaron.atomic import new_file
 
 COLUMN_WIDTH = 3.35  # inches, of a journal
 

@@ -11,8 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from modeling_macaron.atomic import check_free
 from modeling_macaron.data.simulation import simulate
-from modeling_macaron.io.atomic import check_free
 from modeling_macaron.io.table_writer import write_table
 
 

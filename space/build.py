@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from modeling_macaron.io.atomic import new_folder
+from modeling_macaron.atomic import new_folder
 from modeling_macaron.loading import check_checkpoint_name
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_macaron.analysis.command_line import plural
-from modeling_macaron.io.tables import string_buffers
+from modeling_macaron.dna import string_buffers
 from tokenization import KmerTokenizer, strip_marks
 from tokenization.tokenization_kmer import MISSING, N_ID, NO_BASE, TOO_LONG, TOO_SHORT
 

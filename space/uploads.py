@@ -17,8 +17,9 @@ import pyarrow.parquet
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.files import PROBLEM, FileOptions
 from modeling_macaron.analysis.predict import PREDICTION, predict_file
+from modeling_macaron.dna import string_buffers
 from modeling_macaron.io.parts import parts_folder
-from modeling_macaron.io.tables import PromoterTable, open_table, string_buffers
+from modeling_macaron.io.tables import PromoterTable, open_table
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, StrandBatch
 from tokenization.tokenization_kmer import N_ID
 

@@ -45,8 +45,8 @@ from modeling_macaron.analysis.files import (
     run_task,
 )
 from modeling_macaron.analysis.nearest import TrainingStrands
+from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.dna import NUM_BASES, encode_sequences, pad_centered, spell, variable_parts
-from modeling_macaron.io.atomic import check_free, new_file
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch, open_table
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction

@@ -20,13 +20,13 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.row_figures import RowFigures
+from modeling_macaron.atomic import check_free
 from modeling_macaron.configuration_macaron import MacaronConfig
-from modeling_macaron.dna import explain_rows, variable_parts
-from modeling_macaron.io.atomic import check_free
+from modeling_macaron.dna import explain_rows, string_buffers, variable_parts
 from modeling_macaron.io.parts import TableParts, parts_folder
 from modeling_macaron.io.streams import progress_bar, read_ahead, write_behind
 from modeling_macaron.io.table_writer import check_columns, check_output, write_table
-from modeling_macaron.io.tables import PromoterTable, TableBatch, string_buffers
+from modeling_macaron.io.tables import PromoterTable, TableBatch
 from modeling_macaron.predictor import Predictor
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer
 

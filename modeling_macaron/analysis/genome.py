@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pysam
 
+from modeling_macaron.atomic import new_file
 from modeling_macaron.dna import reverse_complement_text
-from modeling_macaron.io.atomic import new_file
 from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch
 from tokenization.tokenization_kmer import MOST_LETTERS
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_macaron.dna import encode_sequences
-from modeling_macaron.io.tables import open_table, string_buffers
+from modeling_macaron.dna import encode_sequences, string_buffers
+from modeling_macaron.io.tables import open_table
 from tokenization import KmerTokenizer
 
 _BLOCK_ROWS = 8192  # fits into a processor's cache

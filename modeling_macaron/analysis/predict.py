@@ -12,8 +12,8 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.files import PROBLEM, FileOptions, FileResult, Task, check_files, run_task
-from modeling_macaron.dna import explain_rows, without_trimming
-from modeling_macaron.io.tables import PromoterTable, TableBatch, open_table, string_buffers
+from modeling_macaron.dna import explain_rows, string_buffers, without_trimming
+from modeling_macaron.io.tables import PromoterTable, TableBatch, open_table
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.predictor import Predictor, as_predictor
 from tokenization import KmerTokenizer, StrandBatch

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from modeling_macaron.analysis.files import PROBLEM, FileOptions, FileResult, Task, check_files, run_task
 from modeling_macaron.analysis.variant_plots import VariantFigures
-from modeling_macaron.dna import explain_rows, normalize, turn_around
+from modeling_macaron.dna import explain_rows, normalize, string_buffers, turn_around
 from modeling_macaron.io.delimited import find_layout
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import (
@@ -29,7 +29,6 @@ from modeling_macaron.io.tables import (
     log_choice,
     open_table,
     parquet_texts,
-    string_buffers,
 )
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.predictor import Predictor, as_predictor

@@ -10,10 +10,10 @@ import datasets
 from datasets import Dataset, DatasetDict
 from datasets.table import InMemoryTable
 
+from modeling_macaron.atomic import new_folder
 from modeling_macaron.data.report import Tally, describe_rows, describe_stored
 from modeling_macaron.data.rows import EncodedRows, encode_rows, explain_row
 from modeling_macaron.data.splits import SPLITS, Division, KeptRows, StoredRows
-from modeling_macaron.io.atomic import new_folder
 from modeling_macaron.io.streams import progress_bar, read_ahead
 from modeling_macaron.io.tables import PromoterTable, TableBatch
 from tokenization import KmerTokenizer

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling_macaron.io.tables import PromoterTable, string_buffers
+from modeling_macaron.dna import string_buffers
+from modeling_macaron.io.tables import PromoterTable
 from tokenization import MISSING_WORDS, PROBLEMS, KmerTokenizer
 
 REASONS = (*PROBLEMS, "missing value", "value is not a number", "value too large for float32")

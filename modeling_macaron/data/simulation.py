@@ -31,7 +31,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling_macaron.io.tables import TableBatch, string_buffers
+from modeling_macaron.dna import string_buffers
+from modeling_macaron.io.tables import TableBatch
 from tokenization import FLANK3, FLANK5, PROBLEMS, KmerTokenizer
 
 CHEMICAL_POTENTIAL = 2.5  # kT; a consensus site is occupied with p = 0.92

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_macaron.io.atomic import new_file
+from modeling_macaron.atomic import new_file
 
 SCORES = ("pearson_score", "spearman_score")
 TITLES = {

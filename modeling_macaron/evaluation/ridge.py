@@ -14,8 +14,8 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from modeling_macaron.dna import explain_rows
-from modeling_macaron.io.tables import open_table, string_buffers
+from modeling_macaron.dna import explain_rows, string_buffers
+from modeling_macaron.io.tables import open_table
 from tokenization import KmerTokenizer
 from tokenization.tokenization_kmer import MOST_LETTERS, N_ID
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from modeling_macaron.dna import explain_rows
-from modeling_macaron.io.atomic import check_free, new_file
+from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.dna import explain_rows, string_buffers
 from modeling_macaron.io.streams import progress_bar
-from modeling_macaron.io.tables import string_buffers
 from modeling_macaron.predictor import Predictor
 from modeling_macaron.training.metrics import conformal_quantiles, trimer_settings
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather
 
-from modeling_macaron.io.atomic import explain_full_disk
+from modeling_macaron.atomic import explain_full_disk
 
 REQUEST = "request.json"
 

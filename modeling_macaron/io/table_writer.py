@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from modeling_macaron.io.atomic import new_file
+from modeling_macaron.atomic import new_file
 from modeling_macaron.io.tables import DELIMITERS
 
 

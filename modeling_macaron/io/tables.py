@@ -194,19 +194,6 @@ def open_table(
         raise _unreadable(path, error) from error
 
 
-def string_buffers(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes (uint8) and offsets (batch + 1,) int64 of a text column, without a Python object per row; null is ""."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    array = pc.fill_null(array.cast(pa.large_string()), "")
-    if len(array) == 0:
-        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, texts = array.buffers()
-    offsets = np.frombuffer(offsets, np.int64, len(array) + 1, 8 * array.offset)
-    start, end = int(offsets[0]), int(offsets[-1])
-    texts = np.frombuffer(texts, np.uint8, end - start, start) if end > start else np.zeros(0, np.uint8)
-    return texts, offsets - start
-
-
 def find_columns(
     names: Sequence[str],
     given: Columns,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from modeling_macaron.io.atomic import is_full_disk
+from modeling_macaron.atomic import is_full_disk
 
 from .arguments import MacaronTrainingArguments
 

@@ -14,9 +14,9 @@ import numpy as np
 from torch import nn
 from transformers import EarlyStoppingCallback, set_seed
 
+from modeling_macaron.atomic import check_not_input, new_file, new_folder
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.hub import ensure_repository, push_folder
-from modeling_macaron.io.atomic import check_not_input, new_file, new_folder
 from modeling_macaron.io.tables import Columns
 from modeling_macaron.loading import load_checkpoint
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction

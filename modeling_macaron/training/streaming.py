@@ -20,7 +20,8 @@ from huggingface_hub.errors import HTTPError
 
 from modeling_macaron.data.clusters import KeySet
 from modeling_macaron.data.rows import parse_values
-from modeling_macaron.io.tables import Columns, find_columns, parquet_texts, string_buffers
+from modeling_macaron.dna import string_buffers
+from modeling_macaron.io.tables import Columns, find_columns, parquet_texts
 from tokenization import KmerTokenizer
 
 logger = logging.getLogger(__name__)

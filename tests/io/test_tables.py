@@ -11,8 +11,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_macaron.dna import string_buffers
 from modeling_macaron.io import delimited
-from modeling_macaron.io.tables import open_table, string_buffers
+from modeling_macaron.io.tables import open_table
 
 DNA = st.text("ACGTNacgtu", min_size=4, max_size=20)
 NUMBER = st.floats(-100, 100).map(repr)

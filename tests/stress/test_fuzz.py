@@ -22,7 +22,8 @@ from safetensors.torch import load
 from modeling_macaron import MacaronConfig, MacaronForExpressionPrediction
 from modeling_macaron.analysis.files import FileOptions
 from modeling_macaron.analysis.genome_variants import vcf_file
-from modeling_macaron.io.tables import open_table, string_buffers
+from modeling_macaron.dna import string_buffers
+from modeling_macaron.io.tables import open_table
 from modeling_macaron.predictor import Predictor
 from tokenization import TOKENIZER_SETTINGS, reverse_complement
 

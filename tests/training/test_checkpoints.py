@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import EarlyStoppingCallback
 
-from modeling_macaron.io.atomic import explain_full_disk
+from modeling_macaron.atomic import explain_full_disk
 from modeling_macaron.training.checkpoints import find_checkpoint, is_complete, whole_or_nothing
 from tests.training.runs import RECIPE, ROOT, SHORT, TINY, assert_close, finish, launch, make_trainer, options, parse
 from tests.training.runs import weights_of as read

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_macaron.io.atomic import new_file, new_folder
+from modeling_macaron.atomic import new_file, new_folder
 
 
 def names(folder):
