@@ -66,10 +66,8 @@ def learning_curves(log_history: Sequence[Mapping], *, title: str = "") -> Figur
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Save a figure as PNG (200 dpi), PDF or SVG, by the suffix of `path`; parent folders are created."""
+    """Save a figure as PNG (200 dpi), PDF, SVG and so on, by the suffix of `path`; parent folders are created."""
     path = Path(path)
-    if path.suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"{path}: a figure is saved as .png, .pdf or .svg")
     with new_file(path) as partial:
         figure.savefig(partial, format=path.suffix[1:], dpi=200)
     return path

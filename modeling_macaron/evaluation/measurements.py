@@ -37,7 +37,7 @@ class Measurements(NamedTuple):
 
 def metric_inputs(measurements: Measurements) -> dict:
     """Arguments of `dream_score` and `split_categories`, besides the predictions."""
-    from .dream_promoter.dream_promoter import SUBSETS  # needs `evaluate`, which reading does not
+    from .dream_promoter.dream_promoter import SUBSETS  # training reads folders without the library `evaluate`
 
     rows = measurements.rows
     return {

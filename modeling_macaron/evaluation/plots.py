@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter
 
@@ -17,20 +16,10 @@ from .dream_promoter.dream_promoter import PAIR_KINDS, split_categories
 from .measurements import Measurements, metric_inputs
 from .report import TITLES
 
-_GRID_CELLS = 96
-
-
-def _limits(values: np.ndarray) -> tuple[float, float]:
-    """Range of the values with a margin, also if they are constant."""
-    low, high = float(values.min()), float(values.max())
-    margin = 0.04 * (high - low) or 0.5
-    return low - margin, high + margin
-
 
 def point_density(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Density (points,) around each point: smoothed counts per cell of a grid over their range."""
-    edges = [np.linspace(*_limits(values), _GRID_CELLS + 1) for values in (x, y)]
-    counts, *_ = np.histogram2d(x, y, bins=edges)
+    counts, *edges = np.histogram2d(x, y, bins=96)
     width = np.clip(8.0 * len(x) ** (-1 / 6), 1.2, 6.0)  # Scott's exponent for two dimensions, in cells
     smooth = gaussian_filter(counts, width, mode="constant")
     centers = [(edge[:-1] + edge[1:]) / 2 for edge in edges]
@@ -67,7 +56,7 @@ def scatter_with_density(
     bar.ax.tick_params(length=0)
     bar.set_label("Density of points", size=7, labelpad=-8)
     bar.outline.set_visible(False)
-    axes.set(xlim=_limits(measured), ylim=_limits(predicted), xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title, size=9, loc="left", weight="bold")
     r, rho = format_correlation(pearson_r), format_correlation(spearman_rho)
     axes.text(
@@ -75,8 +64,6 @@ def scatter_with_density(
         transform=axes.transAxes, va="top", size=8, linespacing=1.35,
         bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "boxstyle": "round,pad=0.25"},
     )  # fmt: skip
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
     style_axes(axes)
     return figure
 
