@@ -9,9 +9,7 @@ import psutil
 import pytest
 from transformers import pipeline
 
-from modeling_macaron.analysis.mutagenesis import saturation_mutagenesis
 from modeling_macaron.analysis.predict import predict
-from modeling_macaron.loading import load_model
 
 THREADS, CALLS = 8, 1_000
 
@@ -44,22 +42,6 @@ def test_a_thousand_pipeline_calls_of_eight_threads(tiny_folder):
         tracemalloc.stop()
     assert python < 100e3  # measured: 2 to 12 kB
     assert resident < 4e6  # measured: up to 0.8 MB; includes tensors
-
-
-def test_threads_with_different_tasks(tiny_folder):
-    model, tokenizer = load_model(tiny_folder)
-    sequences = random_sequences(24, 1)
-    expected = predict(model, sequences, tokenizer=tokenizer)
-    mutated = [result.deltas for result in saturation_mutagenesis(model, sequences, tokenizer=tokenizer)]
-
-    def work(index):
-        if index % 2:
-            return predict(model, sequences, tokenizer=tokenizer, batch_size=1 + index)
-        return next(saturation_mutagenesis(model, sequences[index : index + 1], tokenizer=tokenizer)).deltas
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        for index, found in enumerate(pool.map(work, range(len(sequences)))):
-            np.testing.assert_allclose(found, expected if index % 2 else mutated[index], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
