@@ -303,8 +303,9 @@ def _are_bins(centers: tuple[float, ...] | None) -> bool:
         return True
     if not 2 <= len(centers) <= 1_000 or not all(abs(center) <= _LARGEST for center in centers):
         return False
+    centers = np.array(centers, dtype=np.float64)
     expected, width = np.linspace(centers[0], centers[-1], len(centers), retstep=True)
-    return width > 0 and np.allclose(centers, expected, rtol=0, atol=1e-3 * width)
+    return bool(width > 0 and np.allclose(centers, expected, rtol=0, atol=1e-3 * width))
 
 
 def _are_quantiles(quantiles: dict[str, float] | None) -> bool:

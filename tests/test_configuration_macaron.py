@@ -100,6 +100,7 @@ def test_impossible_value_of_a_config_file_is_rejected(tmp_path, name, value):
         {},
         {"pooling": "mean", "gate_activation": "sigmoid", "expression_mean": -1, "expression_std": 3},
         {"expression_mean": 11.147_999_763_488_77, "expression_std": 1 / 3, "layer_norm_eps": 1e-12, "kmer_size": 200},
+        {"expression_bins": (-(10**29), 0, 10**29), "interval_quantiles": {"90": 1.5}},
         {"hidden_dropout": 0, "reconstruction_weight": 0, "conv_kernel_size": 4, "num_expression_positions": 1},
     ],
 )
