@@ -43,6 +43,7 @@ def test_predictions_equal_explicit_forward_passes(tiny_folder, expected, option
     np.testing.assert_allclose(predictor.predict(SEQUENCES), expected, rtol=1e-5)
     assert predictor.model.dtype == (torch.float64 if "dtype" in options else torch.float32)
     assert predictor.config.attention_projections == ("merged" if "merged" in options else "separate")
+    assert predictor.predict([]).shape == (0,)
     assert expected.std() > 1e-3, "the model distinguishes the sequences"
 
 
@@ -61,20 +62,12 @@ def test_half_precision_predicts_nearly_the_same(tiny_folder, expected):
     assert 0 < np.abs(found - expected).max() < 0.1
 
 
-def test_no_sequences(tiny_folder):
-    assert Predictor.from_pretrained(tiny_folder).predict([]).shape == (0,)
-
-
 @pytest.mark.parametrize(
     ("projections", "hidden_size", "device", "attention", "expected"),
-    [
-        ("merged", 512, "cuda", "sdpa", "eager"),
-        ("merged", 256, "cuda", "sdpa", "sdpa"),
-        ("merged", 512, "cpu", "sdpa", "sdpa"),
-        ("separate", 512, "cuda", "sdpa", "sdpa"),
-        ("merged", 512, "cuda", "own", "own"),
-    ],
-)
+    [("merged", 512, "cuda", "sdpa", "eager"), ("merged", 256, "cuda", "sdpa", "sdpa"),
+     ("merged", 512, "cpu", "sdpa", "sdpa"), ("separate", 512, "cuda", "sdpa", "sdpa"),
+     ("merged", 512, "cuda", "own", "own")],
+)  # fmt: skip
 def test_attention_of_wide_merged_heads_on_a_gpu(projections, hidden_size, device, attention, expected):
     chosen = [attention]
     config = SimpleNamespace(attention_projections=projections, hidden_size=hidden_size, _attn_implementation=attention)
