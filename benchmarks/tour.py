@@ -24,9 +24,8 @@ import pandas as pd
 from benchmarks.checkpoint import CHECKPOINT, README, SPLIT, parse_library
 from benchmarks.figures import RESULTS, ROOT, describe_machine, make_parser, run_script, write_json
 from benchmarks.pages import replace_block, table
-from modeling_macaron.analysis.effect_plots import variant_effect_plot
-from modeling_macaron.analysis.variant_plots import where_they_differ
-from modeling_macaron.dna import encode_sequences, spell, variable_parts
+from modeling_macaron.analysis.plots import variant_effect_plot
+from modeling_macaron.dna import encode_sequences, spell, variable_parts, where_they_differ
 from modeling_macaron.evaluation.plots import scatter_with_density
 from modeling_macaron.evaluation.report import TITLES
 from modeling_macaron.plots import save_figure

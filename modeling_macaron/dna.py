@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -105,3 +107,49 @@ def string_buffers(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.n
     start, end = int(offsets[0]), int(offsets[-1])
     texts = np.frombuffer(texts, np.uint8, end - start, start) if end > start else np.zeros(0, np.uint8)
     return texts, offsets - start
+
+
+class Difference(NamedTuple):
+    """Difference of two sequences without their common ends.
+
+    Attributes
+    ----------
+    position : int
+        First position of the reference that changes, or before which bases are inserted, from 0.
+    removed, inserted : str
+        Bases of the reference, and those of the alternative that replace them.
+    """
+
+    position: int
+    removed: str
+    inserted: str
+
+
+def where_they_differ(reference: str, alternative: str) -> Difference:
+    """Find the difference of two sequences without their common ends.
+
+    Parameters
+    ----------
+    reference, alternative : str
+        Sequences.
+
+    Returns
+    -------
+    Difference
+        Aligned to the right. Empty, at the end, if the sequences are equal.
+
+    Examples
+    --------
+    >>> where_they_differ("ACGT", "ATGT")
+    Difference(position=1, removed='C', inserted='T')
+    >>> where_they_differ("ACGT", "ACT")
+    Difference(position=2, removed='G', inserted='')
+    """
+    start = _num_shared(reference, alternative)
+    end = _num_shared(reference[start:][::-1], alternative[start:][::-1])
+    return Difference(start, reference[start : len(reference) - end], alternative[start : len(alternative) - end])
+
+
+def _num_shared(first: str, second: str) -> int:
+    """Length of the common prefix of two texts."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

@@ -15,8 +15,8 @@ import argparse
 from pathlib import Path
 
 from modeling_macaron.analysis import command_line
+from modeling_macaron.analysis.figures import VariantFigures
 from modeling_macaron.analysis.files import FileResult
-from modeling_macaron.analysis.variant_plots import VariantFigures
 from modeling_macaron.analysis.variants import OVERFLOW, variants_file
 from modeling_macaron.machine import run_command
 

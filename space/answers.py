@@ -11,9 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, saturation_mutagenesis
-from modeling_macaron.analysis.variant_plots import Difference, where_they_differ
 from modeling_macaron.analysis.variants import apply_variant, check_different
-from modeling_macaron.dna import BASES, encode_bases, reverse_complement_text, without_trimming
+from modeling_macaron.dna import (
+    BASES,
+    Difference,
+    encode_bases,
+    reverse_complement_text,
+    where_they_differ,
+    without_trimming,
+)
 from modeling_macaron.predictor import Predictor
 from modeling_macaron.reference import Example, load_reference
 

@@ -17,8 +17,7 @@ import numpy as np
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.design import Design
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, base_importance
-from modeling_macaron.analysis.variant_plots import Difference
-from modeling_macaron.dna import BASES
+from modeling_macaron.dna import BASES, Difference
 from modeling_macaron.reference import Reference
 
 from .answers import ComparedAlleles, MutatedPromoter, PredictedPromoter

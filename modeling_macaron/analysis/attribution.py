@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modeling_macaron.analysis.figures import RowFigures
 from modeling_macaron.analysis.files import ROWS_AT_ONCE, FileOptions, FileResult, LineTask, check_files, run_task
-from modeling_macaron.analysis.row_figures import RowFigures
 from modeling_macaron.dna import BASES, encode_sequences, pad_centered, spell, variable_parts
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import open_table
@@ -394,6 +394,6 @@ class _AttributionTask(LineTask):
         super().draw()
 
     def figures_of(self, result: RowAttribution, title: str) -> dict[str, Figure]:
-        from modeling_macaron.analysis.sequence_plots import attribution_logo
+        from modeling_macaron.analysis.plots import attribution_logo
 
         return {"attribution": attribution_logo(result.sequence, result.per_base, title=title, limit=self.limit)}

@@ -15,8 +15,8 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
+from modeling_macaron.analysis.figures import FIGURE_FORMATS, RowFigures
 from modeling_macaron.analysis.files import FileOptions, FileResult, check_files
-from modeling_macaron.analysis.row_figures import FIGURE_FORMATS, RowFigures
 from modeling_macaron.io.parts import parts_folder
 from modeling_macaron.machine import keep_freed_memory
 from modeling_macaron.predictor import Predictor

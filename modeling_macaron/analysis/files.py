@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from modeling_macaron.analysis.row_figures import RowFigures
+from modeling_macaron.analysis.figures import RowFigures
 from modeling_macaron.atomic import check_free
 from modeling_macaron.configuration_macaron import MacaronConfig
 from modeling_macaron.dna import explain_rows, string_buffers, variable_parts

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pysam
 
+from modeling_macaron.analysis.figures import VariantFigures
 from modeling_macaron.analysis.files import FileOptions, FileResult, check_files, run_task
 from modeling_macaron.analysis.genome import (
     Promoter,
@@ -23,7 +24,6 @@ from modeling_macaron.analysis.genome import (
     quiet_htslib,
     read_promoters,
 )
-from modeling_macaron.analysis.variant_plots import VariantFigures
 from modeling_macaron.analysis.variants import EffectTask, Pairs, apply_variant, check_allele, check_different
 from modeling_macaron.dna import reverse_complement_text, without_trimming
 from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch

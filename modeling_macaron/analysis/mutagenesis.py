@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from modeling_macaron.analysis.figures import RowFigures
 from modeling_macaron.analysis.files import ROWS_AT_ONCE, FileOptions, FileResult, LineTask, check_files, run_task
 from modeling_macaron.analysis.mutants import Edits, MutantStrands, Substitutions, WindowEdits
-from modeling_macaron.analysis.row_figures import RowFigures
 from modeling_macaron.dna import BASES, NUM_BASES, encode_sequences, spell, variable_parts
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import PromoterTable, open_table
@@ -301,7 +301,7 @@ class _MutagenesisTask(LineTask):
         super().draw()
 
     def figures_of(self, result: Mutagenesis | WindowScan, title: str) -> dict[str, Figure]:
-        from modeling_macaron.analysis.sequence_plots import mutagenesis_heatmap, mutagenesis_logo, window_profile
+        from modeling_macaron.analysis.plots import mutagenesis_heatmap, mutagenesis_logo, window_profile
 
         effect, importance = (self.limits.get(kind) or None for kind in ("effect", "importance"))
         if self.is_of_windows:

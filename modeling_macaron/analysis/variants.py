@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from tqdm.auto import tqdm
 
+from modeling_macaron.analysis.figures import VariantFigures
 from modeling_macaron.analysis.files import PROBLEM, FileOptions, FileResult, Task, check_files, run_task
-from modeling_macaron.analysis.variant_plots import VariantFigures
 from modeling_macaron.dna import explain_rows, normalize, string_buffers, turn_around
 from modeling_macaron.io.delimited import find_layout
 from modeling_macaron.io.streams import progress_bar

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from modeling_macaron.analysis.effect_plots import variant_effect_plot
-from modeling_macaron.analysis.sequence_plots import BASE_COLORS
+from modeling_macaron.analysis.plots import BASE_COLORS, variant_effect_plot
 
 
 def marks(axes):

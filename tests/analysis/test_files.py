@@ -15,10 +15,10 @@ import pytest
 
 from modeling_macaron.analysis.attribution import attribution_file
 from modeling_macaron.analysis.design import SearchOptions, design_file
+from modeling_macaron.analysis.figures import RowFigures
 from modeling_macaron.analysis.files import FileOptions
 from modeling_macaron.analysis.mutagenesis import mutagenesis_file
 from modeling_macaron.analysis.predict import predict_file
-from modeling_macaron.analysis.row_figures import RowFigures
 from modeling_macaron.analysis.variants import variants_file
 from modeling_macaron.io.parts import TableParts
 from modeling_macaron.predictor import Predictor

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from modeling_macaron.analysis.figures import RowFigures
 from modeling_macaron.analysis.files import FileOptions
 from modeling_macaron.analysis.mutagenesis import (
     Mutagenesis,
@@ -18,7 +19,6 @@ from modeling_macaron.analysis.mutagenesis import (
     window_scan,
 )
 from modeling_macaron.analysis.mutants import WindowEdits
-from modeling_macaron.analysis.row_figures import RowFigures
 from modeling_macaron.predictor import Predictor
 from tests.analysis.cases import read, write
 from tokenization import KmerTokenizer
@@ -247,7 +247,7 @@ def test_windows_of_a_file(predictor, tmp_path):
 def test_figures_have_names_and_one_scale(predictor, tmp_path, monkeypatch):
     path, drawn = write(frame_of(ROWS), tmp_path / "in.csv"), []
     monkeypatch.setattr(
-        "modeling_macaron.analysis.sequence_plots.mutagenesis_heatmap",
+        "modeling_macaron.analysis.plots.mutagenesis_heatmap",
         lambda result, **options: drawn.append((result, options)) or Figure(),
     )
     figures, options = RowFigures(tmp_path / "plots", same_scale=True), FileOptions(name_column="name")

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import PathPatch
 
 from modeling_macaron.analysis.mutagenesis import Mutagenesis, WindowScan
-from modeling_macaron.analysis.sequence_plots import (
+from modeling_macaron.analysis.plots import (
     BASE_COLORS,
     mutagenesis_heatmap,
     mutagenesis_logo,

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_macaron.analysis import variant_plots
-from modeling_macaron.analysis.effect_plots import variant_effect_plot
+from modeling_macaron.analysis import figures
+from modeling_macaron.analysis.figures import VariantFigures, where_they_differ
 from modeling_macaron.analysis.files import FileOptions
-from modeling_macaron.analysis.variant_plots import VariantFigures, where_they_differ
+from modeling_macaron.analysis.plots import variant_effect_plot
 from modeling_macaron.analysis.variants import apply_variant, variant_effects, variants_file
 from modeling_macaron.dna import reverse_complement_text
 from modeling_macaron.predictor import Predictor
@@ -287,7 +287,7 @@ def test_figures_of_the_first_promoters(predictor, tmp_path, monkeypatch):
     write(frame, tmp_path / "in.tsv")
     drawn = []
     monkeypatch.setattr(
-        "modeling_macaron.analysis.effect_plots.variant_effect_plot",
+        "modeling_macaron.analysis.plots.variant_effect_plot",
         lambda *arguments, **options: drawn.append((arguments, options)) or variant_effect_plot(*arguments, **options),
     )
     figures, options = VariantFigures(tmp_path / "plots", 4), FileOptions(name_column="name")
@@ -304,7 +304,7 @@ def test_figures_of_the_first_promoters(predictor, tmp_path, monkeypatch):
 
 
 def test_numbers_of_figures_and_variants_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(variant_plots, "MAX_VARIANTS", 2)
+    monkeypatch.setattr(figures, "MAX_VARIANTS", 2)
     figures = VariantFigures(tmp_path, 1)
     figures.add(["AAAA"] * 3 + ["CCCC"], ["CAAA", "ACAA", "AACA", "CCCA"], np.arange(4.0), [""] * 4)
     assert figures._effects == {"AAAA": [((0, "A", "C"), 0.0), ((1, "A", "C"), 1.0)]}

@@ -7,7 +7,7 @@ import pytest
 
 from modeling_macaron.analysis.design import Design
 from modeling_macaron.analysis.mutagenesis import Mutagenesis
-from modeling_macaron.analysis.variant_plots import Difference, where_they_differ
+from modeling_macaron.dna import Difference, where_they_differ
 from space import figures
 from space.answers import ComparedAlleles, MutatedPromoter, PredictedPromoter, Substitution
 from space.reading import Promoter

@@ -1,13 +1,21 @@
-"""Figures of the first rows of a file."""
+"""Folders of figures of the first rows of a file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modeling_macaron.dna import Difference, where_they_differ
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
+MAX_VARIANTS = 5_000  # per promoter; more are indistinguishable in a figure
 
 
 class RowFigures:
@@ -57,7 +65,7 @@ class RowFigures:
         if not overwrite and self._earlier():
             raise FileExistsError(f"{folder} holds figures already; choose another folder or pass --overwrite")
         try:
-            from . import sequence_plots  # noqa: F401
+            from modeling_macaron.analysis import plots  # noqa: F401
         except ImportError as error:
             raise ValueError(f"figures need the extra `analysis` of this package ({error})") from error
         self._kept: list[tuple[int, str, Any]] = []
@@ -95,3 +103,43 @@ class RowFigures:
         if not self.folder.is_dir():
             return []
         return [path for path in self.folder.iterdir() if pattern.fullmatch(path.name)]
+
+
+class VariantFigures:
+    """Figures of the first promoters, `promoter_1_variants.png` and so on; see `RowFigures` for the parameters."""
+
+    def __init__(
+        self, folder: str | Path, num_plots: int = 10, *, plot_format: str = "png", overwrite: bool = False
+    ) -> None:
+        self._figures = RowFigures(folder, num_plots, plot_format=plot_format, overwrite=overwrite, prefix="promoter")
+        self._names: dict[str, str] = {}
+        self._effects: dict[str, list[tuple[Difference, float]]] = {}
+
+    def add(
+        self, references: Sequence[str], alternatives: Sequence[str], deltas: np.ndarray, names: Sequence[str]
+    ) -> None:
+        """Add variants (variants,) of promoters, given as variable parts; names may be empty."""
+        rows = zip(references, alternatives, deltas.tolist(), names, strict=True)
+        for reference, alternative, delta, name in rows:
+            if reference in self._effects or len(self._effects) < self._figures.num_plots:
+                self._names.setdefault(reference, name)
+                effects = self._effects.setdefault(reference, [])
+                difference = where_they_differ(reference, alternative)
+                if len(effects) < MAX_VARIANTS and (difference.removed or difference.inserted):
+                    effects.append((difference, delta))
+
+    def draw(self) -> None:
+        """Save the figures."""
+        for number, (sequence, effects) in enumerate(self._effects.items(), start=1):
+            if effects:
+                self._figures.keep(number, self._names[sequence], (sequence, effects))
+        self._figures.draw(_figures_of)
+
+
+def _figures_of(result: tuple[str, list[tuple[Difference, float]]], title: str) -> dict[str, Figure]:
+    from modeling_macaron.analysis.plots import variant_effect_plot
+
+    sequence, effects = result
+    differences, deltas = zip(*effects, strict=True)
+    positions, removed, inserted = zip(*differences, strict=True)
+    return {"variants": variant_effect_plot(sequence, positions, inserted, deltas, references=removed, title=title)}
