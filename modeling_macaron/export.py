@@ -14,7 +14,7 @@ from torch import nn
 
 from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction, merging_saves
-from modeling_macaron.predictor import Predictor
+from modeling_macaron.predictor import Predictor, PredictorLike
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, reverse_complement
 from tokenization.tokenization_kmer import LETTERS, N_ID
 
@@ -50,7 +50,7 @@ class ExpressionInAssayUnits(nn.Module):
 
 
 def export_onnx(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     output: str | Path,
     *,
     merged: bool | None = None,

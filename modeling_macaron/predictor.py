@@ -265,7 +265,10 @@ class Predictor:
             ) from error
 
 
-def as_predictor(model: Predictor | str | Path | MacaronForExpressionPrediction) -> Predictor:
+PredictorLike = Predictor | str | Path | MacaronForExpressionPrediction
+
+
+def as_predictor(model: PredictorLike) -> Predictor:
     """Return a predictor as it is, and make one of a checkpoint or a model."""
     return model if isinstance(model, Predictor) else Predictor.from_pretrained(model)
 

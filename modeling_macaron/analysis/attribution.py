@@ -18,7 +18,7 @@ from modeling_macaron.dna import BASES, encode_sequences, pad_centered, spell, v
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import open_table
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.predictor import Predictor, as_predictor
+from modeling_macaron.predictor import Predictor, PredictorLike, as_predictor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ class OneHotExpression(nn.Module):
         return logits * config.expression_std + config.expression_mean
 
 
-def as_one_hot_module(predictor: Predictor | str | Path | MacaronForExpressionPrediction) -> OneHotExpression:
+def as_one_hot_module(predictor: PredictorLike) -> OneHotExpression:
     """Wrap a model for packages that read one-hot DNA, such as tangermeme and captum.
 
     The module pads the sequence, appends the reverse complement and predicts as `Predictor.predict` does. The weight of
@@ -115,7 +115,7 @@ def as_one_hot_module(predictor: Predictor | str | Path | MacaronForExpressionPr
 
 
 def gradient_x_input(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     sequences: Sequence[str],
     *,
     gradient_correction: bool = True,
@@ -154,7 +154,7 @@ def gradient_x_input(
 
 
 def integrated_gradients(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     sequences: Sequence[str],
     *,
     steps: int = 64,
@@ -298,7 +298,7 @@ class RowAttribution(NamedTuple):
 
 
 def attribution_file(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     source: str | Path,
     output: str | Path,
     *,

@@ -49,8 +49,7 @@ from modeling_macaron.atomic import check_free, new_file
 from modeling_macaron.dna import NUM_BASES, encode_sequences, pad_centered, spell, variable_parts
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch, open_table
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.predictor import Predictor, as_predictor
+from modeling_macaron.predictor import Predictor, PredictorLike, as_predictor
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +177,7 @@ class SearchOptions:
 
 
 def design(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     starts: Sequence[str],
     options: SearchOptions | None = None,
     *,
@@ -391,7 +390,7 @@ def _pick(space: Space, goal: Goal, known: dict[bytes, list[float]], column: int
 
 
 def design_file(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     starts: str | Path | Sequence[str],
     output: str | Path,
     search: SearchOptions | None = None,

@@ -27,8 +27,7 @@ from modeling_macaron.analysis.genome import (
 from modeling_macaron.analysis.variants import EffectTask, Pairs, apply_variant, check_allele, check_different
 from modeling_macaron.dna import reverse_complement_text, without_trimming
 from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.predictor import Predictor, as_predictor
+from modeling_macaron.predictor import PredictorLike, as_predictor
 
 _COLUMNS = ("chrom", "pos", "id", "ref", "alt", "promoter", "strand")
 _HIDDEN = ("reference_sequence", "alternative_sequence", "known_problem")
@@ -55,7 +54,7 @@ class _VcfTable(PromoterTable):
 
 @quiet_htslib()
 def vcf_file(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     vcf: str | Path,
     genome: str | Path,
     promoters: str | Path,

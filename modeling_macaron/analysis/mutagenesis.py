@@ -21,8 +21,7 @@ from modeling_macaron.analysis.mutants import Edits, MutantStrands, Substitution
 from modeling_macaron.dna import BASES, NUM_BASES, encode_sequences, spell, variable_parts
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import PromoterTable, open_table
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.predictor import Predictor, as_predictor
+from modeling_macaron.predictor import Predictor, PredictorLike, as_predictor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +69,7 @@ class WindowScan(NamedTuple):
 
 
 def saturation_mutagenesis(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     sequences: Sequence[str],
     *,
     verbose: bool = False,
@@ -112,7 +111,7 @@ def saturation_mutagenesis(
 
 
 def window_scan(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     sequences: Sequence[str],
     *,
     window: int,
@@ -202,7 +201,7 @@ def _to_result(ids: np.ndarray, reference: float, deltas: np.ndarray, edits: Edi
 
 
 def mutagenesis_file(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     source: str | Path,
     output: str | Path,
     *,

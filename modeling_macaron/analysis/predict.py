@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 from modeling_macaron.analysis.files import PROBLEM, FileOptions, FileResult, Task, check_files, run_task
 from modeling_macaron.dna import explain_rows, string_buffers, without_trimming
 from modeling_macaron.io.tables import PromoterTable, TableBatch, open_table
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.predictor import Predictor, as_predictor
+from modeling_macaron.predictor import Predictor, PredictorLike, as_predictor
 from tokenization import KmerTokenizer, StrandBatch
 
 PREDICTION, UNLIKE = "predicted_expression", "unlike_training"
@@ -23,7 +22,7 @@ BOUNDS = ("expression_low", "expression_high")
 
 
 def predict_file(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     source: str | Path,
     output: str | Path,
     *,

@@ -30,8 +30,7 @@ from modeling_macaron.io.tables import (
     open_table,
     parquet_texts,
 )
-from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from modeling_macaron.predictor import Predictor, as_predictor
+from modeling_macaron.predictor import Predictor, PredictorLike, as_predictor
 from tokenization import KmerTokenizer, StrandBatch, is_missing, strip_marks
 from tokenization.tokenization_kmer import TOO_LONG
 
@@ -121,7 +120,7 @@ def apply_variant(sequence: str, start: int, reference: str, alternative: str) -
 
 
 def variant_effects(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     references: Sequence[str],
     alternatives: Sequence[str],
     *,
@@ -170,7 +169,7 @@ def variant_effects(
 
 
 def variants_file(
-    predictor: Predictor | str | Path | MacaronForExpressionPrediction,
+    predictor: PredictorLike,
     source: str | Path,
     output: str | Path,
     *,

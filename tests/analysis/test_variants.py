@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_macaron.analysis import figures
-from modeling_macaron.analysis.figures import VariantFigures, where_they_differ
+from modeling_macaron.analysis.figures import VariantFigures
 from modeling_macaron.analysis.files import FileOptions
 from modeling_macaron.analysis.plots import variant_effect_plot
 from modeling_macaron.analysis.variants import apply_variant, variant_effects, variants_file
-from modeling_macaron.dna import reverse_complement_text
+from modeling_macaron.dna import reverse_complement_text, where_they_differ
 from modeling_macaron.predictor import Predictor
 from tests.analysis.cases import (
     EFFECTS,
@@ -304,7 +303,7 @@ def test_figures_of_the_first_promoters(predictor, tmp_path, monkeypatch):
 
 
 def test_numbers_of_figures_and_variants_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "MAX_VARIANTS", 2)
+    monkeypatch.setattr("modeling_macaron.analysis.figures.MAX_VARIANTS", 2)
     figures = VariantFigures(tmp_path, 1)
     figures.add(["AAAA"] * 3 + ["CCCC"], ["CAAA", "ACAA", "AACA", "CCCA"], np.arange(4.0), [""] * 4)
     assert figures._effects == {"AAAA": [((0, "A", "C"), 0.0), ((1, "A", "C"), 1.0)]}
