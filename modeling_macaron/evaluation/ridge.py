@@ -150,7 +150,7 @@ def read_training_rows(source: str | Path, *, max_rows: int = MAX_TRAINING_ROWS)
     for frame in _read_frames(Path(source)):
         frame["activity"] = pd.to_numeric(frame["activity"], errors="coerce").astype(np.float64)
         _, problems = encode_constructs(pa.array(frame["sequence"], pa.large_string()))
-        usable = np.isfinite(frame["activity"]) & (np.array(problems) == "")
+        usable = np.isfinite(frame["activity"]) & (np.array(problems, dtype=str) == "")
         if "split" in frame.columns:
             usable &= frame["split"] == "train"
         frame = frame[usable]
