@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline_train", type=Path, help=baseline)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--plots", type=Path, help="folder for a scatter plot of each category")
-    command_line.add_overwrite(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     intervals = "bootstrap resamples of clusters for 95 %% confidence intervals of the correlations, for example 1000"
     parser.add_argument("--intervals", type=int, metavar="N", help=intervals)
     clusters = "cluster of each row, for --intervals (default: cluster); row_id if the rows are independent"

@@ -140,7 +140,7 @@ def search_beam(space: Space, goal: Goal, width: int) -> Search:
 def search_by_gradient(space: Space, goal: Goal, num_candidates: int) -> Search:
     """Greedy, but only the `num_candidates` substitutions that a gradient says are best are predicted.
 
-    The change by a substitution is, to first order, the gradient at the new letter minus that at the old one.
+    The change by a substitution is, to first order, the gradient at the new base minus that at the old one.
     """
     state = space.start
     value = (yield Request(state[None]))[0]

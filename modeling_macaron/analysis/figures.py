@@ -108,6 +108,8 @@ class RowFigures:
 class VariantFigures:
     """Figures of the first promoters, `promoter_1_variants.png` and so on; see `RowFigures` for the parameters."""
 
+    is_full = False  # a promoter's variants may be anywhere in the file
+
     def __init__(
         self, folder: str | Path, num_plots: int = 10, *, plot_format: str = "png", overwrite: bool = False
     ) -> None:

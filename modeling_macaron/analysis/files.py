@@ -104,7 +104,7 @@ class Task:
         raise NotImplementedError
 
     def compute(self, batch: TableBatch, first_row: int, encoded: Any, problems: list[str], progress: tqdm) -> pa.Table:
-        """Compute the lines of rows, of which the first has the number `first_row` (from 1)."""
+        """Compute the lines of rows; the first has the number `first_row` (from 1)."""
         raise NotImplementedError
 
     def keep_for_figures(self, batch: TableBatch, first_row: int, encoded: Any, lines: pa.Table) -> None:
@@ -223,7 +223,7 @@ def _join(task: Task, parts: TableParts, num_parts: int, table: PromoterTable, n
     with write_table(parts.output) as write:
         for number in range(num_parts):
             lines = parts.read(number)
-            if batches is not None:
+            if batches is not None and not task.figures.is_full:
                 first_row, batch, (encoded, _) = next(batches)
                 task.keep_for_figures(batch, first_row, encoded, lines)
             task.add_to_summary(lines)
@@ -323,8 +323,6 @@ class LineTask(Task):
 
     def keep_for_figures(self, batch: TableBatch, first_row: int, encoded: list[np.ndarray], lines: pa.Table) -> None:
         """Keep the results of the first rows, made from their lines."""
-        if self.figures.is_full:
-            return
         problems, rows = lines[PROBLEM].to_numpy(), lines["row"].to_numpy()
         accepted, names = iter(encoded), self.names_of(batch)
         for number in dict.fromkeys(rows[problems == ""].tolist()):
