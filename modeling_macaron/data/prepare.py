@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
-from datasets.table import InMemoryTable
+from datasets.table import MemoryMappedTable
 
 from modeling_macaron.atomic import new_folder
 from modeling_macaron.data.report import Tally, describe_rows, describe_stored
@@ -19,6 +21,7 @@ from modeling_macaron.io.tables import PromoterTable, TableBatch
 from tokenization import KmerTokenizer
 
 _KEPT_FILE = "kept.arrow"
+_BATCH_ROWS = 65_536
 
 
 def prepare_dataset(
@@ -38,7 +41,7 @@ def prepare_dataset(
     padded forward strand), `labels` (float32, assay units), `row` (int64, line, record or row of the source), `cluster`
     (unless rows are split one by one), `count` (int64, only with `average_duplicates`), `weight` (float32, only with
     `weight_column`) and the extra columns. `report.json` beside them accounts for every row. Nothing is written unless
-    all goes well. Memory grows by some 30 bytes for each row; the search for near-copies takes up to 0.7 GB more.
+    all goes well. Memory grows by some 70 bytes for each row; the search for near-copies takes up to 0.7 GB more.
 
     Parameters
     ----------
@@ -98,6 +101,7 @@ def prepare_dataset(
         stored = kept.divide(verbose)
         report |= describe_stored(stored, division, table)
         _write_splits(folder, stored, report["splits"], verbose)
+        del stored  # some systems do not remove a file that is mapped
         (folder / _KEPT_FILE).unlink()
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
@@ -113,10 +117,17 @@ def _reject_first(table: PromoterTable, batch: TableBatch, rows: EncodedRows, to
 
 def _write_splits(folder: Path, stored: StoredRows, splits: dict, verbose: bool) -> None:
     """Write rows as `datasets.load_from_disk` reads them."""
-    data, parts = Dataset(InMemoryTable(stored.table), fingerprint="stored"), DatasetDict()
+    split_of = np.full(stored.table.num_rows, -1, np.int8)
+    split_of[stored.positions] = stored.splits
+    parts = DatasetDict()
     for split, about in splits.items():
-        positions = stored.positions[stored.splits == SPLITS.index(split)]
-        parts[split] = data.select(positions, new_fingerprint=about["fingerprint"])
+        path, first = folder / f"{split}.arrow", 0
+        with pa.ipc.new_stream(str(path), stored.table.schema) as writer:
+            for batch in stored.table.to_batches(_BATCH_ROWS):
+                is_chosen = split_of[first : first + batch.num_rows] == SPLITS.index(split)
+                writer.write_batch(batch.filter(pa.array(is_chosen)))
+                first += batch.num_rows
+        parts[split] = Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=about["fingerprint"])
     hide_progress = not verbose and not datasets.are_progress_bars_disabled()
     if hide_progress:
         datasets.disable_progress_bars()
@@ -125,3 +136,5 @@ def _write_splits(folder: Path, stored: StoredRows, splits: dict, verbose: bool)
     finally:
         if hide_progress:
             datasets.enable_progress_bars()
+    for split in splits:
+        (folder / f"{split}.arrow").unlink()

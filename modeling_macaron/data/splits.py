@@ -143,12 +143,8 @@ class KeptRows:
         if self._division.average_duplicates:
             groups = first if splits is None else first_rows(hashes ^ splits.astype(np.uint64))
             positions = np.flatnonzero(groups == positions)
-            totals = counts = np.bincount(groups)[groups]
-            if weights is not None:
-                totals = np.bincount(groups, weights)[groups]
-                labels, weights = np.multiply(labels, weights, dtype=np.float64), totals.astype(np.float32)
-            labels = (np.bincount(groups, labels)[groups] / totals).astype(np.float32)
-            added["count"] = counts
+            added["count"] = np.bincount(groups)[groups]
+            labels, weights = _average(groups, labels, weights)
         if weights is not None:
             added["weight"] = weights
         stored = {"input_ids": table["input_ids"], "labels": labels, "row": table["row"], **added}
@@ -190,6 +186,16 @@ class KeptRows:
         for row in np.flatnonzero(is_wrong)[:1]:
             value = batch.table[name][int(row)].as_py()
             raise self._table.error_at(int(batch.numbers[row]), f"{role} {value!r} in column {name!r} is {reason}")
+
+
+def _average(
+    groups: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean label, and sum of the weights if there are any, of the group of each row (rows,)."""
+    totals = np.bincount(groups, weights)[groups]
+    if weights is not None:
+        labels, weights = np.multiply(labels, weights, dtype=np.float64), totals.astype(np.float32)
+    return (np.bincount(groups, labels)[groups] / totals).astype(np.float32), weights
 
 
 def _column(batch: TableBatch, name: str, role: str) -> pa.ChunkedArray:
