@@ -128,14 +128,9 @@ class MacaronConfig(PreTrainedConfig):
 
     model_type = "macaron"
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
-        "nucleotide_logits",
-        "expression_loss",
-        "reconstruction_loss",
-        "hidden_states",
-        "attentions",
-        "variance",
+        "nucleotide_logits", "expression_loss", "reconstruction_loss", "hidden_states", "attentions", "variance",
         "row_losses",
-    ]
+    ]  # fmt: skip
     _auto_class: ClassVar[str] = "AutoConfig"
 
     vocab_size: int = 6
@@ -207,18 +202,14 @@ class MacaronConfig(PreTrainedConfig):
         logits, variance : float, numpy.ndarray or torch.Tensor
             Outputs of the model. Without `expression_bins` there is no variance.
         coverage : int, optional
-            Percent of the measurements that the interval holds. Default: 90.
+            Percent of the measurements that the interval holds. Default: 90. Raises a ValueError if the model has no
+            interval of the given coverage.
 
         Returns
         -------
         tuple or None
             Lower and upper bound in assay units, of the type and shape of `logits`. None if no coverage was given and
             the model has no 90 % interval.
-
-        Raises
-        ------
-        ValueError
-            If the model has no interval of the given coverage.
 
         References
         ----------
@@ -236,17 +227,8 @@ class MacaronConfig(PreTrainedConfig):
 
         The measure is Pearson's chi-square of the 3-mers on both strands against `trimer_shares`; `trimer_limit` is
         exceeded by 0.5 % of the validation rows. It finds repeats and sequences of unusual GC content, but not
-        shuffles of training rows (`python -m benchmarks.novelty` measures the flagged shares).
-
-        Parameters
-        ----------
-        strands : numpy.ndarray
-            (sequences, length) token ids of one strand.
-
-        Returns
-        -------
-        numpy.ndarray or None
-            (sequences,) bool; None if the model has no shares.
+        shuffles of training rows (`python -m benchmarks.novelty` measures the flagged shares). `strands` are token ids
+        (sequences, length) of one strand; the result is bool (sequences,), or None if the model has no shares.
         """
         if self.trimer_shares is None:
             return None

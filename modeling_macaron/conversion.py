@@ -64,16 +64,12 @@ def read_original_weights(source: str | Path) -> dict[str, np.ndarray]:
     if str(source).endswith(".safetensors"):
         return load_file(source)
     if not Path(f"{source}.index").is_file():
-        raise FileNotFoundError(
-            f"{source}: neither a .safetensors file nor the prefix of a TensorFlow checkpoint: "
-            f"{source}.index is missing"
-        )
+        raise FileNotFoundError(f"{source} is neither a .safetensors file nor a prefix: {source}.index is missing")
     try:
         import tensorflow
     except ImportError as error:
         raise ImportError(
-            'reading a TensorFlow checkpoint needs TensorFlow: pip install -e ".[tensorflow]" in a clone of the '
-            "repository, or give the same weights as .safetensors"
+            'TensorFlow is missing: pip install -e ".[tensorflow]" in a clone of this repository'
         ) from error
     reader = tensorflow.compat.v1.train.NewCheckpointReader(str(source))
     names = [name for name in reader.get_variable_to_shape_map() if not _TF_BOOKKEEPING.search(name)]

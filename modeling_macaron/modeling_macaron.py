@@ -103,9 +103,7 @@ class MacaronAttention(MacaronAttentionBase):
         """
         hidden_size, head_dim = self.config.hidden_size, self.head_dim
         exact = {name: weights.cpu().double() for name, weights in self.state_dict().items()}
-        query, key, value = (
-            exact[f"{name}.weight"].view(-1, head_dim, hidden_size) for name in ("q_proj", "k_proj", "v_proj")
-        )
+        query, key, value = (exact[f"{name}_proj.weight"].view(-1, head_dim, hidden_size) for name in "qkv")
         query_bias = exact["q_proj.bias"].view(-1, 1, head_dim)
         output = exact["o_proj.weight"]
         output_by_head = output.view(hidden_size, -1, head_dim).transpose(0, 1)
@@ -243,15 +241,9 @@ class MacaronConvolution(nn.Module):
     def __init__(self, config: MacaronConfig):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.depthwise_conv = nn.Conv1d(
-            config.hidden_size,
-            config.hidden_size,
-            config.conv_kernel_size,
-            padding="same",
-            groups=config.hidden_size,
-            bias=False,
-        )
-        self.pointwise_conv = nn.Linear(config.hidden_size, config.hidden_size)
+        size = config.hidden_size
+        self.depthwise_conv = nn.Conv1d(size, size, config.conv_kernel_size, padding="same", groups=size, bias=False)
+        self.pointwise_conv = nn.Linear(size, size)
         self.activation = nn.ReLU()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -232,15 +232,19 @@ def test_a_prediction_that_is_not_finite_is_rejected(make_model, tiny_tokenizer)
         Predictor(model, tiny_tokenizer).predict(["ACGT"])
 
 
-@pytest.mark.parametrize("number", [3, 10**9])
-def test_a_number_of_labels_is_rejected_before_they_are_made(tiny_folder, tmp_path, number):
-    config = json.loads((tiny_folder / "config.json").read_text())
-    del config["id2label"], config["label2id"]
+def test_a_number_of_labels_is_rejected_before_they_are_made(tiny_folder, tmp_path):
     folder = copy_of(tiny_folder, tmp_path / "changed")
-    (folder / "config.json").write_text(json.dumps(config | {"num_labels": number}))
+    config = json.loads((folder / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (folder / "config.json").write_text(json.dumps(config | {"num_labels": 10**9}))
     began = time.monotonic()
+<<<<<<< HEAD
     with pytest.raises(ValueError, match=f"`num_labels` must be 1, the expression, got {number}"):
         load_checkpoint(folder)
+=======
+    with pytest.raises(ValueError, match="`num_labels` must be 1, the expression, got 1000000000"):
+        load_model(folder)
+>>>>>>> house-f
     assert time.monotonic() - began < 5
 
 
@@ -248,11 +252,9 @@ def test_a_number_of_labels_is_rejected_before_they_are_made(tiny_folder, tmp_pa
     ("name", "value"),
     [
         ("attn_implementation", "org/kernel"),
-        ("attn_implementation", {"": "org/kernel"}),
         ("attn_implementation", "flash_attention_2"),
         ("_attn_implementation", "org/kernel"),
         ("_attn_implementation_internal", "org/kernel"),
-        ("dtype", "load"),
         ("dtype", "float8_e4m3fn"),
         ("torch_dtype", "int8"),
         ("return_dict", False),
@@ -268,11 +270,18 @@ def test_a_config_does_not_choose_how_it_is_run(tiny_folder, tmp_path, name, val
         load_settings(folder)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_a_config_may_choose_an_attention_of_the_model(tiny_folder, tmp_path, implementation):
     folder = copy_of(tiny_folder, tmp_path / "changed", attn_implementation=implementation, dtype="bfloat16")
     model, _ = load_checkpoint(folder)
     assert (model.config._attn_implementation, model.dtype) == (implementation, torch.bfloat16)
+=======
+def test_a_config_may_choose_an_attention_of_the_model(tiny_folder, tmp_path):
+    folder = copy_of(tiny_folder, tmp_path / "changed", attn_implementation="eager", dtype="bfloat16")
+    model, _ = load_model(folder)
+    assert (model.config._attn_implementation, model.dtype) == ("eager", torch.bfloat16)
+>>>>>>> house-f
 
 
 @pytest.mark.parametrize("error", [AttributeError, ImportError, MemoryError, TypeError, torch.OutOfMemoryError])

@@ -122,13 +122,8 @@ class KmerTokenizer(PreTrainedTokenizer):
     ------
     ValueError
         If a sequence is empty or missing (`NA`), has a character that is not DNA, is shorter than the flanks that
-        `"always"` cuts, or if its variable part has no A, C, G, T, U or `[MASK]`, or is longer than `strand_length`
-        without `truncation=True`.
-
-    Notes
-    -----
-    `truncation=True` keeps the middle `strand_length` nucleotides and cuts both ends alike, an odd nucleotide from the
-    right, which mirrors the padding.
+        `"always"` cuts, or if its variable part has no A, C, G, T, U or `[MASK]`, or is longer than `strand_length`.
+        With `truncation=True`, the middle `strand_length` nucleotides are kept instead.
 
     Examples
     --------
