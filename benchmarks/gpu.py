@@ -40,7 +40,7 @@ from benchmarks.sweep import QUIET, build_trainer
 from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.data.prepare import prepare_dataset
 from modeling_macaron.data.sources import open_source
-from modeling_macaron.training.clipping import clip_gradients
+from modeling_macaron.training.callbacks import clip_gradients
 
 RECIPE = ROOT / "configs" / "one_gpu.yaml"
 LABELS = {"separate": "plain", "merged": "merged"}
