@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -109,9 +110,15 @@ def find_layout(path: Path, compression: str | None, delimiter: str, known_names
 
     Another delimiter (tab, comma, semicolon) is used if only that one gives a column with a known name or with DNA. The
     first line that is not blank is a header if it holds one of `known_names` (in lower case), or neither a number nor
-    DNA nor a word for a missing value. Raises a `ValueError` if the file is empty or binary.
+    DNA nor a word for a missing value. Raises a `ValueError` if the file is empty or not UTF-8 text.
     """
-    lines = read_head(path, compression).removeprefix(b"\xef\xbb\xbf").splitlines()
+    head = read_head(path, compression)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < _HEAD_BYTES)
+    except UnicodeDecodeError as error:
+        line = head[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 text; save it as {_WANTED}") from error
+    lines = head.removeprefix(b"\xef\xbb\xbf").splitlines()
     first = next((number for number, line in enumerate(lines) if line.strip(b'\t ,;"')), None)
     if first is None:
         raise ValueError(f"{path} is empty")

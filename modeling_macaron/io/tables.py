@@ -129,7 +129,10 @@ class PromoterTable:
     def refuse_columns(self, present: Sequence[str], added: Sequence[str]) -> None:
         """Raise if the source has a column with the name of one that the output adds."""
         if taken := [name for name in added if name in present]:
-            raise ValueError(f"{self.path} already has {', '.join(taken)}, which the output adds: rename in the input")
+            names = ", ".join(taken)
+            raise ValueError(
+                f"{self.path} already has the column {names}, which the output adds: rename it in the input"
+            )
 
 
 def open_table(

@@ -279,7 +279,8 @@ TABLE = "name,sequence\nµ,ACGTACGT\n"
         (".fa", "", {}, "is empty"),
         (".fa", ">a\nACGT\n", {"split_column": "x"}, "FASTA has no columns"),
         (".csv", TABLE.encode("utf-16"), {}, "is UTF-16 text or a binary file: save it as text in UTF-8"),
-        (".csv", TABLE.encode("latin-1"), {"value_column": "name"}, "is not UTF-8 text"),
+        (".csv", TABLE.encode("latin-1"), {}, "line 2: not UTF-8 text"),
+        (".csv", b"name,sequence,value\n" + b"a,ACGT,1\n" * 200_000 + b"\xb5,ACGT,1\n", {}, "is not UTF-8 text"),
         (".fa", b"\x89PNG\x00\x00", {}, "is UTF-16 text or a binary file"),
     ],
 )
