@@ -255,19 +255,6 @@ def test_masks_are_drawn_anew_in_each_pass(files):
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        pa.array([2**24 + 1, 3], pa.int64()),
-        pa.array(["16777217", " 3.0"]),
-        pa.array([2**24 + 1, 3]).cast(pa.decimal128(21, 2)),
-    ],
-)
-def test_values_of_any_kind_of_number(tmp_path, values):
-    files = write_parts(tmp_path, (["ACGT", "TTTT"], values))
-    assert {float(row["labels"]) for row in take(StreamedPromoters(files, TOKENIZER), 40)} == {2.0**24, 3.0}
-
-
-@pytest.mark.parametrize(
     ("second", "message"),
     [
         (pa.table({"sequence": ["ACGT"], "value": [True]}), r"part-01\.parquet, column 'value' holds bool"),
