@@ -5,6 +5,23 @@
 Takes the 3-mers of split `train` of the table and the limit of split `validation`, as training does, and prints the
 share of flagged sequences, 80 nt each: validation rows and their dinucleotide shuffles, the middle of the sequences of
 another table, random DNA of several GC contents, and repeats.
+
+Results for the composition of 67,000 rows of yeast promoters (native and random), and for the challenge's designed
+library:
+
+=============================  =====  =======
+sequences                      yeast  library
+=============================  =====  =======
+validation rows                0.5 %    0.5 %
+their dinucleotide shuffles    0.4 %    1.0 %
+human promoters                 35 %     18 %
+random, 15 % GC                 22 %     86 %
+random, 30 % GC                0.1 %    2.6 %
+random, 50 % GC                0.5 %    0.0 %
+random, 70 % GC                 74 %     34 %
+random, 85 % GC                100 %    100 %
+repeats of 1 to 3 nt           100 %    100 %
+=============================  =====  =======
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
 def _missing(reason: str):
     """Skip where reference data are optional, fail where they must be there (continuous integration)."""
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{reason}, and CI=true asks for every test")
+        pytest.fail(f"{reason}, and CI=true needs every test")
     pytest.skip(reason)
 
 
@@ -49,7 +49,7 @@ def shared() -> Path:
         _missing("MACARON_SHARED is not set: it names the folder with the reference data")
     path = Path(folder).resolve()
     if not path.is_dir():
-        _missing(f"MACARON_SHARED names {folder}, which is no folder")
+        _missing(f"MACARON_SHARED is {folder}, which is not a folder")
     return path
 
 
