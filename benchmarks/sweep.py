@@ -15,10 +15,9 @@ import argparse
 import json
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean
 
+import pandas as pd
 import torch
 import yaml
 from transformers import PrinterCallback, set_seed
@@ -62,6 +61,7 @@ QUIET = {  # train, and neither evaluate nor save
     "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None,
     "report_to": "none", "disable_tqdm": True, "logging_steps": 100,
 }  # fmt: skip
+_MEASURES = ("pearson_r", "spearman_rho", "seconds", "parameters")
 _DEVICES: dict[str, dict] = {  # compiling takes longer than such a run on a GPU
     "cpu": {"use_cpu": True},
     "cuda": {"use_cpu": False, "torch_compile": False, "attn_implementation": "sdpa"},
@@ -140,21 +140,20 @@ def sweep(settings: dict[str, dict], args: argparse.Namespace) -> None:
 
 def report(lines: list[dict]) -> str:
     """Make a Markdown table: mean and range of r, and its mean difference from the recipe with the same seed."""
-    by_name: dict[str, dict[int, dict]] = defaultdict(dict)
-    for line in lines:
-        by_name[line["setting"]][line["seed"]] = line
+    frame = pd.DataFrame(lines, columns=["setting", "seed", *_MEASURES])
+    base = frame[frame.setting == RECIPE].set_index("seed").pearson_r
+    frame["change"] = frame.pearson_r - frame.seed.map(base)
     rows = [["setting", "seeds", "Pearson r", "range", "difference", "Spearman rho", "parameters", "s a run"]]
-    for name, by_seed in by_name.items():
-        good = [line for line in by_seed.values() if "problem" not in line]
-        if not good:
-            rows.append([name, len(by_seed), "diverged", *["-"] * 5])
+    for name, own in frame.groupby("setting", sort=False):
+        good = own.dropna(subset="pearson_r")
+        if good.empty:
+            rows.append([name, len(own), "diverged", *["-"] * 5])
             continue
-        r, rho, seconds = ([line[key] for line in good] for key in ("pearson_r", "spearman_rho", "seconds"))
-        pairs = [(line, by_name[RECIPE].get(line["seed"], {})) for line in good]
-        changes = [own["pearson_r"] - base["pearson_r"] for own, base in pairs if "pearson_r" in base]
-        change = "-" if name == RECIPE or not changes else signed(mean(changes))
-        rows.append([name, len(r), f"{mean(r):.4f}", f"{min(r):.4f} to {max(r):.4f}", change, f"{mean(rho):.4f}",
-                     f"{good[0]['parameters']:,}", f"{mean(seconds):.0f}"])  # fmt: skip
+        r, change = good.pearson_r, good.change.mean()
+        shown = "-" if name == RECIPE or pd.isna(change) else signed(change)
+        rows.append([name, len(r), f"{r.mean():.4f}", f"{r.min():.4f} to {r.max():.4f}", shown,
+                     f"{good.spearman_rho.mean():.4f}", f"{good.parameters.iloc[0]:,.0f}",
+                     f"{good.seconds.mean():.0f}"])  # fmt: skip
     return table(rows, ["---", *["---:"] * 7])
 
 

@@ -28,17 +28,10 @@ def run():
     return gpu.Run(Results("gpu", {}), torch.device("cpu"), "tiny", "eager")
 
 
-@pytest.mark.parametrize(
-    ("projections", "task", "gflop"),
-    [
-        ("separate", "whole", 25.4),
-        ("separate", "train", 76.3),
-        ("separate", "expression", 22.4),
-        ("merged", "whole", 17.7),
-        ("merged", "train", 53.0),
-        ("merged", "expression", 14.6),
-    ],
-)
+@pytest.mark.parametrize(("projections", "task", "gflop"), [
+    ("separate", "whole", 25.4), ("separate", "train", 76.3), ("separate", "expression", 22.4),
+    ("merged", "whole", 17.7), ("merged", "train", 53.0), ("merged", "expression", 14.6),
+])  # fmt: skip
 def test_flops_are_those_of_the_reference(projections, task, gflop):
     assert gpu.count_flops("paper", projections, task) / 1e9 == pytest.approx(gflop, abs=0.06)
 

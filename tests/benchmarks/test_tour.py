@@ -7,22 +7,16 @@ import pandas as pd
 import pytest
 
 from benchmarks import tour as module
-from benchmarks.pages import render_block
-from modeling_macaron import Predictor
+from modeling_macaron.predictor import as_predictor
 
 
 def make_library():
     """Promoters of 10 nt, each followed by a substitution of it; the last pairs are not in the library."""
     generator = np.random.default_rng(0)
-    rows = []
-    for _ in range(12):
-        reference = "".join(generator.choice(list("ACGT"), 10))
-        place = int(generator.integers(10))
-        rows += [reference, reference[:place] + "ACGT"["CGTA".index(reference[place])] + reference[place + 1 :]]
-    split = ["validation"] * 16 + ["train"] * 8
-    library = pd.DataFrame(
-        {"row_id": range(24), "sequence": rows, "split": split, "activity": generator.normal(size=24)}
-    )
+    references = ["".join(generator.choice(list("ACGT"), 10)) for _ in range(12)]
+    pairs = [(text, text[:3] + "CGTA"["ACGT".index(text[3])] + text[4:]) for text in references]
+    library = pd.DataFrame({"row_id": range(24), "sequence": np.ravel(pairs), "activity": generator.normal(size=24)})
+    library["split"] = np.where(library.row_id < 16, "validation", "train")
     substitutions = pd.DataFrame({"kind": "SNVs", "alt_row_id": range(1, 26, 2), "ref_row_id": range(0, 26, 2)})
     motifs = pd.DataFrame({"kind": "motif_tiling", "alt_row_id": [0, 2, 4], "ref_row_id": [6, 8, 10]})
     return library, pd.concat([substitutions, motifs])
@@ -38,10 +32,7 @@ def test_tour_of_a_small_library(tiny_folder, tmp_path):
     result = module.take_tour(tour, tmp_path / "library.parquet", tmp_path / "pairs.parquet")
 
     held_out = frame[:16]
-    values, measured = (
-        Predictor.from_pretrained(tiny_folder).predict(held_out.sequence.tolist()),
-        held_out.activity.to_numpy(),
-    )
+    values, measured = as_predictor(tiny_folder).predict(held_out.sequence.tolist()), held_out.activity.to_numpy()
     assert result["predict"]["rows"] == 16
     assert result["predict"]["pearson_r"] == pytest.approx(np.corrcoef(values, measured)[0, 1], abs=1e-6)
     differences = [source[1::2] - source[::2] for source in (values, measured)]
@@ -60,11 +51,9 @@ def test_tour_of_a_small_library(tiny_folder, tmp_path):
     assert f"r {substitutions['pearson_r']:.3f}, rho {substitutions['spearman_rho']:.3f}" in module.render_tour(result)
 
 
-def test_tour_of_the_readme_is_that_of_the_checkpoint():
+def test_committed_tour_is_that_of_the_checkpoint():
     result = json.loads(module.RESULT.read_text(encoding="utf-8"))
     assert result["weights"] == module.weights_of(module.CHECKPOINT), "take the tour again: python -m benchmarks.tour"
-    block = render_block(module.BLOCK, module.render_tour(result))
-    assert block in module.README.read_text(encoding="utf-8")
     evaluation = json.loads((module.CHECKPOINT / "evaluation.json").read_text(encoding="utf-8"))["all"]
     for kind, figures in result["variants"]["kinds"].items():
         assert figures["n"] == evaluation[kind]["n"]
