@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers.configuration_utils import PreTrainedConfig
 
 if TYPE_CHECKING:
@@ -30,8 +29,8 @@ _CUSTOM_PIPELINES = {
 }
 
 
-# Far beyond any promoter model. Keeps a foreign config from allocating all memory.
-_LIMITS = {
+# Far beyond any promoter model. Limits the memory that a config can request.
+_LARGEST_SIZES = {
     "kmer_size": 1_000,
     "strand_length": 10_000,
     "hidden_size": 16_384,
@@ -43,10 +42,8 @@ _LIMITS = {
     "num_expression_positions": 1_024,
 }
 _MOST_WEIGHTS = 1_000_000_000
-_MOST_BINS = 1_000
-_USUAL_COVERAGE = 90
-_TRIMERS = 32  # a 3-mer and its reverse complement are one
 _LARGEST = 1e30  # keeps float32 from overflowing
+_TRIMERS = 32  # a 3-mer and its reverse complement count as one
 
 
 @strict
@@ -66,11 +63,10 @@ class MacaronConfig(PreTrainedConfig):
     hidden_size, num_hidden_layers, num_attention_heads : int
         Width of the stream, Macaron blocks, and heads of a block.
     head_dim : int
-        Size of ONE head. In the original, each head is as wide as the stream.
+        Size of one head. In the original, each head is as wide as the stream.
     attention_projections : str
         `"separate"`: query, key, value and output, as in the original. `"merged"`: the same functions with two
-        projections, which pays where `head_dim` is more than about half of `hidden_size`. `model.to_merged()` converts
-        the first into the second. (With merged projections, `head_dim` only sets the scale of the scores.)
+        projections, see `MacaronPreTrainedModel.to_merged`; `head_dim` then only scales the scores.
     intermediate_size : int
         Width of the feed-forward layers after the gate.
     feed_forward : str
@@ -90,17 +86,15 @@ class MacaronConfig(PreTrainedConfig):
     gate_activation : str
         `"silu"` (SwiGLU) or `"sigmoid"` (GLU, an ablation).
     pooling : str
-        `"expression_positions"`, or `"mean"`: global average pooling over the sequence, without expression positions
-        (an ablation).
+        `"expression_positions"`, or `"mean"`: average over the sequence, without expression positions (an ablation).
     reconstruction_weight : float
         Weight of the reconstruction loss of masked nucleotides.
     expression_bins : tuple of float, optional
-        Centres of bins on the standardized scale, equally spaced, 2 to 1,000. The expression head then gives the
-        probability of each bin, the expression is the mean over the bins, and the loss is a Kullback-Leibler
-        divergence (see `soft_bin_targets`). Default: the head gives the expression, and the loss is its squared error.
+        Centres of 2 to 1,000 equally spaced bins on the standardized scale. The expression head then gives the
+        probability of each bin, the expression is their mean, and the loss is a Kullback-Leibler divergence. Default:
+        the head gives the expression, and the loss is its squared error.
     both_orientations : bool
-        In evaluation mode, average the prediction over the sequence as given and its reverse complement. This takes
-        twice the time.
+        In evaluation mode, average the prediction over the sequence and its reverse complement. Takes twice the time.
     expression_mean, expression_std : float
         Mean and standard deviation of the training expression in assay units. Predictions in assay units are
         `logits * expression_std + expression_mean`.
@@ -108,7 +102,7 @@ class MacaronConfig(PreTrainedConfig):
         Half widths of prediction intervals by their coverage in percent, such as `"90"`, in predicted standard
         deviations with `expression_bins`, else in `expression_std`; see `expression_interval`.
     trimer_shares : tuple of float, optional
-        Shares of the 32 3-mers (a 3-mer and its reverse complement are one) in the training rows; see
+        Shares of the 32 3-mers (a 3-mer and its reverse complement count as one) in the training rows; see
         `unlike_training`.
     trimer_limit : float, optional
         Chi-square that 99.5 % of the validation rows do not exceed.
@@ -134,14 +128,9 @@ class MacaronConfig(PreTrainedConfig):
 
     model_type = "macaron"
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
-        "nucleotide_logits",
-        "expression_loss",
-        "reconstruction_loss",
-        "hidden_states",
-        "attentions",
-        "variance",
+        "nucleotide_logits", "expression_loss", "reconstruction_loss", "hidden_states", "attentions", "variance",
         "row_losses",
-    ]
+    ]  # fmt: skip
     _auto_class: ClassVar[str] = "AutoConfig"
 
     vocab_size: int = 6
@@ -176,8 +165,7 @@ class MacaronConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         if (num_labels := kwargs.get("num_labels", 1)) != 1:  # before so many labels are made
-            at_fault = ValueError(f"`num_labels` must be 1, the expression, got {num_labels}")
-            raise StrictDataclassClassValidationError("validate_architecture", at_fault)
+            raise ValueError(f"`num_labels` must be 1, the expression, got {num_labels}")
         if self.expression_bins is not None:  # a list in a config.json
             self.expression_bins = tuple(self.expression_bins)
         if self.trimer_shares is not None:
@@ -190,7 +178,7 @@ class MacaronConfig(PreTrainedConfig):
 
     @property
     def sequence_length(self) -> int:
-        """Bases that the model reads: both strands, or the forward one."""
+        """Bases that the model reads, of both strands or the forward one."""
         return (2 if self.reverse_complement else 1) * self.strand_length
 
     @property
@@ -199,28 +187,12 @@ class MacaronConfig(PreTrainedConfig):
         return self.num_expression_positions if self.pooling == "expression_positions" else 0
 
     def interval_quantile(self, coverage: int | None = None) -> float | None:
-        """Half width of an interval, see `interval_quantiles`.
-
-        Parameters
-        ----------
-        coverage : int, optional
-            Percent of the measurements that the interval holds. Default: 90.
-
-        Returns
-        -------
-        float or None
-            None if no coverage was given and the model has no 90 % interval.
-
-        Raises
-        ------
-        ValueError
-            If the model has no interval of the given coverage.
-        """
+        """Half width of the interval of `coverage` percent (default: 90, None if the model has no such interval)."""
         known = self.interval_quantiles or {}
         if coverage is not None and str(coverage) not in known:
             possible = f"it has {', '.join(known)} %" if known else "it has none: evaluate.py --calibrate adds them"
             raise ValueError(f"the model has no interval of {coverage} %; {possible}")
-        return known.get(str(coverage or _USUAL_COVERAGE))
+        return known.get(str(coverage or 90))
 
     def expression_interval(self, logits: Any, variance: Any = None, coverage: int | None = None) -> tuple | None:
         """Prediction interval (split conformal), valid for sequences like the validation rows.
@@ -230,12 +202,14 @@ class MacaronConfig(PreTrainedConfig):
         logits, variance : float, numpy.ndarray or torch.Tensor
             Outputs of the model. Without `expression_bins` there is no variance.
         coverage : int, optional
-            See `interval_quantile`.
+            Percent of the measurements that the interval holds. Default: 90. Raises a ValueError if the model has no
+            interval of the given coverage.
 
         Returns
         -------
         tuple or None
-            Lower and upper bound in assay units, of the type and shape of `logits`. None without a quantile.
+            Lower and upper bound in assay units, of the type and shape of `logits`. None if no coverage was given and
+            the model has no 90 % interval.
 
         References
         ----------
@@ -249,95 +223,50 @@ class MacaronConfig(PreTrainedConfig):
         return tuple((logits + side * half_width) * self.expression_std + self.expression_mean for side in (-1, 1))
 
     def unlike_training(self, strands: np.ndarray) -> np.ndarray | None:
-        """Find sequences of another composition than the rows that the model was trained on.
+        """Find sequences whose composition differs from that of the training rows.
 
-        The measure is Pearson's chi-square of the 3-mers on both strands against `trimer_shares`; the limit is
-        `trimer_limit`, which 0.5 % of the validation rows exceed. It says nothing about the order of the 3-mers:
-        shuffles of training rows are not found.
-
-        Parameters
-        ----------
-        strands : numpy.ndarray
-            (sequences, length) letter ids of one strand.
-
-        Returns
-        -------
-        numpy.ndarray or None
-            (sequences,) bool; None if the model has no shares.
-
-        Notes
-        -----
-        Flagged sequences of 80 nt, by the composition of 67,000 rows of yeast promoters (native and random) and of the
-        challenge's designed library (`python -m benchmarks.novelty`):
-
-        =============================  =====  =======
-        sequences                      yeast  library
-        =============================  =====  =======
-        validation rows                0.5 %    0.5 %
-        their dinucleotide shuffles    0.4 %    1.0 %
-        human promoters                 35 %     18 %
-        random, 15 % GC                 22 %     86 %
-        random, 30 % GC                0.1 %    2.6 %
-        random, 50 % GC                0.5 %    0.0 %
-        random, 70 % GC                 74 %     34 %
-        random, 85 % GC                100 %    100 %
-        repeats of 1 to 3 nt           100 %    100 %
-        =============================  =====  =======
+        The measure is Pearson's chi-square of the 3-mers on both strands against `trimer_shares`; `trimer_limit` is
+        exceeded by 0.5 % of the validation rows. It finds repeats and sequences of unusual GC content, but not
+        shuffles of training rows (`python -m benchmarks.novelty` measures the flagged shares). `strands` are token ids
+        (sequences, length) of one strand; the result is bool (sequences,), or None if the model has no shares.
         """
         if self.trimer_shares is None:
             return None
         return trimer_chi_square(strands, np.array(self.trimer_shares)) > self.trimer_limit
 
     def validate_architecture(self):
-        """Raise if a value is impossible. Called by every validation of the config.
-
-        Raises
-        ------
-        ValueError
-            The message names the field, its value and the possible values.
-        """
-        for name, most in _LIMITS.items():
-            if not 1 <= getattr(self, name) <= most:
-                at_fault = f"at least 1, got {getattr(self, name)}"
-                if getattr(self, name) > most:
-                    at_fault = f"at most {most:,}, got {getattr(self, name):,}"
-                raise ValueError(f"`{name}` must be {at_fault}")
-        if self.vocab_size != 6:
-            raise ValueError(f"`vocab_size` must be 6 (A, C, G, T, N and the mask), got {self.vocab_size}")
-        if self.kmer_size > self.sequence_length:
-            raise ValueError(f"`kmer_size` {self.kmer_size} exceeds the number of bases read ({self.sequence_length})")
-        if not 0 <= self.hidden_dropout < 1:
-            raise ValueError(f"`hidden_dropout` must be in [0, 1), got {self.hidden_dropout}")
-        if not 0 < self.layer_norm_eps <= 1:
-            raise ValueError(f"`layer_norm_eps` must be in (0, 1], got {self.layer_norm_eps}")
-        if not 0 <= self.reconstruction_weight <= _LARGEST:
-            raise ValueError(f"`reconstruction_weight` must be in [0, {_LARGEST}], got {self.reconstruction_weight}")
-        if not 0 < self.expression_std <= _LARGEST:
-            raise ValueError(f"`expression_std` must be in (0, {_LARGEST}], got {self.expression_std}")
-        if not abs(self.expression_mean) <= _LARGEST:
-            raise ValueError(f"`expression_mean` must be in [-{_LARGEST}, {_LARGEST}], got {self.expression_mean}")
-        if self.expression_bins is not None:
-            _check_bins(self.expression_bins)
-        for coverage, quantile in (self.interval_quantiles or {}).items():
-            if not (coverage.isdecimal() and 0 < int(coverage) < 100 and 0 <= quantile <= _LARGEST):
-                raise ValueError(
-                    f"`interval_quantiles` must map percentages to numbers in [0, {_LARGEST}], got {coverage!r}: "
-                    f"{quantile}"
-                )
-        if (self.trimer_shares is None) != (self.trimer_limit is None):
+        """Raise a ValueError that names the field if a value is impossible; part of every validation."""
+        shares, limit = self.trimer_shares, self.trimer_limit
+        if (shares is None) != (limit is None):
             raise ValueError("`trimer_shares` and `trimer_limit` must be given together")
-        if self.trimer_shares is not None:
-            _check_shares(self.trimer_shares, self.trimer_limit)
         if self.both_orientations and not self.reverse_complement:
             raise ValueError("`both_orientations` needs `reverse_complement`: the model must read both strands")
-        if self.num_labels != 1:
-            raise ValueError(f"`num_labels` must be 1, the expression, got {self.num_labels}")
+        checks = [
+            (name, 1 <= getattr(self, name) <= most, f"an integer from 1 to {most:,}")
+            for name, most in _LARGEST_SIZES.items()
+        ]
+        checks += [
+            ("vocab_size", self.vocab_size == 6, "6 (A, C, G, T, N and the mask)"),
+            ("kmer_size", self.kmer_size <= self.sequence_length, "at most the number of bases that are read"),
+            ("hidden_dropout", 0 <= self.hidden_dropout < 1, "in [0, 1)"),
+            ("layer_norm_eps", 0 < self.layer_norm_eps <= 1, "in (0, 1]"),
+            ("reconstruction_weight", 0 <= self.reconstruction_weight <= _LARGEST, f"in [0, {_LARGEST}]"),
+            ("expression_std", 0 < self.expression_std <= _LARGEST, f"in (0, {_LARGEST}]"),
+            ("expression_mean", abs(self.expression_mean) <= _LARGEST, f"in [-{_LARGEST}, {_LARGEST}]"),
+            ("expression_bins", _are_bins(self.expression_bins), "2 to 1,000 ascending, equally spaced centres"),
+            ("interval_quantiles", _are_quantiles(self.interval_quantiles), "numbers from 0 by integer percentages"),
+            ("trimer_shares", _are_shares(shares), f"{_TRIMERS} positive numbers that add up to 1"),
+            ("trimer_limit", limit is None or 0 <= limit <= _LARGEST, f"in [0, {_LARGEST}]"),
+            ("num_labels", self.num_labels == 1, "1, the expression"),
+        ]
+        for name, is_possible, possible in checks:
+            if not is_possible:
+                raise ValueError(f"`{name}` must be {possible}, got {getattr(self, name)!r:.100}")
         if self._num_weights() > _MOST_WEIGHTS:
             raise ValueError(
-                f"a model of these sizes would have {self._num_weights():,} weights in its large matrices, more than "
-                f"{_MOST_WEIGHTS:,}: `hidden_size` {self.hidden_size}, `num_hidden_layers` {self.num_hidden_layers}, "
-                f"`num_attention_heads` {self.num_attention_heads}, `head_dim` {self.head_dim}, `intermediate_size` "
-                f"{self.intermediate_size}"
+                f"`hidden_size` {self.hidden_size}, `intermediate_size` {self.intermediate_size}, `num_hidden_layers` "
+                f"{self.num_hidden_layers}, `num_attention_heads` {self.num_attention_heads} and `head_dim` "
+                f"{self.head_dim} give a model of more than {_MOST_WEIGHTS:,} weights"
             )
 
     def _num_weights(self) -> int:
@@ -351,45 +280,45 @@ class MacaronConfig(PreTrainedConfig):
         return self.hidden_size * (embeddings + self.num_hidden_layers * (attention + feed_forward + convolution))
 
 
-def _check_bins(centers: tuple[float, ...]) -> None:
-    """Raise unless the centres of the bins are ascending and equally spaced."""
-    if not 2 <= len(centers) <= _MOST_BINS:
-        raise ValueError(f"`expression_bins` must be 2 to {_MOST_BINS:,} centres, got {len(centers):,}")
-    if not all(abs(center) <= _LARGEST for center in centers):
-        raise ValueError(f"`expression_bins` must be in [-{_LARGEST}, {_LARGEST}]")
-    width = (centers[-1] - centers[0]) / (len(centers) - 1)
-    deviations = (abs(centers[0] + index * width - center) for index, center in enumerate(centers))
-    if width <= 0 or max(deviations) > 1e-3 * width:
-        raise ValueError("`expression_bins` must be ascending and equally spaced")
+def _are_bins(centers: tuple[float, ...] | None) -> bool:
+    if centers is None:
+        return True
+    if not 2 <= len(centers) <= 1_000 or not all(abs(center) <= _LARGEST for center in centers):
+        return False
+    centers = np.array(centers, dtype=np.float64)
+    expected, width = np.linspace(centers[0], centers[-1], len(centers), retstep=True)
+    return bool(width > 0 and np.allclose(centers, expected, rtol=0, atol=1e-3 * width))
 
 
-def _check_shares(shares: tuple[float, ...], limit: float) -> None:
-    """Raise unless the shares of the 3-mers are positive and add up to one, and the limit is a number."""
-    if len(shares) != _TRIMERS or not all(0 < share < 1 for share in shares) or not abs(sum(shares) - 1) < 1e-3:
-        raise ValueError(f"`trimer_shares` must be {_TRIMERS} positive numbers that add up to 1")
-    if not 0 <= limit <= _LARGEST:
-        raise ValueError(f"`trimer_limit` must be in [0, {_LARGEST}], got {limit}")
+def _are_quantiles(quantiles: dict[str, float] | None) -> bool:
+    return all(
+        coverage.isdecimal() and 0 < int(coverage) < 100 and 0 <= quantile <= _LARGEST
+        for coverage, quantile in (quantiles or {}).items()
+    )
+
+
+def _are_shares(shares: tuple[float, ...] | None) -> bool:
+    return shares is None or (
+        len(shares) == _TRIMERS and all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-3
+    )
 
 
 def count_trimers(strands: np.ndarray) -> np.ndarray:
-    """Count the 3-mers of A, C, G and T in letter ids (sequences, length): (sequences, 32) int64.
+    """Count the 3-mers of A, C, G and T in token ids (sequences, length): (sequences, 32) int64.
 
     A 3-mer and its reverse complement are one column.
     """
     codes = np.arange(64)
     turned = 63 - (16 * (codes % 4) + 4 * (codes // 4 % 4) + codes // 16)
     columns = np.unique(np.minimum(codes, turned), return_inverse=True)[1]
-    letters = [strands[:, start : strands.shape[1] - 2 + start].astype(np.int64) for start in range(3)]
-    found = columns[sum(4**power * (ids % 4) for power, ids in enumerate(reversed(letters)))]
-    cells = (np.arange(len(strands))[:, None] * _TRIMERS + found)[np.maximum.reduce(letters) < 4]
+    bases = [strands[:, start : strands.shape[1] - 2 + start].astype(np.int64) for start in range(3)]
+    found = columns[sum(4**power * (ids % 4) for power, ids in enumerate(reversed(bases)))]
+    cells = (np.arange(len(strands))[:, None] * _TRIMERS + found)[np.maximum.reduce(bases) < 4]
     return np.bincount(cells, minlength=len(strands) * _TRIMERS).reshape(-1, _TRIMERS)
 
 
 def trimer_chi_square(strands: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Compare the 3-mers of letter ids (sequences, length) with shares (32,): Pearson's chi-square (sequences,)."""
+    """Compare the 3-mers of token ids (sequences, length) with shares (32,): Pearson's chi-square (sequences,)."""
     counts = count_trimers(strands)
     expected = counts.sum(axis=1, keepdims=True) * shares
     return ((counts - expected) ** 2 / np.maximum(expected, 1e-9)).sum(axis=1)
-
-
-__all__ = ["MacaronConfig"]

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +41,8 @@ def eager_attention_forward(
 class MacaronAttentionBase(nn.Module):
     """Unmasked multi-head attention of (batch, queries, hidden) on (batch, positions, hidden).
 
-    N is attended like any base.
+    N is attended like any base. `forward` returns the output (batch, queries, hidden) and, with eager attention, the
+    weights (batch, heads, queries, positions).
     """
 
     def __init__(self, config: MacaronConfig):
@@ -59,10 +59,8 @@ class MacaronAttentionBase(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend with the implementation of the config; shapes as in `eager_attention_forward`."""
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.implementation(query), eager_attention_forward
-        )
-        return attention_interface(self, query, key, value, None, scaling=self.scaling, dropout=0.0, **kwargs)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.implementation(query), eager_attention_forward)
+        return attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, **kwargs)
 
 
 class MacaronAttention(MacaronAttentionBase):
@@ -83,7 +81,7 @@ class MacaronAttention(MacaronAttentionBase):
     def forward(
         self, query_states: torch.Tensor, hidden_states: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the output (batch, queries, hidden) and, with eager attention, (batch, heads, queries, positions)."""
+        """Return outputs and weights, see `MacaronAttentionBase`."""
         attn_output, attn_weights = self.attend(
             self._split_heads(self.q_proj(query_states)),
             self._split_heads(self.k_proj(hidden_states)),
@@ -104,11 +102,8 @@ class MacaronAttention(MacaronAttentionBase):
         the values adds the constant `bv Wo` to the output, and `Wv Wo` is one matrix.
         """
         hidden_size, head_dim = self.config.hidden_size, self.head_dim
-        # Some GPUs do not support float64.
         exact = {name: weights.cpu().double() for name, weights in self.state_dict().items()}
-        query, key, value = (
-            exact[f"{name}.weight"].view(-1, head_dim, hidden_size) for name in ("q_proj", "k_proj", "v_proj")
-        )
+        query, key, value = (exact[f"{name}_proj.weight"].view(-1, head_dim, hidden_size) for name in "qkv")
         query_bias = exact["q_proj.bias"].view(-1, 1, head_dim)
         output = exact["o_proj.weight"]
         output_by_head = output.view(hidden_size, -1, head_dim).transpose(0, 1)
@@ -124,9 +119,8 @@ class MacaronAttention(MacaronAttentionBase):
 class MacaronMergedAttention(MacaronAttentionBase):
     """Attention equivalent to `MacaronAttention` with two projections: keys and values are the stream itself.
 
-    `qk_proj` holds `Wq Wk^T` and the query bias times `Wk^T` of each head, `vo_proj` holds `Wv Wo`. The names
-    differ from those of `MacaronAttention`, whose weights may have the same shapes. All heads share keys and values,
-    so the heads are rows of one product.
+    `qk_proj` holds `Wq Wk^T` and the query bias times `Wk^T` of each head, `vo_proj` holds `Wv Wo`. All heads share
+    keys and values, so the heads are rows of one product.
     """
 
     def __init__(self, config: MacaronConfig):
@@ -140,11 +134,7 @@ class MacaronMergedAttention(MacaronAttentionBase):
         self.vo_proj.initial_std = math.sqrt(config.head_dim * input_variance * output_variance)
 
     def implementation(self, query: torch.Tensor) -> str:
-        """Return the implementation of the config, or "eager" where PyTorch has no kernel for "sdpa".
-
-        Compiled under bfloat16 autocast, a GPU's scaled-dot-product attention rejects heads wider than 256 that share
-        their keys ("no kernel found to launch" on Hopper).
-        """
+        """Return the config's implementation, or "eager" where compiled "sdpa" has no kernel (wide heads on Hopper)."""
         named = super().implementation(query)
         is_too_wide = query.is_cuda and query.shape[-1] > 256 and torch.compiler.is_compiling()
         return "eager" if named == "sdpa" and is_too_wide else named
@@ -152,7 +142,7 @@ class MacaronMergedAttention(MacaronAttentionBase):
     def forward(
         self, query_states: torch.Tensor, hidden_states: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the output (batch, queries, hidden) and, with eager attention, (batch, heads, queries, positions)."""
+        """Return outputs and weights, see `MacaronAttentionBase`."""
         batch_size, num_queries, hidden_size = query_states.shape
         queries = self.qk_proj(query_states).view(batch_size, 1, -1, hidden_size)  # one row per position and head
         keys = hidden_states.unsqueeze(1)
@@ -175,34 +165,16 @@ def _output_fans(config: MacaronConfig) -> tuple[int, int]:
     return config.num_attention_heads * config.head_dim, config.num_attention_heads * config.hidden_size
 
 
-def merge_projections(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copy the state of a model, with every `MacaronAttention` converted to a `MacaronMergedAttention`."""
-    state = {name: weights.clone() for name, weights in model.state_dict().items()}
-    for name, module in model.named_modules():
-        if isinstance(module, MacaronAttention):
-            for own in module.state_dict():
-                del state[f"{name}.{own}"]
-            state |= {f"{name}.{own}": weights for own, weights in module.merged_state().items()}
-    return state
-
-
-def cost_of_merging(config: MacaronConfig) -> str:
-    """Describe what merged projections cost more than separate ones. Empty if they save both parameters and arithmetic.
+def merging_saves(config: MacaronConfig) -> bool:
+    """Whether merged projections need no more parameters and no more arithmetic than separate ones.
 
     A head has four matrices of hidden_size x head_dim, or two of hidden_size x hidden_size. Its scores and weighted
     sums have the width of a head, or of the stream.
     """
     hidden_size, head_dim = config.hidden_size, config.head_dim
     positions = config.sequence_length + config.num_pooled_positions
-    costs = {
-        "parameters": (2 * hidden_size**2, 4 * hidden_size * head_dim),
-        "arithmetic": (2 * hidden_size * (hidden_size + positions), 2 * head_dim * (2 * hidden_size + positions)),
-    }
-    return " and ".join(
-        f"{merged / separate:.2f} times the {name} of attention"
-        for name, (merged, separate) in costs.items()
-        if merged > separate
-    )
+    merged, separate = hidden_size * (hidden_size + positions), head_dim * (2 * hidden_size + positions)
+    return hidden_size <= 2 * head_dim and merged <= separate
 
 
 class MacaronEmbeddings(nn.Module):
@@ -221,10 +193,7 @@ class MacaronEmbeddings(nn.Module):
             self.expression_projection = nn.Linear(1, config.hidden_size)
 
     def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed token ids (batch, length), or use embedded k-mers (batch, length, hidden).
-
-        Returns (batch, expression positions + length, hidden).
-        """
+        """Embed ids (batch, length) or k-mers (batch, length, hidden): (batch, pooled positions + length, hidden)."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_one_hot(F.one_hot(input_ids.long(), self.vocab_size))
         positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
@@ -272,15 +241,9 @@ class MacaronConvolution(nn.Module):
     def __init__(self, config: MacaronConfig):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.depthwise_conv = nn.Conv1d(
-            config.hidden_size,
-            config.hidden_size,
-            config.conv_kernel_size,
-            padding="same",
-            groups=config.hidden_size,
-            bias=False,
-        )
-        self.pointwise_conv = nn.Linear(config.hidden_size, config.hidden_size)
+        size = config.hidden_size
+        self.depthwise_conv = nn.Conv1d(size, size, config.conv_kernel_size, padding="same", groups=size, bias=False)
+        self.pointwise_conv = nn.Linear(size, size)
         self.activation = nn.ReLU()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -288,14 +251,6 @@ class MacaronConvolution(nn.Module):
         hidden_states = self.layer_norm(hidden_states).transpose(1, 2)
         hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
         return self.activation(self.pointwise_conv(hidden_states))
-
-
-class OmittedBranch(nn.Module):
-    """Branch omitted by an ablation. Adds nothing to the residual stream."""
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return zero ()."""
-        return hidden_states.new_zeros(())
 
 
 class MacaronLayer(GradientCheckpointingLayer):
@@ -308,8 +263,8 @@ class MacaronLayer(GradientCheckpointingLayer):
         super().__init__()
         is_macaron = config.feed_forward == "half_steps"
         self.feed_forward_step = 0.5 if is_macaron else 1.0
-        self.feed_forward1 = MacaronFeedForward(config) if is_macaron else OmittedBranch()
-        self.convolution = MacaronConvolution(config) if config.use_convolution else OmittedBranch()
+        self.feed_forward1 = MacaronFeedForward(config) if is_macaron else None
+        self.convolution = MacaronConvolution(config) if config.use_convolution else None
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = ATTENTION_CLASSES[config.attention_projections](config)
         self.feed_forward2 = MacaronFeedForward(config)
@@ -326,8 +281,10 @@ class MacaronLayer(GradientCheckpointingLayer):
 
         `further_queries` (batch, n) adds positions of each row.
         """
-        hidden_states = self.add(hidden_states, self.feed_forward1(hidden_states), self.feed_forward_step)
-        hidden_states = self.add(hidden_states, self.convolution(hidden_states))
+        if self.feed_forward1 is not None:
+            hidden_states = self.add(hidden_states, self.feed_forward1(hidden_states), self.feed_forward_step)
+        if self.convolution is not None:
+            hidden_states = self.add(hidden_states, self.convolution(hidden_states))
         hidden_states = self.layer_norm(hidden_states)
         query_states = hidden_states[:, :num_queries]
         if further_queries is not None:
@@ -364,8 +321,8 @@ class MacaronOutput(ModelOutput):
     variance : torch.Tensor, optional
         (batch, 1) variance of the standardized expression over the bins; None without `config.expression_bins`.
     row_losses : torch.Tensor, optional
-        (batch,) loss of each row's expression: the squared error of the standardized expression or, with
-        `config.expression_bins`, the Kullback-Leibler divergence (nats) from `soft_bin_targets`.
+        (batch,) squared errors of the standardized expression or, with `config.expression_bins`, Kullback-Leibler
+        divergences (nats) from `soft_bin_targets`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -390,40 +347,31 @@ class MacaronPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_attention_backend = True
+    _input_embed_layer = "kmer_projection"
     _no_split_modules = ["MacaronLayer"]  # noqa: RUF012
     _can_record_outputs = {"hidden_states": MacaronLayer, "attentions": MacaronAttentionBase}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize as Keras does: Glorot-uniform kernels with Keras' fans, embeddings uniform in +-0.05."""
-        if isinstance(module, nn.Linear):
-            if hasattr(module, "initial_std"):
-                init.normal_(module.weight, std=module.initial_std)
-            else:
-                fans = getattr(module, "glorot_fans", (module.in_features, module.out_features))
-                _glorot_uniform_(module.weight, *fans)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv1d):
-            width = module.kernel_size[0]
-            _glorot_uniform_(module.weight, module.in_channels * width, width)
+        if hasattr(module, "initial_std"):
+            init.normal_(module.weight, std=module.initial_std)
+        elif isinstance(module, (nn.Linear, nn.Conv1d)):
+            fans = module.weight.shape[1], module.weight.shape[0]
+            if isinstance(module, nn.Conv1d):
+                fans = module.in_channels * module.kernel_size[0], module.kernel_size[0]
+            limit = math.sqrt(6 / sum(getattr(module, "glorot_fans", fans)))
+            init.uniform_(module.weight, -limit, limit)
         elif isinstance(module, nn.Embedding):
             init.uniform_(module.weight, -0.05, 0.05)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
+        if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Load weights from safetensors only; see `PreTrainedModel.from_pretrained`.
-
-        Raises
-        ------
-        ValueError
-            If `use_safetensors` is not True.
-        OSError
-            If there are no weights in safetensors.
-        """
+        """Load weights from safetensors only; see `PreTrainedModel.from_pretrained`."""
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError("weights are read from safetensors only: a pickle (.bin) can run code when it is read")
         return super().from_pretrained(*args, **kwargs)
@@ -440,18 +388,7 @@ class MacaronPreTrainedModel(PreTrainedModel):
         The query and key projections of a head act as one matrix, and so do its value and output projections. At the
         default size, 30,615,559 parameters replace 47,425,543. Merging saves parameters where `head_dim` is more than
         half of `hidden_size`, and arithmetic from about 0.6 on; elsewhere it logs a warning. Merge float32 weights,
-        then convert to a lower precision. Merging cannot be undone.
-
-        Returns
-        -------
-        MacaronPreTrainedModel
-            Same class, dtype, device and mode, with its own weights (all trainable) and
-            `attention_projections="merged"`. A copy if the model is merged already.
-
-        Raises
-        ------
-        ValueError
-            If the model is on the meta device.
+        then convert to a lower precision. The result has the same class, dtype, device and mode, and its own weights.
 
         Examples
         --------
@@ -463,22 +400,19 @@ class MacaronPreTrainedModel(PreTrainedModel):
             return copy.deepcopy(self)
         config = copy.deepcopy(self.config)
         config.attention_projections = "merged"
-        if self.device.type == "meta":
-            raise ValueError("a model without weights (device meta) cannot be merged: load it onto a device first")
+        state = {name: weights.clone() for name, weights in self.state_dict().items() if ".self_attn." not in name}
+        for name, module in self.named_modules():
+            if isinstance(module, MacaronAttention):
+                state |= {f"{name}.{own}": weights for own, weights in module.merged_state().items()}
         with torch.device("meta"):
             merged = type(self)(config)
-        merged.load_state_dict(merge_projections(self), assign=True)
-        if cost := cost_of_merging(config):
+        merged.load_state_dict(state, assign=True)
+        if not merging_saves(config):
             logger.warning(
-                f"merging does not pay at head_dim {config.head_dim} and hidden_size {config.hidden_size}: {cost} "
-                f"({merged.num_parameters():,} parameters instead of {self.num_parameters():,})"
+                f"merging does not pay at head_dim {config.head_dim} and hidden_size {config.hidden_size}: more "
+                f"arithmetic, {merged.num_parameters():,} parameters instead of {self.num_parameters():,}"
             )
         return merged.train(self.training)
-
-
-def _glorot_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int) -> None:
-    limit = math.sqrt(6 / (fan_in + fan_out))
-    init.uniform_(weight, -limit, limit)
 
 
 class MacaronModel(MacaronPreTrainedModel):
@@ -501,41 +435,30 @@ class MacaronModel(MacaronPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Linear map of the k-mers, the closest equivalent of token embeddings."""
-        return self.embeddings.kmer_projection
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the linear map of the k-mers."""
-        self.embeddings.kmer_projection = value
-
     @capture_outputs
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         expression_positions_only: bool = False,
-        letter_positions: torch.Tensor | None = None,
+        base_positions: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
-        """Encode both strands.
+        """Encode token ids (batch, 2 * strand_length), or `inputs_embeds` (batch, sequence_length, hidden).
 
         Parameters
         ----------
-        input_ids : torch.Tensor, optional
-            (batch, 2 * strand_length) integer token ids.
+        input_ids, inputs_embeds : torch.Tensor, optional
+            Token ids of both strands, or embedded k-mers from `embeddings.embed_one_hot`.
         attention_mask : torch.Tensor, optional
-            Ignored; accepted because generic tools pass one. N is attended like any base.
+            Ignored; generic tools pass one.
         expression_positions_only : bool
-            Return the expression positions only; the last block computes its queries, attention output and second
+            Return the expression positions only; the last block then computes its queries, attention output and second
             feed-forward layer there alone. No effect with `pooling="mean"`.
-        letter_positions : torch.Tensor, optional
+        base_positions : torch.Tensor, optional
             (batch, n) int64 positions of the sequence to return after the expression positions, if these are returned
             alone.
-        inputs_embeds : torch.Tensor, optional
-            (batch, sequence_length, hidden) embedded k-mers in place of `input_ids`. `embeddings.embed_one_hot` makes
-            them from one-hot bases, for example to take gradients.
         **kwargs
             `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
 
@@ -543,12 +466,6 @@ class MacaronModel(MacaronPreTrainedModel):
         -------
         BaseModelOutput
             `last_hidden_state` (batch, expression positions + sequence_length, hidden), or the positions requested.
-
-        Raises
-        ------
-        ValueError
-            If the sequence length differs from that of the position embeddings, or not exactly one of `input_ids` and
-            `inputs_embeds` is given.
         """
         self._check_inputs(input_ids, inputs_embeds)
         if input_ids is not None:
@@ -557,27 +474,24 @@ class MacaronModel(MacaronPreTrainedModel):
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
         num_queries = self.config.num_pooled_positions if expression_positions_only else 0
-        if num_queries and letter_positions is not None:
-            letter_positions = letter_positions + num_queries
-            hidden_states = self.layers[-1](hidden_states, num_queries, letter_positions, **kwargs)
+        if num_queries and base_positions is not None:
+            base_positions = base_positions + num_queries
+            hidden_states = self.layers[-1](hidden_states, num_queries, base_positions, **kwargs)
         else:
             hidden_states = self.layers[-1](hidden_states, num_queries or None, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def _check_inputs(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
-        config = self.config
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given")
-        if input_ids is not None and (input_ids.ndim != 2 or input_ids.shape[1] != 2 * config.strand_length):
-            raise ValueError(
-                f"input_ids must be (batch, {2 * config.strand_length}), both strands of "
-                f"{config.strand_length} nt as KmerTokenizer gives them; got {tuple(input_ids.shape)}"
-            )
-        if inputs_embeds is not None and inputs_embeds.shape[1:] != (config.sequence_length, config.hidden_size):
-            raise ValueError(
-                f"inputs_embeds must be (batch, {config.sequence_length}, {config.hidden_size}), an embedded k-mer for "
-                f"each letter that is read; got {tuple(inputs_embeds.shape)}"
-            )
+        if input_ids is not None:
+            name, inputs, expected = "input_ids", input_ids, (2 * self.config.strand_length,)
+        else:
+            expected = (self.config.sequence_length, self.config.hidden_size)
+            name, inputs = "inputs_embeds", inputs_embeds
+        if tuple(inputs.shape[1:]) != expected:
+            wanted = ", ".join(map(str, expected))
+            raise ValueError(f"{name} must be (batch, {wanted}) for this config, got {tuple(inputs.shape)}")
 
 
 def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
@@ -586,19 +500,10 @@ def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def reconstruction_loss(nucleotide_logits: torch.Tensor, masked_nucleotides: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the masked bases: their sum / (their number + 1), in nats.
+    """Cross-entropy () of masked bases: their sum / (their number + 1), in nats.
 
-    Parameters
-    ----------
-    nucleotide_logits : torch.Tensor
-        (batch, length, vocab_size).
-    masked_nucleotides : torch.Tensor
-        (batch, length or more) true ids, -100 where nothing was masked; positions beyond the logits are not read.
-
-    Returns
-    -------
-    torch.Tensor
-        () loss; 0 where nothing is masked.
+    `nucleotide_logits` are (batch, length, vocab_size), `masked_nucleotides` (batch, length or more) true ids, -100
+    where nothing was masked.
     """
     masked_nucleotides = masked_nucleotides[:, : nucleotide_logits.shape[1]]
     logits = _full_precision(nucleotide_logits.transpose(1, 2))
@@ -607,24 +512,10 @@ def reconstruction_loss(nucleotide_logits: torch.Tensor, masked_nucleotides: tor
 
 
 def soft_bin_targets(labels: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-    """Probability of each bin under a normal distribution around each label.
+    """Probability (batch, bins) of each bin under a normal distribution around each label, as in LegNet.
 
-    Parameters
-    ----------
-    labels : torch.Tensor
-        (batch,) expression.
-    centers : torch.Tensor
-        (bins,) ascending, equally spaced centres on the scale of the labels.
-
-    Returns
-    -------
-    torch.Tensor
-        (batch, bins) integrals of a normal with half the width of a bin as standard deviation. The first and the last
-        bin have no outer end.
-
-    References
-    ----------
-    Penzar et al., "LegNet: a best-in-class deep learning model for short DNA regulatory regions", Bioinformatics 2023.
+    `centers` (bins,) are ascending and equally spaced, on the scale of `labels` (batch,). The standard deviation is
+    half the width of a bin. The first and the last bin have no outer end.
     """
     edges = (centers[1:] + centers[:-1]) / 2
     deviation = (centers[-1] - centers[0]) / (2 * (len(centers) - 1))
@@ -675,52 +566,38 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         labels : torch.Tensor, optional
             (batch,) or (batch, 1) standardized expression.
         masked_nucleotides : torch.Tensor, optional
-            (batch, 2 * strand_length) true ids of the masked bases, -100 elsewhere. (The Trainer requires every
-            argument with "label" in its name as a column, hence the name.)
+            (batch, 2 * strand_length) true ids of the masked bases, -100 elsewhere.
         output_nucleotide_logits : bool
             If False, the last block computes the expression positions and the masked bases only, with the same
             expression and losses.
         most_masked : int, optional
-            Upper bound on the masked bases of a row. Counted if omitted, which synchronizes with a GPU.
+            Upper bound on the masked bases of a row. Default: count them, which synchronizes with a GPU.
         row_weights : torch.Tensor, optional
-            (batch,) positive weights: `expression_loss` is the weighted mean of the row losses. The reconstruction
-            loss is not weighted.
+            (batch,) positive weights of the row losses in `expression_loss`. The reconstruction loss is not weighted.
         **kwargs
-            `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
-            `output_attentions` (eager attention only) and `return_dict`.
+            See `MacaronModel.forward`.
 
         Returns
         -------
         MacaronOutput
             With `config.both_orientations` in evaluation mode, expression and variance are averaged over both
-            orientations; all other outputs are those of the given orientation, and so is everything for
-            `inputs_embeds`.
-
-        Raises
-        ------
-        ValueError
-            If `input_ids` or `labels` have the wrong shape.
-        TypeError
-            If `nucleotide_labels`, the former name of `masked_nucleotides`, is given.
+            orientations (not for `inputs_embeds`); other outputs are those of the given orientation.
         """
-        if "nucleotide_labels" in kwargs:  # else it would be ignored, and its term missing from the loss
-            raise TypeError("nucleotide_labels has been renamed: pass masked_nucleotides")
-        letters = None
+        positions = None
         if masked_nucleotides is not None and not output_nucleotide_logits:
-            letters = self._letters_to_reconstruct(masked_nucleotides, most_masked)
-        only = not output_nucleotide_logits and (masked_nucleotides is None or letters is not None)
+            positions = self._bases_to_reconstruct(masked_nucleotides, most_masked)
+        only = not output_nucleotide_logits and (masked_nucleotides is None or positions is not None)
         outputs = self.macaron(
-            input_ids, expression_positions_only=only, letter_positions=letters, return_dict=True, **kwargs
+            input_ids, expression_positions_only=only, base_positions=positions, return_dict=True, **kwargs
         )
         hidden_states = self.dropout(outputs.last_hidden_state)
-        num_pooled = self.config.num_pooled_positions
         expression = self._read_expression(hidden_states)
         if self.config.both_orientations and not self.training and input_ids is not None:
             expression = self._average_orientations(expression, input_ids)
         logits, variance = self._mean_and_variance(expression)
         nucleotide_logits = None
         if output_nucleotide_logits or masked_nucleotides is not None:
-            nucleotide_logits = self.nucleotide_head(hidden_states[:, num_pooled:])
+            nucleotide_logits = self.nucleotide_head(hidden_states[:, self.config.num_pooled_positions :])
 
         loss = expression_loss = row_losses = nucleotide_loss = None
         if labels is not None:
@@ -731,7 +608,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
                 # A gradient of zero for the other head: a parameter without one breaks distributed training.
                 loss = loss + 0.0 * self.nucleotide_head(hidden_states[:, :1]).sum()
         if masked_nucleotides is not None:
-            read = masked_nucleotides if letters is None else masked_nucleotides.gather(1, letters)
+            read = masked_nucleotides if positions is None else masked_nucleotides.gather(1, positions)
             nucleotide_loss = reconstruction_loss(nucleotide_logits, read)
             weighted = self.config.reconstruction_weight * nucleotide_loss
             loss = weighted if loss is None else loss + weighted
@@ -769,7 +646,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         return torch.linspace(bins[0], bins[-1], len(bins), dtype=like.dtype, device=like.device)
 
     def _mean_and_variance(self, expression: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Turn what `_read_expression` gives into mean and variance, each (batch, 1)."""
+        """Mean and variance, each (batch, 1), of the output of `_read_expression`."""
         if self.config.expression_bins is None:
             return expression, None
         centers, probabilities = self._bin_centers(expression), expression.exp()
@@ -777,7 +654,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         return mean, (probabilities * (centers - mean) ** 2).sum(dim=1, keepdim=True)
 
     def _row_losses(self, expression: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Compare what `_read_expression` gives with labels, (batch,) or (batch, 1): losses (batch,)."""
+        """Losses (batch,) of the output of `_read_expression` for labels (batch,) or (batch, 1)."""
         if labels.numel() != len(expression):
             raise ValueError(f"labels must hold one value per sequence ({len(expression)}), got {labels.numel()}")
         expression = _full_precision(expression)
@@ -787,7 +664,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
         targets = soft_bin_targets(measured, self._bin_centers(expression))
         return F.kl_div(expression, targets, reduction="none").sum(dim=1)
 
-    def _letters_to_reconstruct(self, masked_nucleotides: torch.Tensor, most: int | None) -> torch.Tensor | None:
+    def _bases_to_reconstruct(self, masked_nucleotides: torch.Tensor, most: int | None) -> torch.Tensor | None:
         """Positions (batch, n) that include all masked bases. None if n would be the whole sequence.
 
         n is a multiple of 16, which limits the shapes that a compiled model sees.
@@ -826,22 +703,9 @@ class MacaronForMaskedLM(MacaronPreTrainedModel):
     def forward(
         self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs
     ) -> MaskedLMOutput:
-        """Predict the base at each position.
+        """Predict the base at each position: `loss` () and `logits` (batch, sequence_length, vocab_size).
 
-        Parameters
-        ----------
-        input_ids : torch.Tensor, optional
-            (batch, 2 * strand_length) token ids, masks included.
-        labels : torch.Tensor, optional
-            (batch, 2 * strand_length) ids of the masked bases, -100 elsewhere.
-        **kwargs
-            `inputs_embeds` in place of `input_ids`, see `MacaronModel.forward`; `output_hidden_states`,
-            `output_attentions` (eager attention only) and `return_dict`.
-
-        Returns
-        -------
-        MaskedLMOutput
-            `loss` () and `logits` (batch, sequence_length, vocab_size).
+        `input_ids` are (batch, 2 * strand_length) with masks, `labels` the ids of the masked bases and -100 elsewhere.
         """
         outputs = self.macaron(input_ids, expression_positions_only=False, return_dict=True, **kwargs)
         sequence_states = outputs.last_hidden_state[:, self.config.num_pooled_positions :]
@@ -852,12 +716,3 @@ class MacaronForMaskedLM(MacaronPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-__all__ = [
-    "MacaronForExpressionPrediction",
-    "MacaronForMaskedLM",
-    "MacaronModel",
-    "MacaronOutput",
-    "MacaronPreTrainedModel",
-]

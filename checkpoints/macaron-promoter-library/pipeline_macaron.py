@@ -11,11 +11,11 @@ from transformers.pipelines.base import Pipeline
 class PromoterExpressionPipeline(Pipeline):
     """Predict expression from promoter DNA: `pipeline("promoter-expression", model=..., trust_remote_code=True)`.
 
-    Takes a sequence, a dict with the key `sequence`, or a list, a generator or a data set of either. Gives for each a
-    dict of `sequence` (str, as it came in), `expression` (float, assay units of the training data) and
-    `standardized_expression` (float, in standard deviations from the training mean), and where the model has prediction
-    intervals, `expression_low` and `expression_high` (float, assay units). Where the model knows the composition of its
-    training rows, `unlike_training` (bool) says that the sequence has another; see `MacaronConfig.unlike_training`.
+    Takes a sequence, a dict with the key `sequence`, or a list, a generator or a data set of either. Returns for each a
+    dict of `sequence` (str, unchanged), `expression` (float, assay units of the training data) and
+    `standardized_expression` (float, standard deviations from the training mean). If the model has prediction
+    intervals, the dict has `expression_low` and `expression_high` (float, assay units). If the model knows the
+    composition of its training rows, it has `unlike_training` (bool), see `MacaronConfig.unlike_training`.
 
     Parameters
     ----------
@@ -27,8 +27,7 @@ class PromoterExpressionPipeline(Pipeline):
     Raises
     ------
     ValueError
-        On a sequence that is no DNA, empty or too long, on an input of another kind, and if the model has no interval
-        of this coverage.
+        If a sequence is not DNA, empty or too long, or the model has no interval of this coverage.
     """
 
     _load_processor = False
@@ -40,17 +39,14 @@ class PromoterExpressionPipeline(Pipeline):
         self, truncation: bool | None = None, coverage: int | None = None
     ) -> tuple[dict, dict, dict]:
         preprocess = {} if truncation is None else {"truncation": truncation}
-        return preprocess, {}, ({} if coverage is None else {"coverage": coverage})
+        return preprocess, {}, {} if coverage is None else {"coverage": coverage}
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.model.eval()
 
     def __call__(self, inputs, **kwargs) -> Any:
-        """Predict one or many sequences; `batch_size` says how many go through the model at once.
-
-        A list gives a list; a generator, a data set or a column of one gives an iterator.
-        """
+        """Predict one or many sequences, `batch_size` at once. A generator or a data set gives an iterator."""
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
         known = (str, dict, list, tuple, Generator, Dataset)
@@ -60,38 +56,35 @@ class PromoterExpressionPipeline(Pipeline):
 
     def preprocess(self, inputs: str | dict, truncation: bool = False) -> dict:
         """Tokenize one sequence: `input_ids` (1, 2 * strand_length)."""
-        if isinstance(inputs, dict):
-            if "sequence" not in inputs:
-                raise ValueError(f"a dict needs the key 'sequence'; it has {sorted(map(str, inputs))}")
-            inputs = inputs["sequence"]
-        if not isinstance(inputs, str):
-            raise ValueError(
-                f"expected a sequence (str) or a dict with the key 'sequence', got {type(inputs).__name__}"
-            )
-        encoded = self.tokenizer(inputs, truncation=truncation, return_tensors="pt")
-        return {"input_ids": encoded["input_ids"], "sequence": inputs}
+        sequence = inputs.get("sequence") if isinstance(inputs, dict) else inputs
+        if not isinstance(sequence, str):
+            raise ValueError(f"expected a sequence (str) or a dict with the key 'sequence', got {inputs!r:.100}")
+        encoded = self.tokenizer(sequence, truncation=truncation, return_tensors="pt")
+        return {"input_ids": encoded["input_ids"], "sequence": sequence}
 
     def _forward(self, model_inputs: dict) -> dict:
-        outputs = self.model(model_inputs["input_ids"], output_nucleotide_logits=False)
-        variance = {} if outputs.variance is None else {"variance": outputs.variance}
-        forward = model_inputs["input_ids"][:, : self.model.config.strand_length].cpu().numpy()
-        is_unlike = self.model.config.unlike_training(forward)
-        unlike = {} if is_unlike is None else {"unlike_training": torch.from_numpy(is_unlike)}
-        return {"logits": outputs.logits, **variance, **unlike, "sequence": model_inputs["sequence"]}
+        input_ids, config = model_inputs["input_ids"], self.model.config
+        outputs = self.model(input_ids, output_nucleotide_logits=False)
+        results = {"logits": outputs.logits, "sequence": model_inputs["sequence"]}
+        if outputs.variance is not None:
+            results["variance"] = outputs.variance
+        is_unlike = config.unlike_training(input_ids[:, : config.strand_length].cpu().numpy())
+        if is_unlike is not None:
+            results["unlike_training"] = torch.from_numpy(is_unlike)
+        return results
 
     def postprocess(self, model_outputs: dict, coverage: int | None = None) -> dict:
-        """Go back from standardized logits to assay units."""
+        """Convert standardized logits to assay units."""
+        config = self.model.config
         found = [model_outputs[name].double().item() for name in ("logits", "variance") if name in model_outputs]
-        standardized, config = found[0], self.model.config
-        interval = config.expression_interval(*found, coverage=coverage)
-        unlike = {name: bool(value) for name, value in model_outputs.items() if name == "unlike_training"}
-        return {
+        result = {
             "sequence": model_outputs["sequence"],
-            "expression": standardized * config.expression_std + config.expression_mean,
-            "standardized_expression": standardized,
-            **({} if interval is None else dict(zip(("expression_low", "expression_high"), interval, strict=True))),
-            **unlike,
+            "expression": found[0] * config.expression_std + config.expression_mean,
+            "standardized_expression": found[0],
         }
-
-
-__all__ = ["PromoterExpressionPipeline"]
+        interval = config.expression_interval(*found, coverage=coverage)
+        if interval is not None:
+            result["expression_low"], result["expression_high"] = interval
+        if "unlike_training" in model_outputs:
+            result["unlike_training"] = bool(model_outputs["unlike_training"])
+        return result

@@ -12,7 +12,7 @@ from transformers.tokenization_utils_base import BatchEncoding, TruncationStrate
 
 LETTERS = ("A", "C", "G", "T", "N", "[MASK]")
 N_ID, MASK_ID = 4, 5
-MOST_LETTERS = 10_000  # of a strand, as in the config
+MOST_LETTERS = 10_000  # bases of a strand, as in the config
 COMPLEMENT = np.array([3, 2, 1, 0, N_ID, MASK_ID], dtype=np.uint8)
 
 # Constant ends of the construct of the Random Promoter DREAM Challenge 2022.
@@ -37,11 +37,6 @@ MISSING_WORDS = frozenset(
 )
 _LONGEST_WORD = max(map(len, MISSING_WORDS))
 
-_REMEDIES = {
-    BAD_LETTER: "; A, C, G, T, U, N, IUPAC ambiguity letters and [MASK] are",
-    TOO_LONG: " (`strand_length`); pass truncation=True to keep its middle, or check the flanks",
-}
-
 _INVALID = 255
 _MASK_BYTE = b"\x80"  # neither ASCII nor the first byte of a UTF-8 character
 
@@ -49,38 +44,19 @@ _SPACES = re.compile(r"[\s\u200b\ufeff]+")
 _ENDS = re.compile(r"^5['′’]?-+|^5['′’]|-+3['′’]?$|3['′’]$")  # noqa: RUF001
 
 
-def _letter_table() -> np.ndarray:
-    """Token ids of all 256 byte values: U as T, IUPAC ambiguity codes as N."""
-    table = np.full(256, _INVALID, dtype=np.uint8)
-    for letters, letter_id in (("A", 0), ("C", 1), ("G", 2), ("TU", 3), ("NRYSWKMBDHV", N_ID)):
-        for letter in letters + letters.lower():
-            table[ord(letter)] = letter_id
-    table[_MASK_BYTE[0]] = MASK_ID
-    return table
-
-
-_LETTER_IDS = _letter_table()
+_LETTER_IDS = np.full(256, _INVALID, dtype=np.uint8)  # by byte value
+for _letters, _id in (("Aa", 0), ("Cc", 1), ("Gg", 2), ("TtUu", 3), ("NRYSWKMBDHVnryswkmbdhv", N_ID)):
+    _LETTER_IDS[list(_letters.encode())] = _id
+_LETTER_IDS[_MASK_BYTE[0]] = MASK_ID
 
 
 class StrandBatch(NamedTuple):
-    """Padded forward strands of a batch.
+    """Padded forward strands of a batch. A row with a problem holds only N."""
 
-    Attributes
-    ----------
-    ids : numpy.ndarray
-        (batch, strand_length) uint8 token ids; a row with a problem holds only N.
-    lengths : numpy.ndarray
-        (batch,) int64 length of the variable part in nucleotides, after trimming and before any truncation.
-    problem : numpy.ndarray
-        (batch,) uint8 index into `PROBLEMS`; 0 without a problem.
-    trimmed : numpy.ndarray
-        (batch,) bool, whether flanks were cut.
-    """
-
-    ids: np.ndarray
-    lengths: np.ndarray
-    problem: np.ndarray
-    trimmed: np.ndarray
+    ids: np.ndarray  # (batch, strand_length) uint8 token ids
+    lengths: np.ndarray  # (batch,) int64 nucleotides of the variable part, after trimming and before any truncation
+    problem: np.ndarray  # (batch,) uint8 index into `PROBLEMS`, 0 without a problem
+    trimmed: np.ndarray  # (batch,) bool, whether flanks were cut
 
 
 def is_missing(text: str) -> bool:
@@ -117,22 +93,9 @@ def _strip_rows(letters: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> t
     return np.concatenate([*pieces, letters[end:]]), np.concatenate([[0], np.cumsum(lengths)])
 
 
-def _missing_rows(letters: np.ndarray, offsets: np.ndarray) -> list[int]:
-    """Rows that are a word for a missing value."""
-    lengths = np.diff(offsets)
-    short = np.flatnonzero((lengths > 0) & (lengths <= _LONGEST_WORD)).tolist()
-    return [row for row in short if is_missing(letters[offsets[row] : offsets[row + 1]].tobytes().decode("latin-1"))]
-
-
 def reverse_complement(ids: np.ndarray) -> np.ndarray:
     """Reverse complement of token ids (..., length); N and the mask are their own complements."""
     return COMPLEMENT[ids[..., ::-1]]
-
-
-def _to_lists(ids: np.ndarray) -> list[list[int]]:
-    """Convert rows (batch, length) uint8 to lists of int, three times as fast as `tolist`."""
-    length, letters = ids.shape[1], ids.tobytes()
-    return [list(letters[start : start + length]) for start in range(0, len(letters), length)]
 
 
 class KmerTokenizer(PreTrainedTokenizer):
@@ -159,13 +122,8 @@ class KmerTokenizer(PreTrainedTokenizer):
     ------
     ValueError
         If a sequence is empty or missing (`NA`), has a character that is not DNA, is shorter than the flanks that
-        `"always"` cuts, or if its variable part has no A, C, G, T, U or `[MASK]`, or is longer than `strand_length`
-        without `truncation=True`.
-
-    Notes
-    -----
-    `truncation=True` keeps the middle `strand_length` nucleotides and cuts both ends alike, an odd nucleotide from the
-    right, which mirrors the padding.
+        `"always"` cuts, or if its variable part has no A, C, G, T, U or `[MASK]`, or is longer than `strand_length`.
+        With `truncation=True`, the middle `strand_length` nucleotides are kept instead.
 
     Examples
     --------
@@ -192,17 +150,15 @@ class KmerTokenizer(PreTrainedTokenizer):
         **kwargs,
     ):
         for name, value in (("kmer_size", kmer_size), ("strand_length", strand_length)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {value!r}")
-        if strand_length > MOST_LETTERS:
-            raise ValueError(f"`strand_length` must be at most {MOST_LETTERS:,}, got {strand_length:,}")
+            if not isinstance(value, int) or not 1 <= value <= MOST_LETTERS:
+                raise ValueError(f"`{name}` must be an integer from 1 to {MOST_LETTERS:,}, got {value!r}")
         if kmer_size > 2 * strand_length:
             raise ValueError(f"`kmer_size` {kmer_size} is longer than both strands together ({2 * strand_length})")
         if trimming not in ("auto", "always", "never"):
             raise ValueError(f'`trimming` must be "auto", "always" or "never", got {trimming!r}')
         for name, value in (("flank5", flank5), ("flank3", flank3)):
             if not isinstance(value, str) or set(value.upper()) - set("ACGT"):
-                raise ValueError(f"`{name}` must be DNA of the letters A, C, G and T (or empty), got {value!r}")
+                raise ValueError(f"`{name}` must be DNA of A, C, G and T (or empty), got {value!r}")
         self.kmer_size = kmer_size
         self.strand_length = strand_length
         self.flank5 = flank5.upper()
@@ -239,14 +195,13 @@ class KmerTokenizer(PreTrainedTokenizer):
         letters : numpy.ndarray
             uint8 bytes of the concatenated sequences, as in the data buffer of an Arrow string array.
         offsets : numpy.ndarray
-            (batch + 1,) integers: sequence i is `letters[offsets[i]:offsets[i + 1]]`.
+            (batch + 1,) integers: sequence i is `letters[offsets[i] : offsets[i + 1]]`.
         truncation : bool
             Truncate sequences that are longer than `strand_length` instead of reporting them.
 
         Returns
         -------
         StrandBatch
-            Ids (batch, strand_length), lengths and the problem of each row.
         """
         offsets = np.asarray(offsets, dtype=np.int64)
         letters, offsets = letters[offsets[0] : offsets[-1]], offsets - offsets[0]
@@ -265,7 +220,10 @@ class KmerTokenizer(PreTrainedTokenizer):
             lengths = np.minimum(lengths, self.strand_length)
         problem[(lengths > self.strand_length) & (problem == 0)] = TOO_LONG
         problem[bad_rows] = BAD_LETTER
-        problem[_missing_rows(letters, offsets)] = MISSING
+        row_lengths = np.diff(offsets)
+        for row in np.flatnonzero((row_lengths > 0) & (row_lengths <= _LONGEST_WORD)):
+            if is_missing(letters[offsets[row] : offsets[row + 1]].tobytes().decode("latin-1")):
+                problem[row] = MISSING
         ids = self._pad_centered(codes, starts, np.where(problem == 0, lengths, 0))
         unknown = np.flatnonzero((ids[:, (self.strand_length - 1) // 2] == N_ID) & (problem == 0))
         problem[unknown[(ids[unknown] == N_ID).all(axis=1)]] = NO_BASE
@@ -335,70 +293,56 @@ class KmerTokenizer(PreTrainedTokenizer):
         """Return the `2 * strand_length` tokens of both strands of a sequence."""
         return self.convert_ids_to_tokens(self(text, **kwargs)["input_ids"])
 
-    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Save nothing: the vocabulary is fixed."""
-        return ()
-
     def _encode_plus(
         self,
         text,
         text_pair=None,
         truncation_strategy: TruncationStrategy = TruncationStrategy.DO_NOT_TRUNCATE,
         max_length: int | None = None,
-        is_split_into_words: bool = False,
         return_tensors=None,
         return_attention_mask: bool | None = None,
         **kwargs,
     ) -> BatchEncoding:
-        if text_pair is not None or is_split_into_words:
-            raise ValueError("a promoter is one sequence: pairs and pre-split text are not supported")
+        if text_pair is not None:
+            raise ValueError("a promoter is one sequence: pairs are not supported")
         if max_length is not None and max_length < 2 * self.strand_length:
             raise ValueError(
                 f"max_length={max_length} is not possible: every sequence gives 2 * strand_length = "
-                f"{2 * self.strand_length} ids; use a tokenizer with a smaller strand_length"
+                f"{2 * self.strand_length} ids"
             )
         is_single = isinstance(text, str) or not isinstance(text, Iterable)
-        forward = self._encode_texts([text] if is_single else list(text), truncation_strategy, is_single)
-        input_ids = np.concatenate([forward, reverse_complement(forward)], axis=1)
-        if return_tensors is None:
-            data = {"input_ids": _to_lists(input_ids)}
-            if return_attention_mask:
-                data["attention_mask"] = _to_lists(np.ones_like(input_ids))
-            return BatchEncoding({name: rows[0] for name, rows in data.items()} if is_single else data)
-        data = {"input_ids": input_ids.astype(np.int64)}
+        truncation = truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE
+        forward = self._encode_texts([text] if is_single else list(text), truncation, is_single)
+        data = {"input_ids": np.concatenate([forward, reverse_complement(forward)], axis=1).astype(np.int64)}
         if return_attention_mask:
             data["attention_mask"] = np.ones_like(data["input_ids"])
-        return BatchEncoding(data, tensor_type=return_tensors)
+        if return_tensors is not None:
+            return BatchEncoding(data, tensor_type=return_tensors)
+        return BatchEncoding({name: (rows[0] if is_single else rows).tolist() for name, rows in data.items()})
 
-    def _encode_texts(self, texts: list[str], truncation_strategy: TruncationStrategy, is_single: bool) -> np.ndarray:
+    def _encode_texts(self, texts: list[str], truncation: bool, is_single: bool) -> np.ndarray:
         """Forward strands (batch, strand_length); raises for the first text with a problem."""
-        truncation = truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE
         for index, text in enumerate(texts):
             if not isinstance(text, str):
-                where = "" if is_single else f"sequence {index} of the batch: "
-                raise ValueError(f"{where}expected DNA as a str, got {type(text).__name__}")
+                raise ValueError(f"sequence {index} of the batch: expected DNA as a str, got {type(text).__name__}")
         if not "".join(texts).isascii():
             texts = list(map(strip_marks, texts))  # white space outside ASCII
-        letters, lengths = self._to_bytes(texts)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        batch = self.encode_strands(np.frombuffer(letters, np.uint8), offsets, truncation)
-        if batch.problem.any():
-            index = int(np.flatnonzero(batch.problem)[0])
-            where = "" if is_single else f"sequence {index} of the batch: "
-            problem = int(batch.problem[index])
-            text = texts[index].replace("[MASK]", "N" * len("[MASK]"))  # keeps the positions
-            explained = self.explain(text, problem, int(batch.lengths[index]))
-            raise ValueError(where + explained + _REMEDIES.get(problem, ""))
-        return batch.ids
-
-    @staticmethod
-    def _to_bytes(texts: list[str]) -> tuple[bytes, np.ndarray]:
-        """Join texts to bytes, one per token; characters outside ASCII become `?`, which is not DNA."""
-        joined = "".join(texts)
-        if "[" not in joined:
-            return joined.encode("ascii", "replace"), np.fromiter(map(len, texts), np.int64, len(texts))
+        # One byte per token. Characters outside ASCII become `?`, which is not DNA.
         pieces = [text.encode("ascii", "replace").replace(b"[MASK]", _MASK_BYTE) for text in texts]
-        return b"".join(pieces), np.fromiter(map(len, pieces), np.int64, len(pieces))
+        offsets = np.cumsum([0, *map(len, pieces)])
+        batch = self.encode_strands(np.frombuffer(b"".join(pieces), np.uint8), offsets, truncation)
+        if not batch.problem.any():
+            return batch.ids
+        index = int(np.flatnonzero(batch.problem)[0])
+        problem = int(batch.problem[index])
+        text = texts[index].replace("[MASK]", "N" * len("[MASK]"))  # keeps the positions
+        message = "" if is_single else f"sequence {index} of the batch: "
+        message += self.explain(text, problem, int(batch.lengths[index]))
+        if problem == BAD_LETTER:
+            message += "; A, C, G, T, U, N, IUPAC ambiguity letters and [MASK] are"
+        elif problem == TOO_LONG:
+            message += " (`strand_length`); pass truncation=True to keep its middle, or check the flanks"
+        raise ValueError(message)
 
     def _convert_token_to_id(self, token: str) -> int | None:
         return LETTERS.index(token) if token in LETTERS else None
@@ -419,6 +363,3 @@ class KmerTokenizer(PreTrainedTokenizer):
             ids = ids[: self.strand_length]
         text = "".join(self._convert_id_to_token(int(index)) for index in ids).strip("N")
         return text.replace("[MASK]", "").replace("N", "") if skip_special_tokens else text
-
-
-__all__ = ["KmerTokenizer"]
