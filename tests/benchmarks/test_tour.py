@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import tour as module
-from modeling_macaron.predictor import as_predictor
+from modeling_macaron.predictor import Predictor
 
 
 def make_library():
@@ -32,7 +32,8 @@ def test_tour_of_a_small_library(tiny_folder, tmp_path):
     result = module.take_tour(tour, tmp_path / "library.parquet", tmp_path / "pairs.parquet")
 
     held_out = frame[:16]
-    values, measured = as_predictor(tiny_folder).predict(held_out.sequence.tolist()), held_out.activity.to_numpy()
+    values = Predictor.from_pretrained(tiny_folder).predict(held_out.sequence.tolist())
+    measured = held_out.activity.to_numpy()
     assert result["predict"]["rows"] == 16
     assert result["predict"]["pearson_r"] == pytest.approx(np.corrcoef(values, measured)[0, 1], abs=1e-6)
     differences = [source[1::2] - source[::2] for source in (values, measured)]
