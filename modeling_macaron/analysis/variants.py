@@ -23,10 +23,10 @@ from modeling_macaron.io.tables import (
     READ_DELIMITERS,
     SEQUENCE_NAMES,
     VALUE_NAMES,
+    Role,
     TableBatch,
     TextsOf,
-    choose_by_content,
-    log_choice,
+    choose_columns,
     open_table,
     parquet_texts,
 )
@@ -403,26 +403,13 @@ def _find_columns(names: Sequence[str], texts_of: TextsOf, given: dict[str, str 
     of_pairs = any(name in lowered for usual in PAIR_NAMES.values() for name in usual)
     has_position = any(name in lowered for name in ALLELE_NAMES["position"])
     of_alleles = given["sequence"] or given["position"] or (has_position and not of_pairs)
-    columns, listed = {}, "its columns are " + ", ".join(repr(name) for name in names)
-    for role, usual in (ALLELE_NAMES if of_alleles else PAIR_NAMES).items():
-        found = [name for name, low in zip(names, lowered, strict=True) if low in usual]
-        if given[role] is not None:
-            found = [name for name in names if name == given[role]]
-            if not found:
-                raise ValueError(f"{where} has no column {given[role]!r}: {listed}")
-        elif role == "sequence" or not of_alleles:
-            fitting = choose_by_content("sequence", found, texts_of)
-            if len(fitting) == 1:
-                log_choice(where, role, fitting[0], found)
-                found = fitting
-        if len(found) != 1:
-            what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
-            needed = "sequence, position, ref, alt" if of_alleles else "reference_sequence, alternative_sequence"
-            raise ValueError(f"{where}: {what} (of {needed}); {listed}. Pass --{role}_column")
-        columns[role] = found[0]
-    if len(set(columns.values())) < len(columns):
-        raise ValueError(f"{where}: one column cannot be two things: {columns}")
-    return columns
+    usual = ALLELE_NAMES if of_alleles else PAIR_NAMES
+    roles = {
+        role: Role(given[role], known, "sequence" if role == "sequence" or not of_alleles else None)
+        for role, known in usual.items()
+    }
+    needed = "sequence, position, ref, alt" if of_alleles else "reference_sequence, alternative_sequence"
+    return choose_columns(names, roles, where, texts_of, hint=f" (of {needed})")
 
 
 def _read_pairs(batch: TableBatch, columns: dict[str, str], base: int) -> Pairs:

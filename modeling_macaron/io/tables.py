@@ -197,6 +197,15 @@ def open_table(
         raise _unreadable(path, error) from error
 
 
+class Role(NamedTuple):
+    """A column to find: the given name, usual or possible names, what it holds, and whether it is needed."""
+
+    given: str | None
+    names: Sequence[str]
+    kind: str | None = None  # "sequence" or "value": decides among several
+    is_needed: bool = True
+
+
 def find_columns(
     names: Sequence[str],
     given: Columns,
@@ -205,49 +214,57 @@ def find_columns(
     texts_of: TextsOf,
     candidates: dict[str, list[str]] | None = None,
 ) -> tuple[Columns, str]:
-    """Find the columns by the given or the usual names, and among several by what they hold.
+    """Find the columns of a table of promoters; see `choose_columns`.
 
-    `where` names the source in messages, `texts_of` gives some fields of a column as text, and `candidates` are the
-    columns that a role may have in a file without header. Returns the columns, and the same as text. Raises a
-    `ValueError` if a given name is missing, or if a column is missing or ambiguous.
+    `candidates` are the columns that a role may have in a file without header. Returns the columns, and the same as
+    text.
     """
-    if repeated := [name for name in names if list(names).count(name) > 1]:
-        raise ValueError(f"{where}: more than one column is called {repeated[0]!r}; rename all but one")
-    usual = {"sequence": SEQUENCE_NAMES, "value": VALUE_NAMES}
-    listed = "its columns are " + ", ".join(repr(name) for name in names)
-    chosen = {}
-    for role, name in given._asdict().items():
-        if name is not None:
-            if name not in names:
-                raise ValueError(f"{where} has no column {name!r}: {listed}")
-            chosen[role] = name
-        elif role != "split":
-            found = candidates[role] if candidates else [one for one in names if one.strip().lower() in usual[role]]
-            found = [one for one in found if one not in chosen.values()]
-            fitting = choose_by_content(role, found, texts_of)
-            is_needed = role == "sequence" or require_value
-            if len(fitting) == 1:
-                chosen[role] = fitting[0]
-                if is_needed:
-                    log_choice(where, role, fitting[0], names if candidates else found)
-            elif is_needed:
-                what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
-                raise ValueError(f"{where}: {what}; {listed}. Pass --{role}_column")
-    if len(set(chosen.values())) < len(chosen):
-        raise ValueError(f"{where}: one column cannot be two things: {chosen}")
+    usual = candidates or {"sequence": SEQUENCE_NAMES, "value": VALUE_NAMES}
+    roles = {
+        "sequence": Role(given.sequence, usual["sequence"], "sequence"),
+        "value": Role(given.value, usual["value"], "value", require_value),
+        "split": Role(given.split, (), is_needed=False),
+    }
+    chosen = choose_columns(names, roles, where, texts_of, has_header=candidates is None)
     return Columns(**chosen), ", ".join(f"{role} {name!r}" for role, name in chosen.items())
 
 
-def choose_by_content(role: str, names: list[str], texts_of: TextsOf) -> list[str]:
-    """Of several columns that may be the `"sequence"` or the `"value"`, name those that hold DNA or numbers."""
-    return [name for name in names if are_mostly(_KINDS[role], texts_of(name))] if len(names) > 1 else names
+def choose_columns(
+    names: Sequence[str],
+    roles: dict[str, Role],
+    where: str,
+    texts_of: TextsOf,
+    hint: str = "",
+    has_header: bool = True,
+) -> dict[str, str]:
+    """Find the column of each role by the given or its usual names, and among several by what they hold.
 
-
-def log_choice(where: str, role: str, name: str, among: Sequence[str]) -> None:
-    """Log the column of a role if it was chosen among several by what it holds."""
-    if len(among) > 1:
-        listed = ", ".join(map(repr, among))
-        _LOGGER.info("%s: the %s is column %r, chosen among %s by what it holds", where, role, name, listed)
+    `where` names the source in messages, and `texts_of` gives some fields of a column as text. Raises a `ValueError` if
+    a given name is missing, or if a needed column is missing or ambiguous.
+    """
+    if repeated := [name for name in names if list(names).count(name) > 1]:
+        raise ValueError(f"{where}: more than one column is called {repeated[0]!r}; rename all but one")
+    listed = "its columns are " + ", ".join(repr(name) for name in names)
+    chosen = {}
+    for role, (given, usual, kind, is_needed) in roles.items():
+        if given is not None and given not in names:
+            raise ValueError(f"{where} has no column {given!r}: {listed}")
+        found = [name for name in names if name.strip().lower() in usual and name not in chosen.values()]
+        fitting = found if given is None else [given]
+        if kind and len(fitting) > 1:
+            fitting = [name for name in found if are_mostly(_KINDS[kind], texts_of(name))]
+        if len(fitting) == 1:
+            chosen[role] = fitting[0]
+            among = found if has_header else names
+            if given is None and is_needed and len(among) > 1:
+                among = ", ".join(map(repr, among))
+                _LOGGER.info("%s: the %s is column %r, chosen among %s by what it holds", where, role, *fitting, among)
+        elif is_needed:
+            what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
+            raise ValueError(f"{where}: {what}{hint}; {listed}. Pass --{role}_column")
+    if len(set(chosen.values())) < len(chosen):
+        raise ValueError(f"{where}: one column cannot be two things: {chosen}")
+    return chosen
 
 
 def parquet_texts(file: pyarrow.parquet.ParquetFile, name: str) -> list[str]:
