@@ -1,9 +1,11 @@
 """Measure a checkpoint of this repository, and render its card from the figures.
 
     python -m benchmarks.checkpoint --table measured_library.parquet --pairs pairs.parquet
+    python -m benchmarks.checkpoint --checkpoint checkpoints/macaron-promoter-yeast --table measured_library.parquet \
+        --pairs pairs.parquet --train yeast_public.parquet
 
 Scores the folder, with intervals and ridge regression beside it, writes `evaluation.json` and a plot into it, and
-renders its `README.md`; of the committed one, also the repository's `model_card.md`. Without a table it renders
+renders its `README.md`; of the library's checkpoint, also the repository's `model_card.md`. Without a table it renders
 them from the committed figures. The folder's code is replaced by that of the repository.
 """
 
@@ -30,25 +32,30 @@ from modeling_macaron.training.model_card import TRAINING_FACTS, training_table
 from tokenization import KmerTokenizer
 
 CHECKPOINT = ROOT / "checkpoints" / "macaron-promoter-library"
+YEAST = ROOT / "checkpoints" / "macaron-promoter-yeast"
 MODEL_CARD, README = ROOT / "model_card.md", ROOT / "README.md"
 BLOCK = "checkpoint"
 EVALUATION = "evaluation.json"
-PLOT = "validation.png"
-TEMPLATE = Path(__file__).parent / "card_template.md"
 SPLIT = "validation"
 EXAMPLE = "GTCTGCACATGCTTGCATCCGGGTAAGCCGTACCAGTCTTGACCGATTGCAGCTTAGGCATGACTCACTGAACTCGTACG"
 _DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 
 
-def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> None:
+def _is_of_the_library(checkpoint: Path) -> bool:
+    """Whether a checkpoint was trained on the measured library, and thus has no score on its other rows."""
+    return checkpoint.name != YEAST.name
+
+
+def measure(checkpoint: Path, table: Path, pairs: Path, train: Path, resamples: int) -> None:
     """Score a checkpoint on rows that it was not trained on, and write the figures and a plot into its folder."""
+    split = SPLIT if _is_of_the_library(checkpoint) else None
     with tempfile.TemporaryDirectory() as folder:
-        options = EvaluationOptions(baseline_train=table, intervals=resamples, plots=folder, verbose=True)
+        options = EvaluationOptions(baseline_train=train, intervals=resamples, plots=folder, verbose=True)
         output = Path(folder, EVALUATION)
-        result = evaluate_files(table, output, model=checkpoint, pairs=pairs, split=SPLIT, options=options)
-        shutil.copyfile(Path(folder, "all.png"), checkpoint / PLOT)
+        result = evaluate_files(table, output, model=checkpoint, pairs=pairs, split=split, options=options)
+        shutil.copyfile(Path(folder, "all.png"), checkpoint / f"{split or 'test'}.png")
     result["run"] |= {"table": table.name, "pairs": pairs.name, "model": checkpoint.name}
-    result["baseline"]["trained_on"] = table.name
+    result["baseline"]["trained_on"] = train.name
     result["example"] = {
         "sequence": EXAMPLE,
         "expression": float(Predictor.from_pretrained(checkpoint).predict([EXAMPLE])[0]),
@@ -67,11 +74,16 @@ def refresh_code(checkpoint: Path) -> None:
             shutil.copyfile(path, checkpoint / path.name)
 
 
+def categories(result: dict) -> dict[str, dict]:
+    """Figures of each category, without the official scores."""
+    return {name: figures for name, figures in result["all"].items() if name in TITLES}
+
+
 def results_table(result: dict) -> str:
     """Format the categories of a result as Markdown: number, correlations with intervals, ridge, coverage."""
     has_coverage = "coverage_90" in result["all"]["all"]
     rows = [["category", "n", "Pearson r", "Spearman rho", "ridge r", "ridge rho", *["within 90 %"] * has_coverage]]
-    for name, figures in result["all"].items():
+    for name, figures in categories(result).items():
         cells = [TITLES[name], f"{figures['n']:,}"]
         for measure in ("pearson_r", "spearman_rho"):
             low, high = figures[f"{measure}_interval"]
@@ -87,18 +99,20 @@ def results_table(result: dict) -> str:
 
 def _metadata(name: str, result: dict) -> ModelCardData:
     """Metadata of the Hub, with the figures of each category."""
+    is_library = _is_of_the_library(Path(name))
+    rows = "designed library, held-out clusters" if is_library else "test set"
     results = [
         EvalResult(
             task_type="text-classification",
             task_name="Promoter expression",
             dataset_type=_DATASET,
-            dataset_name="Random Promoter DREAM Challenge 2022, designed library, held-out clusters",
-            dataset_split=SPLIT,
+            dataset_name=f"Random Promoter DREAM Challenge 2022, {rows}",
+            dataset_split=SPLIT if is_library else "test",
             metric_type=metric_type,
             metric_name=f"{metric_name}, {TITLES[category].lower()}",
             metric_value=figures[measure],
         )
-        for category, figures in result["all"].items()
+        for category, figures in categories(result).items()
         for measure, metric_type, metric_name in (
             ("pearson_r", "pearsonr", "Pearson r"),
             ("spearman_rho", "spearmanr", "Spearman rho"),
@@ -126,7 +140,8 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
     facts, result = _read_figures(checkpoint)
     tokenizer = KmerTokenizer.from_pretrained(checkpoint)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    template = "card_template.md" if _is_of_the_library(checkpoint) else "card_yeast.md"
+    return environment.from_string((Path(__file__).parent / template).read_text(encoding="utf-8")).render(
         card_data=_metadata(checkpoint.name, result).to_yaml(),
         name=checkpoint.name,
         location=f"checkpoints/{checkpoint.name}",
@@ -140,8 +155,11 @@ def render_card(checkpoint: Path, folder: str = "") -> str:
         example_expression=result["example"]["expression"],
         run=result["run"],
         result=result["all"],
+        private=result.get("private"),
         without_interval=[
-            TITLES[name].lower() for name, figures in result["all"].items() if figures["pearson_r_interval"][0] is None
+            TITLES[name].lower()
+            for name, figures in categories(result).items()
+            if figures["pearson_r_interval"][0] is None
         ],
         results=results_table(result),
         training=training_table(facts),
@@ -193,10 +211,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser("checkpoint", __doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure and to render")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over clusters")
+    parser.add_argument("--train", type=Path, help="training rows of ridge regression; default: those of the table")
     args = parse_library(parser, argv)
     refresh_code(args.checkpoint)
     if args.table is not None:
-        measure(args.checkpoint, args.table, args.pairs, args.resamples)
+        measure(args.checkpoint, args.table, args.pairs, args.train or args.table, args.resamples)
     cards = {args.checkpoint / "README.md": ""}
     if args.checkpoint.resolve() == CHECKPOINT:
         cards[MODEL_CARD] = f"{CHECKPOINT.relative_to(ROOT).as_posix()}/"
