@@ -208,6 +208,7 @@ def test_model_is_exported_for_any_batch(make_model, attention_projections, attn
             torch.testing.assert_close(program(random_ids(rows), **options).logits, model(random_ids(rows)).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention_projections", PROJECTIONS)
 @pytest.mark.parametrize("wanted", [True, False])
 def test_model_compiles_as_one_graph(make_model, attention_projections, wanted):

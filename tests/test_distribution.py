@@ -101,6 +101,7 @@ def test_sdist_holds_what_the_wheel_is_built_from(built):
     assert not [name for name in names if name.startswith((".", *STRAY))]
 
 
+@pytest.mark.slow
 def test_installed_wheel_predicts_from_another_folder(installed, tmp_path, tiny_folder):
     # Its dependencies are those of this environment; what Python finds first is the environment's own package.
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]

@@ -64,6 +64,7 @@ def test_numbers_are_those_of_pytorch_in_any_batch(exported, make_model, batch):
     assert batch == 1 or got.std() > 1e-3, "predictions differ between promoters"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "merged"),
     [
@@ -159,7 +160,7 @@ def test_different_numbers_are_an_error_and_leave_nothing(make_model, traced, tm
     [
         (["FOLDER", "m.pt"], "", r"ends in \.onnx"),
         (["absent", "m.onnx"], "", "no checkpoint folder"),
-        (["FOLDER", "m.onnx"], "onnxscript", r"needs onnxscript: pip install -e .\.\[export\]"),
+        (["FOLDER", "m.onnx"], "onnxscript", r"needs onnxscript: pip install .macaron-promoter\[export\]"),
         (["FOLDER", "m.onnx", "--opset", "3"], "", "opset 3 is not possible: torch exports"),
     ],
 )

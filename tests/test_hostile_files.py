@@ -20,6 +20,8 @@ from modeling_macaron.loading import load_checkpoint, load_settings
 from modeling_macaron.predictor import Predictor
 from tokenization import KmerTokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

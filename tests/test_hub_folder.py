@@ -136,6 +136,7 @@ def test_folders_saved_without_the_package_are_complete(alone, tiny_folder, suff
     assert {path.suffix for path in tiny_folder.iterdir()} == {".py", ".json", ".safetensors"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", "-merged"])
 def test_folders_saved_without_the_package_load_again(alone, tiny_folder, tmp_path, suffix):
     numbers, saved = alone[0], Path(f"{alone[1]}{suffix}")

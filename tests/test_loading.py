@@ -59,6 +59,7 @@ def hub(tiny_folder):
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["", "tokenizer_config.json", "offline"])
 def test_a_name_next_to_a_folder_of_its_owner_is_looked_up_on_the_hub(hub, tmp_path, broken):
     (tmp_path / "google").mkdir()

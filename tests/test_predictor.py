@@ -146,6 +146,7 @@ def test_compiled_model_predicts_the_same(tiny_folder, expected):
     np.testing.assert_allclose(predictor.predict(SEQUENCES), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_threads_share_a_pipeline_and_leave_no_memory(tiny_folder):
     call = pipeline("promoter-expression", model=str(tiny_folder), trust_remote_code=True)
     sequences = random_sequences(CALLS, 0)

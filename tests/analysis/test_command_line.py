@@ -87,6 +87,7 @@ def test_invalid_arguments_of_design(tiny_folder, folder, capsys, arguments):
     assert stop.value.code == 2 and "error:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_script_is_a_program(tiny_folder, folder):
     command = [sys.executable, str(ROOT / "scripts/predict.py"), str(tiny_folder), "bad.tsv", "out.tsv", "--merged"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -243,6 +243,7 @@ run_command(main)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(tiny_folder, tmp_path, table):
     """One command resumes an interrupted run; the other draws figures."""
     predictor = Predictor.from_pretrained(tiny_folder, batch_size=2)

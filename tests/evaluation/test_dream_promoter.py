@@ -39,6 +39,7 @@ def random_arguments(seed, rows=60, pairs=45):
     }
 
 
+@pytest.mark.slow
 def test_card_runs_offline_in_a_fresh_process(tmp_path):
     code = f"import doctest; print(doctest.testfile({str(FOLDER / 'README.md')!r}, module_relative=False))"
     done = subprocess.run(

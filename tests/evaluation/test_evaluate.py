@@ -35,6 +35,7 @@ def cells(text):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
 
 
+@pytest.mark.slow
 def test_official_figures_in_a_new_process(shared, tmp_path):
     """Python puts the folder of the script first on its path, where a file has the name of the library `evaluate`."""
     data, fixture = shared / "data" / "dream2022", shared / "fixtures" / "dream_score"

@@ -82,6 +82,8 @@ READ_BED = """
 import resource, sys
 import psutil
 from modeling_macaron.analysis.genome_variants import vcf_file
+
+pytestmark = pytest.mark.slow
 limit = psutil.Process().memory_info().vms + 1_500_000_000  # torch's libraries take 2 GB themselves, or 10 with CUDA
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:

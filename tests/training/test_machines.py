@@ -54,6 +54,7 @@ def test_launch_files_are_valid(name, processes, kind, machines):
         assert hasattr(modeling_macaron, config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"])
 
 
+@pytest.mark.slow
 def test_shards_of_a_gradient_are_clipped_by_the_norm_of_the_whole(tmp_path):
     (tmp_path / "sharded.py").write_text(SHARDED)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]

@@ -81,6 +81,7 @@ def test_final_model_is_the_best_on_validation(finished):
     assert results["eval_pearson_r"] == pytest.approx(max(measured.values()), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reconstruction_weight", [1.0, 0.0])
 def test_two_processes_train_as_one_does(prepared, tmp_path, reconstruction_weight):
     words = [*TINY, *SHORT, *options(dataset=prepared, reconstruction_weight=reconstruction_weight)]
@@ -95,6 +96,7 @@ def test_two_processes_train_as_one_does(prepared, tmp_path, reconstruction_weig
     assert_close(two, one, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_with_the_same_weights_after_sigkill(finished, prepared, tmp_path):
     words = [*options(dataset=prepared, output_dir=tmp_path, hidden_dropout=0.1), *TINY, *SHORT]
     process = launch(words)
@@ -113,6 +115,7 @@ def test_resumed_run_ends_with_the_same_weights_after_sigkill(finished, prepared
         assert logged(tmp_path / "checkpoint-12", name)[-1] == pytest.approx(expected, rel=1e-6), name
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_running_training_loads_without_this_package(finished, tmp_path):
     code = (
         "import sys\n"

@@ -76,6 +76,7 @@ def test_model_stays_the_same_function(make_model, fields):
     assert {type(module) for module in fast.modules()} > {cpu._Dropout}
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_the_same_function(make_model, require_or_skip):
     """In training, with the last block at the expression positions and the masked nucleotides."""
     if not cpu._can_compile():

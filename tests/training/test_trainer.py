@@ -77,6 +77,7 @@ def test_without_reconstruction_the_gradients_are_those_of_the_expression(prepar
     assert metrics["eval_loss"] == metrics["eval_expression_loss"]
 
 
+@pytest.mark.slow
 def test_logged_loss_is_its_two_terms(prepared, tmp_path):
     trainer = make_trainer(prepared, tmp_path, tiny_model(reconstruction_weight=0.5), max_steps=4, logging_steps=2)
     trainer.train()
@@ -107,6 +108,7 @@ def test_evaluation_measures_the_whole_split_unmasked(prepared, tmp_path, batch_
     assert measured["eval_spearman_rho"] == pytest.approx(stats.spearmanr(predicted, labels).statistic, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_training_learns(prepared, tmp_path):
     trainer = make_trainer(
         prepared, tmp_path, max_steps=60, per_device_train_batch_size=32, learning_rate=1e-2, logging_steps=10
@@ -156,6 +158,7 @@ def test_reconstruction_measure_is_a_sum_over_a_count():
     assert math.isfinite(metrics["pearson_r"])
 
 
+@pytest.mark.slow
 def test_accumulation_takes_the_same_steps_over_whole_epochs(prepared, tmp_path):
     """320 rows are two batches of 120 and a rest, which is dropped with any accumulation."""
     losses, epochs = [], []

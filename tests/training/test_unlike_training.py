@@ -110,6 +110,7 @@ def test_demo_warns(folder):
     assert done.num_unlike == 1
 
 
+@pytest.mark.slow
 def test_training_and_calibration_write_the_fields(prepared, tmp_path):
     final = run(prepared, tmp_path / "run", *SHORT)
     path = final / "config.json"

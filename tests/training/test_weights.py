@@ -112,6 +112,7 @@ def test_loss_is_the_weighted_mean(make_model, bins):
     assert weighted.loss.item() == pytest.approx(model(**twice).loss.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_accumulation_is_exact(weighted, tmp_path):
     seen = []
     for parts in (1, 4):
