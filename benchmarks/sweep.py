@@ -47,8 +47,7 @@ SETTINGS: dict[str, dict] = {
     "learning rate 1e-3": {"learning_rate": 1.0e-3},
     "learning rate 2.5e-3": {"learning_rate": 2.5e-3},
     "no average of weights": {"ema_decay": None},
-    "forward strand first": {"reverse_probability": 0.0},
-    "one orientation": {"both_orientations": False},
+    "half of the rows reversed": {"reverse_probability": 0.5, "both_orientations": True},
     "gradient norm 5": {"max_grad_norm": 5.0},
 }
 SIZES: dict[str, dict] = {
