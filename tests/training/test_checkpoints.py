@@ -61,12 +61,12 @@ def test_latest_complete_checkpoint_is_found_and_skipped_ones_are_named(prepared
     for folder in (four, ten):
         (folder / "optimizer.pt").write_bytes(b"")
     assert find() == str(two)
-    assert "checkpoint-10, checkpoint-4 not complete" in caplog.text and "from checkpoint-2" in caplog.text
+    assert "skipped the incomplete checkpoint-10, checkpoint-4" in caplog.text and "from checkpoint-2" in caplog.text
     with pytest.raises(ValueError, match="checkpoint-4: not a complete checkpoint"):
         find(four)
     (two / "trainer_state.json").write_text('{"global_step": 1')
     assert find() is None
-    assert "checkpoint-2 not complete" in caplog.text and "STARTS ANEW" in caplog.text
+    assert "skipped the incomplete checkpoint-2" in caplog.text and "STARTS FROM STEP 0" in caplog.text
 
 
 def test_leftover_folder_is_removed_before_a_checkpoint_is_written(prepared, tmp_path, monkeypatch):

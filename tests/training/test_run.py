@@ -149,10 +149,10 @@ def test_files_of_others_are_not_replaced(copied, prepared, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--hidden_size", "32"], "model setting hidden_size: 16, and would continue with 32"),
-        (["--expression_bins", "8"], "model setting expression_bins: 0, and would continue with 8"),
-        (["--ema_decay", "0.9"], r"model setting ema_decay: None, and would continue with 0\.9"),
-        (None, "data setting train: .* would continue with another"),
+        (["--hidden_size", "32"], "model setting hidden_size: 16, not 32"),
+        (["--expression_bins", "8"], "model setting expression_bins: 0, not 8"),
+        (["--ema_decay", "0.9"], r"model setting ema_decay: None, not 0\.9"),
+        (None, "data setting train: .*, not another"),
     ],
 )
 def test_resuming_with_other_settings_is_rejected(copied, prepared, tmp_path, change, message):
@@ -291,22 +291,22 @@ def test_paper_recipe_is_the_paper():
     ("words", "message"),
     [
         ([RECIPE], "--dataset"),
-        ([RECIPE, "--dataset", "DATA", "NO OUTPUT"], "--output_dir OUTPUT"),
+        ([RECIPE, "--dataset", "DATA", "NO OUTPUT"], "--output_dir is missing"),
         (["absent.yaml", "--dataset", "x"], r"absent\.yaml"),
         (["BROKEN", "--dataset", "DATA"], r"broken\.yaml"),
         (["UNKNOWN", "--dataset", "DATA"], "unknown options surprise"),
         ([RECIPE, "--dataset", "absent"], "absent is not a prepared data set"),
         ([RECIPE, "--dataset", "DATA", "--hidden_dropout", "1.5"], "`hidden_dropout`"),
-        ([RECIPE, "--dataset", "DATA", "--gradient_accumulation_steps", "3"], "cannot be divided"),
+        ([RECIPE, "--dataset", "DATA", "--gradient_accumulation_steps", "3"], "is not a multiple of"),
         ([RECIPE, "--dataset", "DATA", "--mask_probability", "1.5"], "`mask_probability`"),
         ([RECIPE, "--dataset", "DATA", "--ema_decay", "1.0"], "ema_decay must lie between 0 and 1"),
         ([RECIPE, "--dataset", "DATA", "--expression_bins", "3"], "expression_bins must be 4 to 1000"),
         ([RECIPE, "--dataset", "DATA", "--resume_from_checkpoint", "absent"], "not a complete checkpoint"),
-        ([RECIPE, "--dataset", "DATA", "--stream", "x.parquet"], "--stream has no end"),
+        ([RECIPE, "--dataset", "DATA", "--stream", "x.parquet"], "--stream needs --max_steps"),
         ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true"], "--hub_model_id OWNER/NAME"),
         ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true", "--hub_model_id", "a/b"], "no token found"),
         ([RECIPE, "--dataset", "DATA", "--max_steps", "8", "--num_train_epochs", "2"], "--num_train_epochs has no eff"),
-        ([RECIPE, "--dataset", "DATA", "--per_device_train_batch_size", "8"], "no effect beside global_batch_size"),
+        ([RECIPE, "--dataset", "DATA", "--per_device_train_batch_size", "8"], "no effect if global_batch_size is set"),
         (
             [RECIPE, "--dataset", "DATA", "--global_batch_size", "1000"],
             "training rows are fewer than the batch of 1000",

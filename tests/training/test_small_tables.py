@@ -48,7 +48,7 @@ def test_a_loss_is_better_when_it_is_lower(few, tmp_path):
 def test_a_warm_up_of_more_than_half_of_the_run_is_reported(few, tmp_path, caplog, warmup_steps, warns):
     with caplog.at_level(logging.WARNING):
         run(few, tmp_path / "run", *options(global_batch_size=4, max_steps=8, warmup_steps=warmup_steps))
-    assert ("and the run has 8: pass a smaller --warmup_steps" in caplog.text) == warns
+    assert ("of 8 steps: pass a smaller --warmup_steps" in caplog.text) == warns
 
 
 def test_a_run_prints_only_its_summary(few, tmp_path, capfd):

@@ -218,11 +218,11 @@ def test_run_names_its_stream_and_is_resumed_with_the_same_only(prepared, tmp_pa
         (["--value_column", "value"], "value_column: None", "value"),
         (["--seed", "7"], "seed: 42", "7"),
     ):
-        with pytest.raises(ValueError, match=re.escape(f"with stream setting {then}, and would continue with {now}")):
+        with pytest.raises(ValueError, match=re.escape(f"with stream setting {then}, not {now}")):
             run(prepared, tmp_path / "run", *resumed, *more)
     run(prepared, tmp_path / "run", *resumed)
     write_parts(tmp_path, *cut(sequences, values, 40))
-    with pytest.raises(ValueError, match="with stream setting files: 2, and would continue with 3"):
+    with pytest.raises(ValueError, match="with stream setting files: 2, not 3"):
         run(prepared, tmp_path / "run", *resumed)
 
 
