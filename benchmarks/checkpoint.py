@@ -2,9 +2,9 @@
 
     python -m benchmarks.checkpoint --table measured_library.parquet --pairs pairs.parquet
 
-Scores the folder, with intervals and ridge regression beside it, writes `evaluation.json` and a plot into it, and
-renders its `README.md`; of the committed one, also the repository's `model_card.md`. Without a table it renders
-them from the committed figures. The folder's code is replaced by that of the repository.
+Scores the checkpoint, with intervals, and ridge regression. Writes `evaluation.json` and a plot into the folder and
+renders its `README.md`, and `model_card.md` for the committed checkpoint. Without a table it renders the committed
+figures. Replaces the folder's code with that of the repository.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 
 
 def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> None:
-    """Score a checkpoint on rows that it was not trained on, and write the figures and a plot into its folder."""
+    """Score a checkpoint on held-out rows and write the figures and a plot into its folder."""
     with tempfile.TemporaryDirectory() as folder:
         options = EvaluationOptions(baseline_train=table, intervals=resamples, plots=folder, verbose=True)
         output = Path(folder, EVALUATION)
@@ -57,7 +57,7 @@ def measure(checkpoint: Path, table: Path, pairs: Path, resamples: int) -> None:
 
 
 def refresh_code(checkpoint: Path) -> None:
-    """Replace a checkpoint's code by the files that `save_pretrained` writes now."""
+    """Replace a checkpoint's code with the files that `save_pretrained` writes."""
     with tempfile.TemporaryDirectory() as folder:
         MacaronForExpressionPrediction.from_pretrained(checkpoint).save_pretrained(folder)
         KmerTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
@@ -86,7 +86,7 @@ def results_table(result: dict) -> str:
 
 
 def _metadata(name: str, result: dict) -> ModelCardData:
-    """Metadata of the Hub, with the figures of each category."""
+    """Metadata for the Hub, with the figures of each category."""
     results = [
         EvalResult(
             task_type="text-classification",
@@ -117,12 +117,12 @@ def _metadata(name: str, result: dict) -> ModelCardData:
 
 
 def _read_figures(checkpoint: Path) -> tuple[dict, dict]:
-    """Facts of the training and result of the evaluation."""
+    """Read the facts of the training and the result of the evaluation."""
     return tuple(json.loads((checkpoint / name).read_text(encoding="utf-8")) for name in (TRAINING_FACTS, EVALUATION))
 
 
 def render_card(checkpoint: Path, folder: str = "") -> str:
-    """Render the card of a checkpoint from its own files; `folder` stands before the names of its pictures."""
+    """Render the card of a checkpoint from its files. `folder` is a prefix of its pictures' names."""
     facts, result = _read_figures(checkpoint)
     tokenizer = KmerTokenizer.from_pretrained(checkpoint)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -189,7 +189,7 @@ def parse_library(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure where there is a table, and render."""
+    """Measure if a table is given, and render."""
     parser = make_parser("checkpoint", __doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure and to render")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over clusters")

@@ -1,4 +1,4 @@
-"""Read what users enter as promoters, changes, sites and positions, or explain what is wrong with it."""
+"""Read promoters, changes, sites and positions from user input, or explain problems."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHANGES = tuple(
 )
 _LONGEST_CHANGE = 40  # characters
 _AMINO_ACIDS = frozenset("ACDEFGHIKLMNPQRSTVWY")
-_LEAST_DNA = 0.7  # share of A, C, G, T, U and N in a text that is taken for DNA with a wrong character
+_LEAST_DNA = 0.7  # least share of A, C, G, T, U and N in DNA with a wrong character
 
 
 class Limits(NamedTuple):
@@ -42,7 +42,7 @@ class Limits(NamedTuple):
 
 
 class BadInput(ValueError):
-    """Input that cannot be used; the message is a sentence for the user, about one of several fields."""
+    """Invalid input. The message is a sentence for the user; `field` names the input field."""
 
     def __init__(self, message: str, field: str = ""):
         super().__init__(message)
@@ -67,7 +67,7 @@ class Promoter(NamedTuple):
 
 
 def to_sentence(text: str) -> str:
-    """Take the first line of a message; add a capital letter and a full stop."""
+    """Make a sentence of the first line of a message."""
     text = text.strip().splitlines()[0]
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
@@ -93,8 +93,8 @@ def read_pasted(text: str | None, limits: Limits) -> list[Pasted]:
 def _read_line(number: int, line: str) -> Pasted:
     if line.startswith(">"):
         raise BadInput(
-            f"Line {number} begins with >, as in FASTA, and the first line does not. "
-            "Give every promoter a line with > and its name, or none."
+            f"Line {number} begins with >, as in FASTA, but the first line does not. "
+            "Write a line with > and a name before every promoter, or before none."
         )
     return Pasted("", strip_marks(line), number)
 
@@ -109,7 +109,7 @@ def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
             records[-1][1].append(line)
     for name, pieces, number in records:
         if not pieces:
-            raise BadInput(f"The record “{shorten(name)}” (line {number}) has a name and no sequence.")
+            raise BadInput(f"The record “{shorten(name)}” (line {number}) has a name but no sequence.")
     return [Pasted(name, strip_marks(" ".join(pieces)), number) for name, pieces, number in records]
 
 
@@ -138,20 +138,20 @@ def read_promoters(
 
 
 def cut_lone_flank(sequence: str, tokenizer: KmerTokenizer) -> tuple[str, str]:
-    """Cut and report a constant flank without the other one, which the tokenizer does not trim."""
+    """Cut and report a single constant flank, which the tokenizer does not trim."""
     left, right = tokenizer.flank5, tokenizer.flank3
     spelt = sequence.upper().replace("U", "T")
     begins, ends = bool(left) and spelt.startswith(left), bool(right) and spelt.endswith(right)
     if tokenizer.trimming != "auto" or begins == ends:
         return sequence, ""
-    message = "The constant {} flank was trimmed ({} nt); the {} flank is not there."
+    message = "The constant {} flank was trimmed ({} nt); the {} flank is missing."
     if begins:
         return sequence[len(left) :], message.format("5'", len(left), "3'")
     return sequence[: -len(right)], message.format("3'", len(right), "5'")
 
 
 def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> str:
-    """Warn if lines that were read as promoters may be one sequence over several lines; empty if not."""
+    """Warn if lines read as promoters may be one sequence over several lines. Empty if not."""
     pasted = read_pasted(text, limits)
     if len(pasted) < 2 or (text or "").lstrip().startswith(">"):
         return ""
@@ -159,7 +159,7 @@ def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> s
     if isinstance(whole, BadInput):
         return ""
     return (
-        f"Each of the {len(pasted)} lines was read as a promoter of its own. If they are one sequence, put a line with "
+        f"Each of the {len(pasted)} lines was read as a separate promoter. If they are one sequence, put a line with "
         "> and a name before them."
     )
 
@@ -172,8 +172,8 @@ def read_one(tokenizer: KmerTokenizer, text: str | None, limits: Limits, field: 
         raise BadInput(str(error), field) from error
     if len(pasted) > 1:
         raise BadInput(
-            f"One promoter, please: here are {len(pasted)} (each line counts as one; a sequence over several lines "
-            "needs a first line with > and a name).",
+            f"Enter one promoter, not {len(pasted)}. Each line counts as one; a sequence over several lines needs "
+            "a first line with > and a name.",
             field,
         )
     (promoter,) = read_promoters(tokenizer, pasted)
@@ -197,7 +197,7 @@ def read_change(text: str) -> tuple[str, int, str] | None:
     stripped = strip_marks(text)
     if any(letter.isdigit() for letter in stripped) and len(text) <= _LONGEST_CHANGE and not text.startswith(">"):
         raise BadInput(
-            f"“{text}” is not a change that is understood here. Write one change, with the bases before and after it: "
+            f"“{text}” is not a valid change. Write one change, with the bases before and after it: "
             "A12G, C4CG or CG4C (or 12A>G, A12del), counted from 1 without flanks. Or paste the other sequence.",
             "alternative",
         )
@@ -205,7 +205,7 @@ def read_change(text: str) -> tuple[str, int, str] | None:
 
 
 def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokenizer: KmerTokenizer) -> Promoter:
-    """Make a promoter with notes on what was trimmed, cut or padded; `length` is that before the cut."""
+    """Make a promoter with notes on trimming, cuts and padding. `length` is the length before the cut."""
     kept = min(length, tokenizer.strand_length)
     left = (tokenizer.strand_length - kept) // 2
     letters = "".join("ACGTN"[letter] for letter in ids[left : left + kept])
@@ -240,12 +240,12 @@ def _warn_of_unknown(letters: str, length: int) -> tuple[str, ...]:
 
 
 def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
-    """Describe which bases were read as another."""
+    """Describe which bases were replaced."""
     notes, upper = [], raw.upper()
     if num_unknown:
         others = sorted({letter for letter in upper if letter in _AMBIGUOUS and letter != "N"})
-        what = f" ({', '.join(others)} among them)" if others and not is_cut else ""
-        notes.append(f"{plural(num_unknown, 'ambiguous letter')} read as N{what}.")
+        what = f" (including {', '.join(others)})" if others and not is_cut else ""
+        notes.append(f"{plural(num_unknown, 'ambiguous base')} read as N{what}.")
     if "U" in upper:
         notes.append("U was read as T.")
     return notes
@@ -259,10 +259,10 @@ def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> 
     if problem == TOO_LONG:
         return f"{length} nt are too many: {what_is_read(tokenizer)}"
     if problem == TOO_SHORT:
-        return f"{length} nt are too few: the constant flanks alone have more."
+        return f"{length} nt are too few: the constant flanks alone are longer."
     if problem == MISSING:
         return f"“{text}” marks a missing value; paste a DNA sequence."
-    return "There is no A, C, G or T in it." if problem == NO_BASE else "There is no DNA in it."
+    return "The sequence has no A, C, G or T." if problem == NO_BASE else "The sequence has no DNA."
 
 
 def what_is_read(tokenizer: KmerTokenizer) -> str:
@@ -279,18 +279,16 @@ def _explain_letter(text: str, position: int) -> str:
     """Explain which character (index from 0) is not DNA."""
     letter, where = text[position], f"at position {position + 1}"
     if len(text) > 3 and text.isalpha() and sum(one in "ACGTUN" for one in text.upper()) < _LEAST_DNA * len(text):
-        kind = (
-            "looks like a protein, and not like DNA" if set(text.upper()) <= _AMINO_ACIDS else "does not look like DNA"
-        )
+        kind = "looks like a protein, not like DNA" if set(text.upper()) <= _AMINO_ACIDS else "does not look like DNA"
         return f"This {kind}: {_list_wrong(text)}."
     if letter in ",;|":
-        return f"There is a “{letter}” {where}: paste the DNA alone, or a whole table in the tab File."
+        return f"There is a “{letter}” {where}: paste the DNA alone, or upload a table in the tab File."
     if letter.isdigit():
-        return f"There is a number {where}: paste the letters without position numbers."
+        return f"There is a number {where}: paste the bases without position numbers."
     if letter in "-.*?":
-        return f"There is a “{letter}” {where}: write N for an unknown nucleotide, and leave gaps out."
+        return f"There is a “{letter}” {where}: write N for an unknown nucleotide, and omit gaps."
     return (
-        f"The letter “{letter}” {where} is not DNA; A, C, G, T and U are, and N and IUPAC's others for what is unknown."
+        f"The character “{letter}” {where} is not DNA. Use A, C, G, T, U, or N and other IUPAC codes for unknown bases."
     )
 
 

@@ -88,14 +88,14 @@ def test_variants_are_the_librarys(answers, tiny_folder, alternative, changed):
         (ONE, " ", "alternative", "Write a change, such as A12G, or paste the other sequence"),
         ("NN" + OTHER[:4], "", "alternative", "such as A3G"),
         (ONE, "acgtttatataaggcacgta", "alternative", "same as the reference"),
-        (ONE, "C1A", "alternative", "C1A does not fit the reference: it has A, not C, at position 1 .counted"),
+        (ONE, "C1A", "alternative", "C1A does not match the reference: it has A, not C, at position 1 .counted"),
         (ONE, "A21C", "alternative", "A21C lies outside the reference, which has positions 1 to 20"),
-        (ONE, "GTC18C", "alternative", "does not fit the reference: it has GTA, not GTC, at position 18"),
-        (ONE, "A20del,", "alternative", "is not a change that is understood here"),
+        (ONE, "GTC18C", "alternative", "does not match the reference: it has GTA, not GTC, at position 18"),
+        (ONE, "A20del,", "alternative", "is not a valid change"),
         (ONE, "CGTAC17G", "alternative", "lies outside the reference"),
         (ONE, "A0C", "alternative", "A0C lies outside the reference"),
-        (ONE, "A1A", "alternative", "A1A cannot be made: both alleles are the same"),
-        (ONE, "A1AC", "alternative", "A1AC makes it 21 nt long, 1 more than the model reads. Allow to cut the 5' end"),
+        (ONE, "A1A", "alternative", "A1A cannot be applied: both alleles are the same"),
+        (ONE, "A1AC", "alternative", "A1AC makes it 21 nt long, 1 more than the model reads. Allow cutting the 5' end"),
         (ONE, "ACGZ", "alternative", "“Z” at position 4"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_change_that_makes_it_too_long_is_cut_where_that_is_allowed(answers, t
     assert found.alternative.sequence == changed and found.num_cut == 2 and found.difference == (4, "", "CC")
     expected = variant_effects(tiny_folder, [ONE], ["ACGTCCTTATATAAGGCACGTA"], overflow="trim")
     np.testing.assert_allclose(found.forward, [expected.reference[0], expected.alternative[0]], rtol=1e-6)
-    with pytest.raises(BadInput, match="With its 5' end cut off, this is the same"):
+    with pytest.raises(BadInput, match="After cutting the 5' end, this is the same"):
         answers.compare(ONE, "A1CA", cut=True)
     assert answers.compare(ONE, "A1C", cut=True).num_cut == 0
 

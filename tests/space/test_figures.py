@@ -234,9 +234,9 @@ def test_designs_can_be_saved_and_their_edits_are_marked():
         "designs.fasta",
         ">start predicted=0.5000\nACGT\n>design_1 predicted=1.2500 edits=A1T,T4A\nTCGA\n",
     )
-    assert "Nothing was found" in figures.designed(DesignedPromoters(None, (), ""))
+    assert "No design was found" in figures.designed(DesignedPromoters(None, (), ""))
     html = figures.designed(DesignedPromoters(None, (design,), "Stopped.", ("far away",)))
     assert "Stopped. Below is the best" in html and '<p class="warning">far away</p>' in html
     unchanged = design._replace(sequence="ACGT", expression=0.5, edits=())
     html = figures.designed(DesignedPromoters(None, (unchanged,), ""))
-    assert "No edit that was tried keeps to the rules and brings the start nearer" in html
+    assert "No edit was found that keeps the rules and brings the start closer" in html

@@ -193,7 +193,7 @@ def test_predict(visit, predictor):
     one.fill("predict-sequence", f"TGCATTTTTTTCACATC{RANDOM.sequence[:-3].lower()}NRNGGTTACGGCTGTT")
     one.run("predict")
     assert one.outputs("predict") == [number(predictor.predict([RANDOM.sequence[:-3] + "NNN"])[0])]
-    assert "flanks were trimmed" in one.result("predict") and "3 ambiguous letters read as N (R" in one.result(
+    assert "flanks were trimmed" in one.result("predict") and "3 ambiguous bases read as N (including R" in one.result(
         "predict"
     )
     one.fill("predict-sequence", f">low\n{LOW.sequence}\n>none\nACXT\n>short\nACGT")
@@ -223,7 +223,7 @@ def test_predict(visit, predictor):
     assert "Only 1 of the 80 nt" in one.page.inner_text("#predict-result .warning")
     one.fill("predict-sequence", f"{LOW.sequence[:40]}\n{LOW.sequence[40:]}")
     one.run("predict")
-    assert "read as a promoter of its own" in one.page.inner_text("#predict-result .card > .warning")
+    assert "read as a separate promoter" in one.page.inner_text("#predict-result .card > .warning")
 
 
 def test_mutagenesis(visit, predictor):
@@ -250,7 +250,7 @@ def test_mutagenesis(visit, predictor):
     np.testing.assert_allclose(table["delta"], deltas, atol=1e-5)
     one.fill("mutagenesis-sequence", "ACGT\nACGT")
     one.run("mutagenesis")
-    assert "One promoter, please" in one.problem("mutagenesis-sequence")
+    assert "Enter one promoter, not 2" in one.problem("mutagenesis-sequence")
 
 
 def test_variant(visit, predictor):
@@ -311,7 +311,7 @@ def test_design(visit, predictor):
     one.page.get_by_label("as near as possible to").check()
     one.fill("design-value", "")
     one.run("design")
-    assert "Give the expression that you want" in one.problem("design-goal")
+    assert "Enter the wanted expression" in one.problem("design-goal")
     one.page.get_by_label("higher", exact=True).check()
     one.fill("design-start", "ACGN")
     one.run("design")

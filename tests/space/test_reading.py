@@ -44,7 +44,7 @@ def test_what_is_pasted_is_taken_apart(text, expected):
         (" \n\t\n", "Paste a promoter first"),
         ("A" * 201, "201 characters; at most 200"),
         ("A\n" * 4, "4 promoters; at most 3"),
-        (">one\n>two\nACGT", "“one” .line 1. has a name and no sequence"),
+        (">one\n>two\nACGT", "“one” .line 1. has a name but no sequence"),
         ("ACGT\n>two\nACGT", "Line 2 begins with >"),
     ],
 )
@@ -58,10 +58,10 @@ def test_what_cannot_be_taken_apart(text, message):
     [
         ("ACGTACGTACGTACGTACGT", "ACGTACGTACGTACGTACGT", ()),
         ("acguR", "ACGTN", ("5 nt long: padded to 20 with N, 7 before and 8 after it.",
-                            "1 ambiguous letter read as N (R among them).", "U was read as T.")),
+                            "1 ambiguous base read as N (including R).", "U was read as T.")),
         ("ACCA" + "ACGTACGTACGTACGTACNN" + "GGT", "ACGTACGTACGTACGTACNN",
          ("The constant flanks were trimmed: 4 nt at the 5' end, 3 nt at the 3' end.",
-          "2 ambiguous letters read as N.")),
+          "2 ambiguous bases read as N.")),
     ],
 )  # fmt: skip
 def test_what_the_model_reads_is_told(tiny_tokenizer, text, sequence, notes):
@@ -72,8 +72,8 @@ def test_what_the_model_reads_is_told(tiny_tokenizer, text, sequence, notes):
 @pytest.mark.parametrize(
     ("text", "sequence", "note"),
     [
-        ("accaUU" + "T" * 16, "T" * 18, "The constant 5' flank was trimmed (4 nt); the 3' flank is not"),
-        ("C" * 20 + "GGT", "C" * 20, "The constant 3' flank was trimmed (3 nt); the 5' flank is not there."),
+        ("accaUU" + "T" * 16, "T" * 18, "The constant 5' flank was trimmed (4 nt); the 3' flank is missing"),
+        ("C" * 20 + "GGT", "C" * 20, "The constant 3' flank was trimmed (3 nt); the 5' flank is missing."),
         ("CACCATTTTGGTC", "CACCATTTTGGTC", ""),
     ],
 )
@@ -121,21 +121,21 @@ def test_too_long_is_refused_or_cut(tiny_tokenizer):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ACXT", "letter “X” at position 3 is not DNA"),
+        ("ACXT", "character “X” at position 3 is not DNA"),
         ("ACG,0.5", "“,” at position 4: paste the DNA alone"),
         ("1acgt", "a number at position 1"),
         ("N/A", "“N/A” marks a missing value"),
         ("nan", "“nan” marks a missing value"),
-        ("N" * 20, "There is no A, C, G or T in it"),
+        ("N" * 20, "The sequence has no A, C, G or T"),
         ("AC--GT", "“-” at position 3: write N"),
-        ("AC[MASK]T", "letter “\\[” at position 3"),
+        ("AC[MASK]T", "character “\\[” at position 3"),
         ("hello", "This does not look like DNA: it has E, L, O."),
-        ("MKVLAAG", "This looks like a protein, and not like DNA: it has L."),
-        ("ACUX", "A, C, G, T and U are, and N and IUPAC's others"),
-        ("ACſT", "letter “ſ” at position 3"),  # noqa: RUF001  its capital is S, which is a letter of IUPAC
-        ("ACGT\nACGT", "One promoter, please: here are 2"),
-        ("3'", "There is no DNA in it"),
-        ("ACCAGGT", "There is no DNA in it"),
+        ("MKVLAAG", "This looks like a protein, not like DNA: it has L."),
+        ("ACUX", "Use A, C, G, T, U, or N and other IUPAC codes"),
+        ("ACſT", "character “ſ” at position 3"),  # noqa: RUF001  its capital is S, which is a letter of IUPAC
+        ("ACGT\nACGT", "Enter one promoter, not 2"),
+        ("3'", "The sequence has no DNA"),
+        ("ACCAGGT", "The sequence has no DNA"),
     ],
 )
 def test_sentences_on_what_is_no_promoter(tiny_tokenizer, text, message):
@@ -175,7 +175,7 @@ def test_changes(text, expected):
 
 @pytest.mark.parametrize("text", ["12", "A12", "X1A", "T12G, T13A", "g.12T>G", "12T", "12insA", "p.Gly12Asp"])
 def test_changes_that_are_none(text):
-    with pytest.raises(BadInput, match="is not a change that is understood here") as caught:
+    with pytest.raises(BadInput, match="is not a valid change") as caught:
         read_change(text)
     assert caught.value.field == "alternative"
 

@@ -66,7 +66,7 @@ def test_latest_complete_checkpoint_is_found_and_skipped_ones_are_named(prepared
         find(four)
     (two / "trainer_state.json").write_text('{"global_step": 1')
     assert find() is None
-    assert "skipped the incomplete checkpoint-2" in caplog.text and "STARTS FROM STEP 0" in caplog.text
+    assert "checkpoint-2; there is no other" in caplog.text and "STARTS FROM STEP 0" in caplog.text
 
 
 def test_leftover_folder_is_removed_before_a_checkpoint_is_written(prepared, tmp_path, monkeypatch):
