@@ -122,7 +122,7 @@ def render_figures(result: dict, variants: list[Variant]) -> str:
         f"{len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
         f"torch {result['machine']['versions']['torch']}, `{result['command']}`). Pearson r: mean and standard "
         "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. "
-        "Both are given where there is more than one seed. The team's finding: official Pearson / Spearman Score on "
+        "Both need more than one seed. The team's finding: official Pearson / Spearman Score on "
         "the challenge's full data."
     )
     figures = table(rows, ["---", "---", *["---:"] * 5, "---"])

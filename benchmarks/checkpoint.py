@@ -172,9 +172,9 @@ predict("{sequence}")
 That checkpoint comes with this repository and needs no network: {facts["parameters"]:,} parameters, {size:.1f} MB, \
 trained on {facts["training_rows"]:,} accurately measured yeast promoters of the challenge's designed library. On \
 {facts["validation_rows"]:,} promoters of other clusters its Pearson r is **{measured:.3f}** (ridge regression on \
-k-mer counts: {ridge:.3f}), and {variants:.3f} for the differences that single nucleotides make. Its \
-[card]({folder}/README.md) has the nine categories of the challenge, with intervals where there can be any, the data, \
-the training and the limits; [`docs/ablation.md`](docs/ablation.md) shows which of the method's ideas carry it.
+k-mer counts: {ridge:.3f}), and {variants:.3f} for the effects of single-nucleotide variants. Its \
+[card]({folder}/README.md) describes the results in the nine categories of the challenge, the data, the training and \
+the limits. [`docs/ablation.md`](docs/ablation.md) shows which of the method's ideas matter.
 """
 
 
