@@ -32,7 +32,7 @@ def test_targets_are_integrals_of_a_normal_distribution(number):
     assert (in_float32 >= 0).all()
 
 
-def test_expression_and_variance_are_those_of_the_mean_logits(make_model):
+def test_expression_and_variance_follow_from_the_mean_logits(make_model):
     model, ids = make_model(expression_bins=BINS), random_ids(5)
     with torch.no_grad():
         outputs = model(ids, labels=torch.linspace(-4, 4, 5))

@@ -278,7 +278,7 @@ def test_where_two_sequences_differ(reference, alternative, expected):
 
 
 def test_figures_of_the_first_promoters(predictor, tmp_path, monkeypatch):
-    """Two variants of each promoter and one with another reference base; the last promoter has flanks."""
+    """Two variants per promoter and one with another reference base. The last promoter has flanks."""
     rows = [(f"ACGTACGTA{last}", *variant) for last in "ACG"
             for variant in ((2, "C", "G"), (10, last, "T"), (1, "T", "A"))]  # fmt: skip
     rows.append(("ACCATTTTCCGGT", 5, "T", "A"))

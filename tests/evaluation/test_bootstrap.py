@@ -25,7 +25,7 @@ def make_pairs(ends, kind="SNVs"):
 
 
 def slow_intervals(predictions, measurements, num_resamples, seed):
-    """Intervals by repeating the rows and pairs of the drawn clusters, and scoring them."""
+    """Compute intervals by repeating and scoring the rows and pairs of drawn clusters."""
     rows, pairs, _ = measurements
     names, codes = np.unique(rows["cluster"], return_inverse=True)
     members = [np.flatnonzero(codes == code) for code in range(len(names))]

@@ -10,7 +10,7 @@ ONE, OTHER = "ACGTTTATATAAGGCACGTA", "ACGTTTATATAAGGC"
 FLANKED = "ACCA" + ONE + "GGT"
 
 
-def test_predictions_are_the_librarys(answers, tiny_folder):
+def test_predictions_equal_those_of_the_library(answers, tiny_folder):
     found = answers.predict(f">one\n{FLANKED}\n>bad\nACXT\n>other\n{OTHER.lower()}")
     assert [one.name for one in found] == ["one", "bad", "other"]
     assert [one.promoter and one.promoter.sequence for one in found] == [ONE, None, OTHER]
@@ -70,7 +70,7 @@ def test_the_strongest_substitutions_replace_known_bases(answers):
         ("ACGTTTATATAAGG", "ACGTTTATATAAGG"),
     ],
 )
-def test_variants_are_the_librarys(answers, tiny_folder, alternative, changed):
+def test_variants_equal_those_of_the_library(answers, tiny_folder, alternative, changed):
     found = answers.compare(ONE, alternative)
     assert (found.reference.sequence, found.alternative.sequence) == (ONE, changed)
     expected = variant_effects(tiny_folder, [ONE], [changed])
@@ -99,13 +99,13 @@ def test_variants_are_the_librarys(answers, tiny_folder, alternative, changed):
         (ONE, "ACGZ", "alternative", "“Z” at position 4"),
     ],
 )
-def test_variants_that_are_none(answers, reference, alternative, field, message):
+def test_invalid_variants(answers, reference, alternative, field, message):
     with pytest.raises(BadInput, match=message) as caught:
         answers.compare(reference, alternative)
     assert caught.value.field == field
 
 
-def test_a_change_that_makes_it_too_long_is_cut_where_that_is_allowed(answers, tiny_folder):
+def test_long_alternatives_are_cut_if_allowed(answers, tiny_folder):
     found = answers.compare(ONE, "T4TCC", cut=True)
     changed = "GTCCTTATATAAGGCACGTA"
     assert found.alternative.sequence == changed and found.num_cut == 2 and found.difference == (4, "", "CC")
@@ -116,7 +116,7 @@ def test_a_change_that_makes_it_too_long_is_cut_where_that_is_allowed(answers, t
     assert answers.compare(ONE, "A1C", cut=True).num_cut == 0
 
 
-def test_a_change_stands_where_it_was_written(answers):
+def test_changes_keep_their_written_position(answers):
     assert answers.compare(ONE, "TT4T").difference == (4, "T", "")
     assert answers.compare(ONE, "GT3G").difference == (3, "T", "")
     assert answers.compare(ONE, "ACGTTATATAAGGCACGTA").difference == (5, "T", "")

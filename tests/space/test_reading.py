@@ -32,7 +32,7 @@ LIMITS = Limits(characters=200, promoters=3)
         (">\nACGT", [("", "ACGT", 1)]),
     ],
 )
-def test_what_is_pasted_is_taken_apart(text, expected):
+def test_pasted_text_is_split(text, expected):
     assert read_pasted(text, LIMITS) == [Pasted(*one) for one in expected]
 
 
@@ -48,7 +48,7 @@ def test_what_is_pasted_is_taken_apart(text, expected):
         ("ACGT\n>two\nACGT", "Line 2 begins with >"),
     ],
 )
-def test_what_cannot_be_taken_apart(text, message):
+def test_pasted_text_that_cannot_be_split(text, message):
     with pytest.raises(BadInput, match=message):
         read_pasted(text, LIMITS)
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_taken_apart(text, message):
           "2 ambiguous bases read as N.")),
     ],
 )  # fmt: skip
-def test_what_the_model_reads_is_told(tiny_tokenizer, text, sequence, notes):
+def test_notes_describe_what_the_model_reads(tiny_tokenizer, text, sequence, notes):
     found = read_one(tiny_tokenizer, text, LIMITS)
     assert found == Promoter("", sequence, notes, found.warnings)
 
@@ -77,7 +77,7 @@ def test_what_the_model_reads_is_told(tiny_tokenizer, text, sequence, notes):
         ("CACCATTTTGGTC", "CACCATTTTGGTC", ""),
     ],
 )
-def test_one_flank_alone_is_trimmed_and_told(tiny_tokenizer, text, sequence, note):
+def test_single_flanks_are_trimmed_and_reported(tiny_tokenizer, text, sequence, note):
     found = read_one(tiny_tokenizer, text, LIMITS)
     assert found.sequence == sequence
     assert any("flank" in one for one in found.notes) == bool(note) and (not note or found.notes[0].startswith(note))
@@ -87,7 +87,7 @@ def test_one_flank_alone_is_trimmed_and_told(tiny_tokenizer, text, sequence, not
     ("text", "known"),
     [("A", 1), ("ACGTACGTA", 9), ("ACGTACGTAC", None), ("ACGTACGTAC" + "N" * 10, None)],
 )
-def test_what_is_mostly_unknown_is_warned_of(tiny_tokenizer, text, known):
+def test_mostly_unknown_promoters_give_a_warning(tiny_tokenizer, text, known):
     told = read_one(tiny_tokenizer, text, LIMITS).warnings
     expected = f"Only {known} of the 20 nt that the model reads are known: do not trust this prediction."
     assert told == (() if known is None else (expected,))
@@ -104,12 +104,12 @@ def test_what_is_mostly_unknown_is_warned_of(tiny_tokenizer, text, known):
         ("ACGT\nAXGT", False),
     ],
 )
-def test_a_sequence_over_several_lines_is_warned_of(tiny_tokenizer, text, warned):
+def test_sequences_over_several_lines_give_a_warning(tiny_tokenizer, text, warned):
     told = doubt_lines(text, LIMITS, tiny_tokenizer)
     assert told.startswith(f"Each of the {text.count(chr(10)) + 1} lines") if warned else told == ""
 
 
-def test_too_long_is_refused_or_cut(tiny_tokenizer):
+def test_long_sequences_are_rejected_or_cut(tiny_tokenizer):
     pasted = read_pasted("T" + "ACGTACGTACGTACGTACGT" + "CC", LIMITS)
     (refused,) = read_promoters(tiny_tokenizer, pasted)
     assert isinstance(refused, BadInput) and "23 nt are too many: the model reads up to 20 nt" in str(refused)
@@ -138,14 +138,14 @@ def test_too_long_is_refused_or_cut(tiny_tokenizer):
         ("ACCAGGT", "The sequence has no DNA"),
     ],
 )
-def test_sentences_on_what_is_no_promoter(tiny_tokenizer, text, message):
+def test_messages_about_invalid_promoters(tiny_tokenizer, text, message):
     with pytest.raises(BadInput, match=message) as caught:
         read_one(tiny_tokenizer, text, LIMITS, "start")
     assert caught.value.field == "start"
 
 
 @given(text=st.text(max_size=60) | st.text("ACGTNacgtRU>5'-3 \n[MASK],", max_size=60))
-def test_any_text_is_read_or_refused_with_a_sentence(tiny_tokenizer, text):
+def test_any_text_is_read_or_rejected_with_a_message(tiny_tokenizer, text):
     try:
         promoter = read_one(tiny_tokenizer, text, LIMITS)
     except BadInput as error:
@@ -174,7 +174,7 @@ def test_changes(text, expected):
 
 
 @pytest.mark.parametrize("text", ["12", "A12", "X1A", "T12G, T13A", "g.12T>G", "12T", "12insA", "p.Gly12Asp"])
-def test_changes_that_are_none(text):
+def test_invalid_changes(text):
     with pytest.raises(BadInput, match="is not a valid change") as caught:
         read_change(text)
     assert caught.value.field == "alternative"
@@ -194,7 +194,7 @@ def test_sites_and_positions():
         ("1-2-3", "is not a position"), ("99999999999999999999", "is not a position"),
     ],
 )  # fmt: skip
-def test_positions_that_are_none(text, message):
+def test_invalid_positions(text, message):
     with pytest.raises(BadInput, match=message) as caught:
         read_positions(text, 80)
     assert caught.value.field == "positions"

@@ -1,4 +1,4 @@
-"""Training runs as users start them: options, processes, interruption, and the folder that results."""
+"""Training runs: options, processes, interruption and the final folder."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_final_model_is_the_best_on_validation(finished):
 
 
 @pytest.mark.parametrize("reconstruction_weight", [1.0, 0.0])
-def test_two_processes_train_as_one_does(prepared, tmp_path, reconstruction_weight):
+def test_two_processes_train_like_one(prepared, tmp_path, reconstruction_weight):
     words = [*TINY, *SHORT, *options(dataset=prepared, reconstruction_weight=reconstruction_weight)]
     for name, processes in (("one", 1), ("two", 2)):
         output = finish(launch([*words, "--output_dir", tmp_path / name], processes))
@@ -130,7 +130,7 @@ def test_checkpoint_of_a_running_training_loads_without_this_package(finished, t
     assert result.returncode == 0 and "expression" in result.stdout, result.stderr[-2000:]
 
 
-def test_files_of_others_are_not_replaced(copied, prepared, tmp_path):
+def test_foreign_files_are_not_replaced(copied, prepared, tmp_path):
     final = copied / "final"
     with pytest.raises(FileExistsError, match="--resume_from_checkpoint auto"):
         run(prepared, copied, *SHORT)
@@ -275,7 +275,7 @@ def test_recipes_are_valid(recipe, prepared, tmp_path):
     assert args.early_stopping_patience is None or 0 < args.early_stopping_patience * args.eval_steps < args.max_steps
 
 
-def test_paper_recipe_is_the_paper():
+def test_paper_recipe_matches_the_paper():
     recipe = yaml.safe_load((ROOT / "configs" / "paper_4gpu.yaml").read_text())
     fields = {name: value for name, value in recipe.items() if hasattr(MacaronConfig, name)}
     assert MacaronConfig(**fields).to_dict() == MacaronConfig().to_dict()

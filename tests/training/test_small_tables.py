@@ -75,7 +75,7 @@ def test_small_tables_are_compared_with_ridge_regression(few, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("ours", "comparison"), [(0.36, "ahead of this model (0.360)"), (0.73, "behind this model")])
-def test_the_comparison_says_who_is_ahead(ours, comparison):
+def test_comparison_names_the_better_model(ours, comparison):
     facts = {"metrics": {"pearson_r": ours}, "ridge": {"pearson_r": 0.68, "spearman_rho": 0.66}}
     assert f"Pearson r 0.680, {comparison}" in compare_with_ridge(facts)
 
