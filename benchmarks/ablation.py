@@ -50,7 +50,7 @@ class Variant:
 
 
 def read_variants() -> list[Variant]:
-    """Read the variants; the first is the base itself."""
+    """Read the variants. The first is the base recipe."""
     return [Variant(**entry) for entry in yaml.safe_load((RECIPES / "variants.yaml").read_text(encoding="utf-8"))]
 
 
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train_missing(variants: list[Variant], args: argparse.Namespace) -> int:
-    """Train in parallel what has no result yet. Writes the results after each run and returns 1 if a run failed."""
+    """Train runs without results in parallel. Writes the results after each run. Returns 1 if a run failed."""
     recipe = yaml.safe_load((RECIPES / "base.yaml").read_text(encoding="utf-8"))
     result = read_result(args.output, recipe, args.table.name)
     dataset = args.work.resolve() / "data"

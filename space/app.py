@@ -1,4 +1,4 @@
-"""Layout and events of the demo; see `answers` for its results and `figures` for their display.
+"""Layout and events of the demo. `answers` computes the results and `figures` displays them.
 
 python -m space.app --checkpoint checkpoints/macaron-promoter-library
 """
@@ -113,7 +113,7 @@ def build_page(answers: Answers) -> gr.Blocks:
 
 
 def _introduction(answers: Answers) -> str:
-    """Describe what the model predicts and reads, and its measured values."""
+    """Describe the model's predictions, input and measured values."""
     reference, rows = answers.reference, ""
     if reference is not None:
         low, high = (figures.number(value, answers.digits) for value in reference.percentiles[[0, -1]])
@@ -388,7 +388,7 @@ def _theme() -> gr.themes.Base:
 
 
 def launch_page(answers: Answers, **options) -> tuple:
-    """Start the server; return the result of `gradio.Blocks.launch`."""
+    """Start the server and return the result of `gradio.Blocks.launch`."""
     page = build_page(answers)
     max_bytes = answers.limits.file_bytes * 4 // 3 + 1_000_000  # base64, and the rest of the request
     return page.queue(max_size=MAX_WAITING, api_open=False).launch(

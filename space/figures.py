@@ -194,7 +194,7 @@ def predicted_one(answer: PredictedPromoter, reference: Reference | None, digits
 def predicted_many(
     answers: Sequence[PredictedPromoter], reference: Reference | None, doubt: str = "", digits: int = 2
 ) -> str:
-    """Show the predictions of several sequences; `doubt` is a warning about how they were read."""
+    """Show the predictions of several sequences. `doubt` is a warning about the input."""
     fine = [answer for answer in answers if answer.promoter is not None]
     names = ("Promoter", "Predicted", "Percentile")[: 2 if reference is None else 3]
     rows, details = [], []
@@ -282,7 +282,7 @@ def _map_block(
 
 
 def _map_cell(result: Mutagenesis, position: int, row: int, x: float, y: float, limit: float, digits: int) -> str:
-    """Draw a cell, colored by its delta; the base of the sequence has a dot."""
+    """Draw a cell colored by its delta. The base of the sequence has a dot."""
     base, letter, delta = BASES[row], result.sequence[position], float(result.deltas[position, row])
     place = f'x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" data-row="{row}" data-column="{position}"'
     if base == letter:
@@ -312,7 +312,7 @@ def _tick(position: int, x: float, y: float) -> str:
 
 
 def _block(parts: Sequence[str], height: float) -> str:
-    """Make the SVG of a block; all blocks have the same width."""
+    """Make the SVG of a block. All blocks have the same width."""
     width = _MARGIN + BLOCK * _CELL
     return f'<svg class="stretch" viewBox="0 0 {width} {height:.0f}" aria-hidden="true">{"".join(parts)}</svg>'
 
@@ -324,7 +324,7 @@ def mutated(answer: MutatedPromoter, digits: int = 2) -> str:
     lines += [(one.position, one.reference, one.alternative, f"{one.delta:.6g}") for one in answer.substitutions]
     return (
         f'<div class="card"><p>Prediction <output>{number(answer.result.reference, digits)}</output> in assay units. '
-        "Letters: how much each base adds (above the line) or takes away (below). Cells: what a substitution changes."
+        "Logo: how much each base adds (above the line) or subtracts (below). Cells: changes by substitutions."
         "</p>"
         f"{warnings(answer.promoter.warnings)}{notes(answer.promoter.notes)}{mutation_map(answer.result, digits)}"
         f"{table(('Position', 'From', 'To', 'Change'), rows, 'The strongest')}"

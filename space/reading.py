@@ -14,7 +14,7 @@ from tokenization import KmerTokenizer, strip_marks
 from tokenization.tokenization_kmer import MISSING, N_ID, NO_BASE, TOO_LONG, TOO_SHORT
 
 _AMBIGUOUS = "NRYSWKMBDHV"
-_LETTERS = frozenset("ACGTU" + _AMBIGUOUS + ("ACGTU" + _AMBIGUOUS).lower())
+_CHARACTERS = frozenset("ACGTU" + _AMBIGUOUS + ("ACGTU" + _AMBIGUOUS).lower())
 _CHANGES = tuple(
     re.compile(kind, re.IGNORECASE)
     for kind in (
@@ -81,7 +81,7 @@ def read_pasted(text: str | None, limits: Limits) -> list[Pasted]:
         )
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
-        raise BadInput("Paste a promoter first: its DNA, in the letters A, C, G and T.")
+        raise BadInput("Paste a promoter first: its DNA as A, C, G and T.")
     pasted = _read_fasta(lines) if lines[0][1].startswith(">") else [_read_line(*line) for line in lines]
     if len(pasted) > limits.promoters:
         raise BadInput(
@@ -100,7 +100,7 @@ def _read_line(number: int, line: str) -> Pasted:
 
 
 def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
-    """Parse FASTA."""
+    """Parse the lines of FASTA text."""
     records: list[tuple[str, list[str], int]] = []
     for number, line in lines:
         if line.startswith(">"):
@@ -223,7 +223,7 @@ def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokeni
     elif kept < tokenizer.strand_length:
         right = tokenizer.strand_length - kept - left
         notes.append(f"{kept} nt long: padded to {tokenizer.strand_length} with N, {left} before and {right} after it.")
-    notes += _note_letters(raw, int((ids[left : left + kept] == N_ID).sum()), length > kept)
+    notes += _note_replaced(raw, int((ids[left : left + kept] == N_ID).sum()), length > kept)
     return Promoter(pasted.name, letters, tuple(notes), _warn_of_unknown(letters, tokenizer.strand_length))
 
 
@@ -239,7 +239,7 @@ def _warn_of_unknown(letters: str, length: int) -> tuple[str, ...]:
     return (f"Only {known} of the {length} nt that the model reads are known: do not trust this prediction.",)
 
 
-def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
+def _note_replaced(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
     """Describe which bases were replaced."""
     notes, upper = [], raw.upper()
     if num_unknown:
@@ -253,9 +253,9 @@ def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
 
 def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> str:
     """Explain why a sequence cannot be read."""
-    wrong = next((i for i, letter in enumerate(text) if letter not in _LETTERS), None)
+    wrong = next((i for i, letter in enumerate(text) if letter not in _CHARACTERS), None)
     if wrong is not None and problem != MISSING:
-        return _explain_letter(text, wrong)
+        return _explain_character(text, wrong)
     if problem == TOO_LONG:
         return f"{length} nt are too many: {what_is_read(tokenizer)}"
     if problem == TOO_SHORT:
@@ -275,8 +275,8 @@ def what_is_read(tokenizer: KmerTokenizer) -> str:
     return f"{message} between the constant flanks ({' and '.join(flanks)}), which {given} be pasted too."
 
 
-def _explain_letter(text: str, position: int) -> str:
-    """Explain which character (index from 0) is not DNA."""
+def _explain_character(text: str, position: int) -> str:
+    """Explain why a character (index from 0) is not DNA."""
     letter, where = text[position], f"at position {position + 1}"
     if len(text) > 3 and text.isalpha() and sum(one in "ACGTUN" for one in text.upper()) < _LEAST_DNA * len(text):
         kind = "looks like a protein, not like DNA" if set(text.upper()) <= _AMINO_ACIDS else "does not look like DNA"
@@ -294,7 +294,7 @@ def _explain_letter(text: str, position: int) -> str:
 
 def _list_wrong(text: str, most: int = 4) -> str:
     """List the characters that are not DNA."""
-    wrong = sorted({letter.upper() for letter in text if letter not in _LETTERS})
+    wrong = sorted({letter.upper() for letter in text if letter not in _CHARACTERS})
     return f"it has {', '.join(wrong[:most])}{' and others' if len(wrong) > most else ''}"
 
 

@@ -21,7 +21,7 @@ from .reading import BadInput, Limits, Promoter, read_one, read_positions, read_
 
 
 class DesignRequest(NamedTuple):
-    """What to design, as entered in the fields."""
+    """Design options as entered by the user."""
 
     start: str | None
     target: str = "higher"  # "higher", "lower" or "value"

@@ -102,7 +102,7 @@ def test_sdist_contains_the_sources_of_the_wheel(built):
 
 
 def test_installed_wheel_predicts_from_another_folder(installed, tmp_path, tiny_folder):
-    # Its dependencies are those of this environment; what Python finds first is the environment's own package.
+    # It uses the dependencies of this environment, but Python finds its own package first.
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     printed = run([installed, "-c", PREDICT, tiny_folder], cwd=tmp_path, env=environment_of(*packages))
     assert printed.strip() == "2"

@@ -140,7 +140,7 @@ def test_folders_saved_without_the_package_are_complete(alone, tiny_folder, suff
 def test_folders_saved_without_the_package_load_again(alone, tiny_folder, tmp_path, suffix):
     numbers, saved = alone[0], Path(f"{alone[1]}{suffix}")
     assert json.loads((saved / "config.json").read_text())["attention_projections"] == (suffix[1:] or "separate")
-    # The first folder is hidden meanwhile, so that nothing can come from there.
+    # The first folder is hidden, so nothing is read from it.
     hidden = tiny_folder.with_name("hidden")
     tiny_folder.rename(hidden)
     try:

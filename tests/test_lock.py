@@ -13,7 +13,7 @@ def pins(name):
 
 def test_hashes_match_the_constraints():
     pinned = pins("constraints.txt")
-    assert pinned.pop("torch")  # its builds differ: with CUDA, for the CPU
+    assert pinned.pop("torch")  # its builds differ (CUDA, CPU)
     assert pins("requirements-test.txt") == pinned
 
 

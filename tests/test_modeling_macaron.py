@@ -119,7 +119,7 @@ def test_saved_model_loads(tmp_path, make_model, model_class, pooling):
 
 def test_only_missing_weights_are_initialized(tmp_path, make_model):
     make_model().save_pretrained(tmp_path)
-    weights = {name: w.clone() for name, w in load_file(tmp_path / "model.safetensors").items()}  # not of the file
+    weights = {name: w.clone() for name, w in load_file(tmp_path / "model.safetensors").items()}  # not from the file
     lacking = ["expression_head.bias", "macaron.layers.0.self_attn.q_proj.bias", "macaron.layers.1.layer_norm.bias"]
     save_file({name: w for name, w in weights.items() if name not in lacking}, tmp_path / "model.safetensors")
     loaded, info = MacaronForExpressionPrediction.from_pretrained(tmp_path, output_loading_info=True)

@@ -34,7 +34,7 @@ ModelArguments = dataclasses.make_dataclass(
         if name not in _NOT_IN_RECIPES and get_origin(annotation) is not ClassVar
     ],
     namespace={
-        "__doc__": "Fields of `MacaronConfig` that a recipe may set; None leaves the default, or the checkpoint's.",
+        "__doc__": "Fields of `MacaronConfig` that a recipe may set. None keeps the default or the checkpoint's value.",
         "given": lambda self: {name: value for name, value in vars(self).items() if value is not None},
     },
 )
@@ -46,7 +46,7 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass
 class MacaronTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with the options of this model; their help describes them."""
+    """`transformers.TrainingArguments` with options of this model, described in their help."""
 
     dataset: str | None = _option(None, "folder written by scripts/prepare_data.py")
     stream: str | None = _option(

@@ -15,7 +15,7 @@ from tokenization.tokenization_kmer import MASK_ID, N_ID
 
 _IGNORE = -100
 _EVALUATION_EPOCH = -1
-_AUGMENTATION = 0x5C1F7  # keeps its random numbers apart from those of the masks
+_AUGMENTATION = 0x5C1F7  # separates its random numbers from those of the masks
 
 
 def _uniform(seed: int, epoch: int | np.ndarray, rows: np.ndarray, positions: int) -> np.ndarray:

@@ -70,7 +70,7 @@ def _convolve(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _convolve_backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of inputs and weight; `torch.compile` fuses the sums into one loop."""
+    """Gradients of inputs and weight. `torch.compile` fuses the sums into one loop."""
     inputs, weight = ctx.saved_tensors
     positions, width = inputs.shape[2], weight.shape[2]
     padded = F.pad(inputs, (width // 2, width // 2))

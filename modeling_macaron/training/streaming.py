@@ -170,7 +170,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         return self._filesystem.unstrip_protocol(self._paths[file]).removeprefix("file://")
 
     def _read(self, unit: _Unit, note: Callable[[Counter], None]) -> Iterator[np.ndarray]:
-        """Yield the rows of a unit in batches (batch,) of `_row_type`; count those kept, rejected and held out."""
+        """Yield the rows of a unit in batches (batch,) of `_row_type`. Counts kept, rejected and held-out rows."""
         name = self._name_file(unit.file)
         try:
             with self._filesystem.open(self._paths[unit.file]) as file, pyarrow.parquet.ParquetFile(file) as parquet:
@@ -193,7 +193,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         skipped = tally["rejected"] + tally["held_out"]
         if skipped and (not before or len(str(skipped)) > len(str(before))):
             logger.warning(
-                "%s: %s of %s rows read so far are skipped: %s are not promoters with a value, %s are held out for "
+                "%s: %s of %s rows read so far are skipped: %s have no valid promoter or value, %s are held out for "
                 "validation or test, or near-copies of such rows", self._files, f"{skipped:,}", f"{tally.total():,}",
                 f"{tally['rejected']:,}", f"{tally['held_out']:,}",
             )  # fmt: skip

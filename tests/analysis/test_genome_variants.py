@@ -153,7 +153,7 @@ def test_vcf_equals_a_slow_version(predictor, tmp_path, run, explicit, kind):
         sticks_out = start < promoter.start or end > promoter.end
         assert (problem == SAME) == (columns[3] == columns[4])
         if problem == BEYOND:
-            assert sticks_out  # in repeats the slow version may find it within the promoter
+            assert sticks_out  # in repeats, the slow version may place it within the promoter
         elif TOO_LONG in problem:
             assert problem == f"alternative sequence: {len(pair[1])} nt {TOO_LONG}" and len(pair[1]) > 20
         elif not problem:

@@ -243,9 +243,9 @@ def test_sequences_too_short_for_the_kmer_are_reported(tmp_path, length, options
     ("sizes", "fraction", "expected"),
     [
         ([1] * 100, 0.05, {5}),
-        ([50, 50], 0.05, {50}),  # rather a large one than none
+        ([50, 50], 0.05, {50}),  # a large cluster is better than none
         ([100] * 10, 0.05, {100}),
-        ([90, *[1] * 10], 0.2, {10}),  # the large one is for training
+        ([90, *[1] * 10], 0.2, {10}),  # the large cluster goes to training
         ([30] * 10 + [1] * 300, 0.05, {30}),
         ([7] * 100, 0.05, {35}),
         ([1] * 9, 0.05, {1}),

@@ -11,7 +11,7 @@ from tokenization import FLANK3, FLANK5
 
 LETTERS = {"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "N": "ACGT", "A": "A", "C": "C", "G": "G", "T": "T"}
 CONSENSUS = {motif.name: motif.consensus for motif in MOTIFS}
-NEUTRAL = "CT" * 40  # holds no site of any motif
+NEUTRAL = "CT" * 40  # contains no motif site
 
 
 def rows_of(num_sequences, **options):
@@ -150,7 +150,7 @@ def test_noise_free_values_follow_from_the_sequences(rows):
 )
 @example(["A"])
 @example([instance(name) for name in CONSENSUS])
-@example(["AGTNCCGGGTAAC"])  # an N where the consensus of Abf1 takes any letter
+@example(["AGTNCCGGGTAAC"])  # an N where the Abf1 consensus allows any base
 def test_values_equal_an_explicit_model(pieces):
     sequence = "".join(pieces)
     assert expression_of(sequence) == pytest.approx(slow_expression(sequence), rel=1e-9)

@@ -232,7 +232,7 @@ def test_a_table_of_malformed_lines_names_the_first(tmp_path):
         ("a expression=1,5", "a", "1,5"),
         ("a label: high", "a", ""),
         ("a note", "a", ""),
-        ("a 5 6", "a", ""),  # a number among words may count anything
+        ("a 5 6", "a", ""),  # a number between words may be any count
         ("a upstream of gene 7", "a", ""),
         ("a|chr1|100", "a|chr1|100", ""),
         ("", "", ""),

@@ -27,7 +27,7 @@ def test_small_requests_pass_with_a_policy(client):
 
 def test_large_requests_are_rejected(client):
     assert client.post("/", content=b"a" * 101).status_code == 413
-    assert client.post("/", content=(b"a" * 60 for _ in range(2))).status_code == 413  # of unknown length
+    assert client.post("/", content=(b"a" * 60 for _ in range(2))).status_code == 413  # unknown length
     assert client.post("/", content=b"a", headers={"content-length": "many"}).status_code == 413
 
 

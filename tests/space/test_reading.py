@@ -132,7 +132,7 @@ def test_long_sequences_are_rejected_or_cut(tiny_tokenizer):
         ("hello", "This does not look like DNA: it has E, L, O."),
         ("MKVLAAG", "This looks like a protein, not like DNA: it has L."),
         ("ACUX", "Use A, C, G, T, U, or N and other IUPAC codes"),
-        ("ACſT", "character “ſ” at position 3"),  # noqa: RUF001  its capital is S, which is a letter of IUPAC
+        ("ACſT", "character “ſ” at position 3"),  # noqa: RUF001  its capital is S, an IUPAC code
         ("ACGT\nACGT", "Enter one promoter, not 2"),
         ("3'", "The sequence has no DNA"),
         ("ACCAGGT", "The sequence has no DNA"),

@@ -12,7 +12,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STRESS_KILLS", "20"))
-_PATIENCE_S = 600  # bounds a hang
+_PATIENCE_S = 600  # limit for a hang
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def kill(process):
     family = []
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
-        parent.suspend()  # it starts no further processes
+        parent.suspend()  # prevents new processes
         family = [*parent.children(recursive=True), parent]
     for one in family:
         with suppress(psutil.NoSuchProcess):

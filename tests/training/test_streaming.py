@@ -160,7 +160,7 @@ def test_process_reads_its_share_of_the_files_alone(tmp_path, monkeypatch):
 
 
 def test_trainer_reads_the_share_of_its_process(files, prepared, tmp_path, monkeypatch):
-    workers = options(dataloader_num_workers=2, dataloader_persistent_workers="true")  # as the recipes for GPUs
+    workers = options(dataloader_num_workers=2, dataloader_persistent_workers="true")  # as in the recipes for GPUs
     model_arguments, args = parse(prepared, tmp_path, *STEPS, "--stream", files, *workers)
     data = PreparedData(args.dataset)
     trainer = make_trainer(build_model(model_arguments, data, None), args, data)
@@ -298,7 +298,7 @@ def test_sources_without_usable_rows(tmp_path, monkeypatch):
         StreamedPromoters(files, TOKENIZER)
     with pytest.raises(ValueError, match="--stream_buffer and --stream_shards must be positive, got 100000, 0"):
         StreamedPromoters(files, TOKENIZER, num_shards=0)
-    (tmp_path / "links").mkdir()  # as those of a snapshot in the Hub's cache
+    (tmp_path / "links").mkdir()  # like a snapshot in the Hub's cache
     write_parts(tmp_path, (["ACGT"], [1.0]))
     (tmp_path / "links" / "part.parquet").symlink_to(tmp_path / "part-00.parquet")
     assert len(take(StreamedPromoters(f"{tmp_path}/links/*.parquet", TOKENIZER), 3)) == 3
