@@ -140,5 +140,5 @@ def test_run_and_its_card(weighted, tmp_path):
     final = run(weighted, tmp_path / "run", *short)
     assert json.loads((final / "training.json").read_text())["weight_column"] == "noise"
     assert "| Row weights | column `noise` |" in (final / "README.md").read_text()
-    with pytest.raises(ValueError, match="prepare it without --weight_column"):
+    with pytest.raises(ValueError, match="prepare the data set without --weight_column"):
         run(weighted, tmp_path / "stream", *short, "--stream", "x.parquet")
