@@ -1,4 +1,4 @@
-# Both `make demo` and `make test` make .venv and install what they need where it is not there.
+# Targets create .venv and install missing packages.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,20 +11,20 @@ LOCKED := $(shell $(PYTHON) -c 'import platform, sys; print(sys.version_info >= 
 
 help:
 	@echo "make demo    simulate, prepare, train, score, load and predict: a few minutes on two CPU cores, no network"
-	@echo "make space   serve the page to try the model in, on this machine, with the checkpoint of this repository"
-	@echo "make test    test all behaviour: minutes on two cores, without network or browser"
-	@echo "make test-all     also several processes, notebooks, the demo in a browser, malicious files, the checkpoints' figures"
-	@echo "make test-stress  kills, full disks, mutated and wrong input, other versions: an hour or more, with network"
-	@echo "make lock    write requirements-test.txt, the hashes of what constraints.txt pins"
-	@echo "make audit   ask for known vulnerabilities of what is installed"
-	@echo "make browser install Debian's Chromium, for the tests of the page (they are skipped where there is none)"
-	@echo "make screenshots  renew the README's pictures of the page"
+	@echo "make space   serve the demo on this machine with the repository's checkpoint"
+	@echo "make test    run the quick tests: minutes on two cores, no network, no browser"
+	@echo "make test-all     also test several processes, notebooks, the demo in a browser, malicious files and the checkpoint's figures"
+	@echo "make test-stress  test kills, full disks, invalid input and other versions: an hour or more, needs network"
+	@echo "make lock    write requirements-test.txt, the hashes of the packages in constraints.txt"
+	@echo "make audit   check installed packages for known vulnerabilities"
+	@echo "make browser install Debian's Chromium for the browser tests, which are skipped without it"
+	@echo "make screenshots  update the README's pictures of the demo"
 	@echo "make notebooks  execute the notebooks and save their outputs: a few minutes on one CPU core"
 	@echo "make bench   check and time inference, training and data on this machine's processor: ten minutes on two cores"
 	@echo "make bench-gpu  check and time training and inference on a GPU, with the environment of python3 on the PATH"
 	@echo "make lint    check style and formatting"
-	@echo "make format  mend style and formatting"
-	@echo "make clean   remove .venv and what the demo wrote"
+	@echo "make format  fix style and formatting"
+	@echo "make clean   remove .venv and the demo's output"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,7 +34,7 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) ".[train,analysis]"
 	@touch $@
 
-# What the tests need is checked against hashes where they are known; torch's are those of a build for one kind of machine.
+# Test packages are checked against hashes, except torch, whose builds differ between machines.
 $(VENV)/.dev-installed: pyproject.toml constraints.txt requirements-test.txt | $(BIN)/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
 ifeq ($(LOCKED),True)
@@ -68,7 +68,7 @@ test-stress: $(VENV)/.dev-installed
 	$(PIP) install uv
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/stress
 
-# Not what the tests need: the lock that is there may lack what constraints.txt has got.
+# Does not depend on .dev-installed: an old lock may lack new packages of constraints.txt.
 lock: | $(BIN)/python
 	$(PIP) install uv
 	$(BIN)/uv pip compile constraints.txt --quiet --no-deps --universal --python-version 3.11 --generate-hashes \

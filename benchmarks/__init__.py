@@ -1,1 +1,1 @@
-"""Measurements of speed, memory and equality; each run writes one JSON file into `results/`."""
+"""Benchmarks of speed, memory and numerical equality. Each run writes a JSON file into `results/`."""

@@ -4,7 +4,7 @@
 
 Trains `configs/ablation/base.yaml` and every variant in `variants.yaml` on split `train` of the table and scores them
 on split `validation`. Results are written after each run to `results/ablation/`, so an interrupted command continues
-where it stopped. Then, or without a table at once, it renders the table and the plot of docs/ablation.md.
+where it stopped. Afterwards, it renders the table and the plot of docs/ablation.md. Without `--table` it only renders.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ class Variant:
     """One change of the base recipe."""
 
     name: str  # in the results
-    idea: str  # that is taken away
+    idea: str  # that is replaced
     variant: str  # what replaces it
     options: dict = field(default_factory=dict)  # of `scripts/train.py`
-    paper: str = "-"  # what the team published about it
+    paper: str = "-"  # result published by the team
 
 
 def read_variants() -> list[Variant]:
-    """Read the variants; the first is the base itself."""
+    """Read the variants. The first is the base recipe."""
     return [Variant(**entry) for entry in yaml.safe_load((RECIPES / "variants.yaml").read_text(encoding="utf-8"))]
 
 
 def train_variant(variant: Variant, seed: int, dataset: Path, threads: int) -> dict:
-    """Train one variant with one seed in a process of its own; returns its measures on the validation split.
+    """Train one variant with one seed in its own process. Returns its measures on the validation split.
 
-    Raises RuntimeError, which names the log, if the training fails.
+    Raises a RuntimeError that names the log if the training fails.
     """
     output = dataset.parent / f"{variant.name}_seed{seed}"
     log = output.with_suffix(".log")
@@ -79,7 +79,7 @@ def train_variant(variant: Variant, seed: int, dataset: Path, threads: int) -> d
 
 
 def read_result(path: Path, recipe: dict, table: str) -> dict:
-    """Read the results so far; raises ValueError if they are of another base recipe or table."""
+    """Read the results so far. Raises a ValueError if they are of another base recipe or table."""
     if not path.is_file():
         return {"recipe": recipe, "table": table, "runs": []}
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -122,7 +122,7 @@ def render_figures(result: dict, variants: list[Variant]) -> str:
         f"{len(result['runs'])} runs on {result['machine']['name']} ({result['date']}, "
         f"torch {result['machine']['versions']['torch']}, `{result['command']}`). Pearson r: mean and standard "
         "deviation over seeds. Change: mean difference from the base with the same seed, with its standard error. "
-        "Both are given where there is more than one seed. The team's finding: official Pearson / Spearman Score on "
+        "Both need more than one seed. The team's finding: official Pearson / Spearman Score on "
         "the challenge's full data."
     )
     figures = table(rows, ["---", "---", *["---:"] * 5, "---"])
@@ -130,7 +130,7 @@ def render_figures(result: dict, variants: list[Variant]) -> str:
 
 
 def plot(result: dict, variants: list[Variant]) -> Figure:
-    """Draw the change of validation r of every variant, each seed a point."""
+    """Draw the change of validation r of every variant, with a point for each seed."""
     shown = [(variant.variant, changes_of(result, variant.name)) for variant in variants[1:]]
     shown = [(name, changes) for name, changes in shown if changes]
     figure = Figure(figsize=(6.7, 0.7 + 0.27 * len(shown)), layout="constrained")
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train_missing(variants: list[Variant], args: argparse.Namespace) -> int:
-    """Train what has no result yet, side by side, and write the results after each; returns 1 where one failed."""
+    """Train runs without results in parallel. Writes the results after each run. Returns 1 if a run failed."""
     recipe = yaml.safe_load((RECIPES / "base.yaml").read_text(encoding="utf-8"))
     result = read_result(args.output, recipe, args.table.name)
     dataset = args.work.resolve() / "data"

@@ -66,7 +66,7 @@ def measure(checkpoint: Path, table: Path, pairs: Path, train: Path, resamples: 
 
 
 def refresh_code(checkpoint: Path) -> None:
-    """Replace a checkpoint's code by the files that `save_pretrained` writes now."""
+    """Replace a checkpoint's code with the files that `save_pretrained` writes."""
     with tempfile.TemporaryDirectory() as folder:
         MacaronForExpressionPrediction.from_pretrained(checkpoint).save_pretrained(folder)
         KmerTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
@@ -133,12 +133,12 @@ def _metadata(name: str, result: dict) -> ModelCardData:
 
 
 def _read_figures(checkpoint: Path) -> tuple[dict, dict]:
-    """Facts of the training and result of the evaluation."""
+    """Read the facts of the training and the result of the evaluation."""
     return tuple(json.loads((checkpoint / name).read_text(encoding="utf-8")) for name in (TRAINING_FACTS, EVALUATION))
 
 
 def render_card(checkpoint: Path, folder: str = "") -> str:
-    """Render the card of a checkpoint from its own files; `folder` stands before the names of its pictures."""
+    """Render the card of a checkpoint from its files. `folder` is a prefix of its pictures' names."""
     facts, result = _read_figures(checkpoint)
     tokenizer = KmerTokenizer.from_pretrained(checkpoint)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -219,7 +219,7 @@ def parse_library(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure where there is a table, and render."""
+    """Measure if a table is given, and render."""
     parser = make_parser("checkpoint", __doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure and to render")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over clusters")

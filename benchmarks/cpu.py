@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu
 
-Prints each figure, writes them as JSON, and fails where an equality does not hold (never for a time).
+Prints the figures and writes them as JSON. Fails if an equality does not hold, but not for slow timings.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _BATCH_SIZE = 512
 
 
 def random_sequences(num_rows: int, seed: int = 0) -> list[str]:
-    """Draw promoters between the challenge's flanks: four of five have 110 nt, others 87 to 136; 0.4 % hold an N."""
+    """Draw promoters with the challenge's flanks. Four of five have 110 nt, others 87 to 136, and 0.4 % have an N."""
     rng = np.random.default_rng(seed)
     away = np.abs(_LENGTHS - 80)
     shares = np.where(away == 0, 0.82, 0.18 * 0.5**away / (0.5 ** away[away > 0]).sum())
@@ -39,7 +39,7 @@ def random_sequences(num_rows: int, seed: int = 0) -> list[str]:
 
 
 def write_challenge_table(path: Path, num_rows: int) -> None:
-    """Write a random .tsv in the shape of the challenge's training file: no header, 58 % of the values whole."""
+    """Write a random TSV like the challenge's training file, without header and with 58 % whole values."""
     with path.open("w", encoding="ascii") as stream:
         for start in range(0, num_rows, _BLOCK_ROWS):
             rows = min(_BLOCK_ROWS, num_rows - start)
@@ -68,7 +68,7 @@ def run_preparation(results: Results, args: argparse.Namespace, folder: Path) ->
 
 
 def _prepare(results: Results, table: Path, rows: int, output: Path) -> tuple[float, float]:
-    """Seconds and peak resident memory (MB) of the command line, Python's start included."""
+    """Measure seconds, with Python's start, and peak resident memory (MB) of the command."""
     shutil.rmtree(output, ignore_errors=True)
     seconds, peak = run_script("prepare_data", "--source", table, "--output", output)
     kind = "".join(table.suffixes).removeprefix(".").replace("tsv", "TSV")
@@ -98,7 +98,7 @@ def run_tokenizer(results: Results, args: argparse.Namespace, _: Path) -> None:
 
 
 def run_reading(results: Results, args: argparse.Namespace, folder: Path) -> None:
-    """Time shuffled batches of 512 from Arrow through the collator: in this process, and from worker processes."""
+    """Time shuffled batches of 512 from Arrow through the collator, in this process and in workers."""
     if not (folder / "prepared").is_dir():
         write_challenge_table(folder / "reading.tsv", min(args.rows, 1_000_000))
         prepare_dataset(open_source(str(folder / "reading.tsv")), folder / "prepared")

@@ -1,4 +1,4 @@
-"""Results of a benchmark, the machine, and how to time."""
+"""Results, machine description and timing of benchmarks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _PROCESSOR_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-# VmHWM is the peak of this process alone; `ru_maxrss` includes that of the process it was forked from.
+# VmHWM is the peak of this process alone. `ru_maxrss` includes the parent's peak before the fork.
 _MEASURED = """
 import importlib, re, resource, sys
 importlib.import_module("scripts." + sys.argv[1]).main(sys.argv[2:])
@@ -39,7 +39,7 @@ except OSError:
 
 
 class Results:
-    """Figures, equalities (`checks`) and tables of one run, printed as they come."""
+    """Figures, equalities (`checks`) and tables of one run. Prints each when it is added."""
 
     def __init__(self, kind: str, machine: dict):
         self.kind, self.machine = kind, machine
@@ -49,12 +49,12 @@ class Results:
         self.started = perf_counter()
 
     def figure(self, name: str, value: float, unit: str, shown: bool = False, note: str = "") -> None:
-        """Add a measured value; `shown` puts it into the README."""
+        """Add a measured value. `shown` puts it into the README."""
         self.figures.append({"name": name, "value": value, "unit": unit, "shown": shown, "note": note})
         print(f"  {name:<64} {show(value):>10} {unit}{f'   ({note})' if note else ''}", flush=True)
 
     def check(self, name: str, error: float, tolerance: float) -> None:
-        """Add an equality: the measured error and the error that is allowed."""
+        """Add an equality with its measured and allowed error."""
         error = float(error) if math.isfinite(error) else sys.float_info.max  # JSON has no NaN
         holds = error <= tolerance
         self.checks.append({"name": name, "error": error, "tolerance": tolerance, "holds": holds})
@@ -62,12 +62,12 @@ class Results:
         print(f"  {name:<64} {error:>10.1e} error   at most {tolerance:.0e}: {verdict}", flush=True)
 
     def row(self, table: str, /, **values) -> None:
-        """Add a row to a table; its rows have equal keys."""
+        """Add a row to a table. All its rows have the same keys."""
         self.tables.setdefault(table, []).append(values)
         print("  " + "   ".join(f"{name} {show(value)}" for name, value in values.items()), flush=True)
 
     def save(self, path: Path) -> None:
-        """Write everything as JSON; an existing file is replaced."""
+        """Write everything as JSON, replacing an existing file."""
         arguments = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]  # results are public
         report = {
             "kind": self.kind,
@@ -82,24 +82,24 @@ class Results:
         write_json(report, path)
 
     def finish(self, path: Path | None) -> int:
-        """Save where there is a path and name the equalities that fail; returns 1 if any does, else 0."""
+        """Save if there is a path, and print the equalities that fail. Returns 1 if any fails, else 0."""
         if path is not None:
             self.save(path)
         failed = [check["name"] for check in self.checks if not check["holds"]]
-        print(f"\n{f'written to {path}' if path else 'not written: name an --output'}")
+        print(f"\n{f'written to {path}' if path else 'not written: pass --output FILE'}")
         print(f"{len(self.checks)} equalities, {len(failed)} fail", *failed, sep="\n  ")
         return int(bool(failed))
 
 
 def write_json(report: dict, path: Path) -> None:
-    """Write a report; an existing file is replaced once the new one is complete."""
+    """Write a report. Replaces an existing file once the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as partial:
         partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def make_parser(module: str, description: str, output: str | None = None) -> ArgumentParser:
-    """Make the parser of a module's command line, with `--output FILE` if a default for it is described."""
+    """Make the parser of a module. Adds `--output FILE` if `output` describes its default."""
     parser = ArgumentParser(
         prog=f"python -m benchmarks.{module}", description=description, formatter_class=RawDescriptionHelpFormatter
     )
@@ -138,14 +138,14 @@ def describe_machine(device: str = "cpu") -> dict:
 
 
 def result_path(machine: dict, folder: Path = RESULTS) -> Path:
-    """File for the results of a machine: one for each kind."""
+    """File for the results of a kind of machine."""
     return folder / (re.sub(r"[^a-z0-9]+", "-", machine["name"].lower()).strip("-") + ".json")
 
 
 def time_in_turn(
     calls: dict[Hashable, Callable[[], object]], rounds: int = 4, clock: Callable[[], float] = perf_counter
 ) -> dict[Hashable, float]:
-    """Seconds of the fastest call of each kind, taken in turn, so that a busy minute slows all alike."""
+    """Return the seconds of the fastest call of each kind. Calls take turns, so a busy machine slows all equally."""
     best = dict.fromkeys(calls, math.inf)
     for number in range(rounds + 1):
         for name, call in calls.items():
@@ -163,7 +163,7 @@ def relative_error(values: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def run_script(script: str, *arguments: object, folder: Path = ROOT) -> tuple[float, float]:
-    """Run a file of `scripts/` in its own process; returns its seconds, start included, and its peak memory in MB."""
+    """Run a file of `scripts/` in its own process. Returns its seconds, with Python's start, and its peak MB."""
     started = perf_counter()
     command = [sys.executable, "-c", _MEASURED, script, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -4,14 +4,14 @@
 
 The parts:
 
-check      outputs and gradients against float64 on the CPU; the checkpoint of this repository against float32 there
-train      training steps in a bare loop: plain and merged projections, eager and compiled, both kinds of attention
-inference  the same with bf16 weights, all outputs and the expression alone
+check      outputs and gradients against float64 on the CPU, and the repository's checkpoint against float32
+train      training steps without the Trainer: plain and merged projections, eager and compiled, both attentions
+inference  the same with bf16 weights, for all outputs and for the expression alone
 profile    a training step by part of the model and by kernel
 trainer    the Trainer with configs/one_gpu.yaml
 
-Rates are also given as a share of the measured rate of a bf16 matrix product. `--device cpu --size tiny` tries
-everything without a GPU in some minutes.
+Rates are also reported as a share of the measured rate of a bf16 matrix product. `--device cpu --size tiny` runs
+everything without a GPU in a few minutes.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Scale:
     """How much the benchmark computes for a size of the model."""
 
     batch_size: int
-    steps: int  # that are timed together
-    check_layers: int  # blocks of the model that is compared with float64
-    matrix: int  # rows of the square matrices whose product gives the peak
-    trainer_steps: tuple[int, int]  # before the timed window, and in it
-    rows: int  # to train on
+    steps: int  # timed together
+    check_layers: int  # blocks of the model compared with float64
+    matrix: int  # rows of the square matrices multiplied for the peak
+    trainer_steps: tuple[int, int]  # before and in the timed window
+    rows: int  # for training
 
 
 SCALES = {"paper": Scale(512, 10, 2, 8192, (20, 60), 45_000), "tiny": Scale(4, 2, 1, 64, (1, 3), 100)}
@@ -75,12 +75,12 @@ class Run:
 
     @property
     def scale(self) -> Scale:
-        """Everything else that depends on the size."""
+        """Settings that depend on the size."""
         return SCALES[self.size]
 
     @cached_property
     def peak(self) -> float:
-        """Rate of a bf16 matrix product of random numbers in TFLOP/s."""
+        """Rate of a random bf16 matrix product in TFLOP/s."""
         rows = self.scale.matrix
         left, right = (torch.randn(rows, rows, device=self.device, dtype=torch.bfloat16) for _ in range(2))
         product = torch.empty_like(left)
@@ -93,7 +93,7 @@ class Run:
         return count_flops(self.size, projections, task) * sequences_per_s / (self.peak * 1e12)
 
     def seconds_per_step(self, step: Callable[[], object]) -> float:
-        """Seconds of a step when several run without waiting for the device."""
+        """Return the seconds of a step when several run without synchronization."""
 
         def window() -> None:
             for _ in range(self.scale.steps):
@@ -105,7 +105,7 @@ class Run:
 
 @cache
 def count_flops(size: str, projections: str, task: str) -> float:
-    """Count the operations of matrix products and convolutions for one sequence; a multiply-add counts two.
+    """Count the operations of matrix products and convolutions for one sequence. A multiply-add counts as two.
 
     A backward pass has twice the operations of the forward pass.
     """
@@ -123,7 +123,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def release(device: torch.device) -> None:
-    """Discard compiled code and free memory, so that one form does not affect the next."""
+    """Discard compiled code and free memory before the next form."""
     torch.compiler.reset()
     gc.collect()
     if device.type == "cuda":
@@ -191,12 +191,12 @@ def check_numbers(run: Run) -> None:
 
 
 def measure_training(run: Run) -> None:
-    """Time training steps in a bare loop."""
+    """Time training steps without the Trainer."""
     _measure_task(run, "train", "train")
 
 
 def measure_inference(run: Run) -> None:
-    """Time inference with bf16 weights, all outputs and the expression alone."""
+    """Time inference with bf16 weights, for all outputs and for the expression alone."""
     for task in ("whole", "expression"):
         _measure_task(run, "inference", task)
 
@@ -215,7 +215,7 @@ def _measure_task(run: Run, table: str, task: str) -> None:
 
 
 def measure(run: Run, table: str, task: str, projections: str, attention: str, is_compiled: bool) -> dict:
-    """Time one form and add its row; an error, such as no memory or no kernel, becomes its note."""
+    """Time one form and add its row. An error, such as lack of memory or of a kernel, becomes its note."""
     batch_size, note = run.scale.batch_size, ""
     measured = dict.fromkeys(("sequences_per_s", "ms", "first_s", "memory_gb", "mfu"))
     release(run.device)
@@ -250,7 +250,7 @@ def profile_training(run: Run) -> None:
 def time_groups(run: Run, projections: str) -> dict[str, float]:
     """Milliseconds of a compiled training step, and of each part of the blocks on its own, forward and backward.
 
-    "other" is the rest: embeddings, heads, losses and residual additions, less what the compiler fuses.
+    "other" is the rest: embeddings, heads, losses and residual additions, minus savings by fusion.
     """
     release(run.device)
     whole = run.seconds_per_step(make_step(run, "train", projections, "eager", True))
@@ -320,7 +320,7 @@ def profile_kernels(run: Run, projections: str) -> list[dict]:
 
 
 class StepClock(TrainerCallback):
-    """Reads the clock after some steps of a training, once the device has finished them."""
+    """Read the clock after the given steps, once the device has finished them."""
 
     def __init__(self, steps: tuple[int, ...], device: torch.device):
         self.steps, self.device, self.times = steps, device, []
@@ -333,7 +333,7 @@ class StepClock(TrainerCallback):
 
 
 def measure_trainer(run: Run) -> None:
-    """Time the Trainer with the recipe, from data on the disk."""
+    """Time the Trainer with the recipe and prepared data."""
     with TemporaryDirectory() as folder:
         prepare_dataset(open_source("simulate", num_sequences=run.scale.rows, seed=0), Path(folder) / "data")
         for projections, label in LABELS.items():
@@ -344,7 +344,7 @@ def measure_trainer(run: Run) -> None:
 
 
 def _time_trainer(run: Run, projections: str, folder: Path) -> float:
-    """Seconds of a step of `scripts/train.py` with the recipe, saving nothing."""
+    """Return the seconds of a step of `scripts/train.py` with the recipe, without saving."""
     warm_up, timed = run.scale.trainer_steps
     options = yaml.safe_load(RECIPE.read_text(encoding="utf-8")) | SIZES[run.size] | QUIET
     options |= {
@@ -374,7 +374,7 @@ PARTS: dict[str, Callable[[Run], None]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark, and save the results after each part; returns 1 where an equality fails."""
+    """Run the benchmark and save the results after each part. Returns 1 if an equality fails."""
     parser = make_parser("gpu", __doc__, "of all parts at the paper's size on a GPU, results/MACHINE.json")
     add = parser.add_argument
     add("--only", nargs="+", choices=PARTS, help="parts to run (default: all)")

@@ -15,7 +15,7 @@ from modeling_macaron import MacaronForExpressionPrediction
 from modeling_macaron.analysis.attribution import integrated_gradients
 from modeling_macaron.predictor import Predictor
 
-FLOAT32_TOLERANCE = 5e-5  # TF32, which must be off, errs by about 3e-4
+FLOAT32_TOLERANCE = 5e-5  # TF32 must be off: its error is about 3e-4
 AUTOCAST_TOLERANCE = 3e-2
 CHECKPOINT_TOLERANCE = 1e-4  # standard deviations of expression
 HALF_TOLERANCE = 0.1
@@ -41,7 +41,7 @@ def make_reference(size: str, layers: int) -> MacaronForExpressionPrediction:
     model = make_model(size, "eager", num_hidden_layers=layers, hidden_dropout=0.0).double()
     with torch.no_grad():
         for layer in model.macaron.layers:
-            for projection in layer.self_attn.children():  # attention scores then have a spread of about 1.5
+            for projection in layer.self_attn.children():  # gives attention scores a spread of about 1.5
                 projection.weight.normal_(std=(1.5 / projection.in_features) ** 0.5)
     return model
 
@@ -49,7 +49,7 @@ def make_reference(size: str, layers: int) -> MacaronForExpressionPrediction:
 def _check_model(
     results: Results, name: str, model: MacaronForExpressionPrediction, device: torch.device, backend: str
 ) -> None:
-    """Check float32 and bf16 autocast with both kinds of attention, and compiled with that of the recipe."""
+    """Check float32 and bf16 autocast with both kinds of attention, and compiled with the recipe's."""
     batch = random_batch(model, 3)
     reference = _run_model(model, {**batch, "labels": batch["labels"].double()})
     batch = {key: values.to(device) for key, values in batch.items()}
@@ -87,7 +87,7 @@ def _run_model(
 
 
 def gradient_error(gradients: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> float:
-    """Largest error of a tensor over its norm plus a thousandth of the norm of all: some gradients are zero."""
+    """Largest error of a tensor, relative to its norm plus 0.001 of the total norm, since some gradients are zero."""
     norm = torch.linalg.vector_norm
     total = norm(torch.stack([norm(own) for own in reference.values()]))
     errors = [

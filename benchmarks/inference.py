@@ -1,4 +1,4 @@
-"""Inference on the CPU: merged projections, the expression alone, and bfloat16 weights, beside the plain model."""
+"""Inference on the CPU: merged projections, expression only and bfloat16 weights, compared with the plain model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMS = {  # whether merged, whether with nucleotide logits
 
 @torch.inference_mode()
 def run(results: Results, args: argparse.Namespace, _: Path) -> None:
-    """Check that all forms give the same numbers, and time them."""
+    """Check that all forms give equal numbers, and time them."""
     plain = make_model(args.size).eval()
     _check_equality(results, plain)
     models = {False: plain, True: plain.to_merged()}
@@ -76,7 +76,7 @@ def _check_equality(results: Results, model: MacaronForExpressionPrediction) -> 
 def _make_calls(
     models: dict[bool, MacaronForExpressionPrediction], ids: torch.Tensor
 ) -> dict[tuple[str, str, str], Callable[[], torch.Tensor]]:
-    """Make the call of each form, dtype of the weights and kind of attention; it returns the logits (rows, 1)."""
+    """Make the call of each form, dtype of weights and kind of attention. A call returns the logits (rows, 1)."""
     calls = {}
     for attention in ("sdpa", "eager"):
         for weights in ("float32", "bfloat16"):

@@ -1,9 +1,9 @@
-"""Measure the peak memory of prediction, variants, mutagenesis and attribution over the number of sequences.
+"""Measure the peak memory of prediction, variants, mutagenesis and attribution by number of sequences.
 
     python -m benchmarks.memory
 
-Each command runs in a process of its own, on random promoters, with a model so small that its memory depends on the
-rows alone. Writes JSON into `results/memory/`.
+Each command runs in its own process on random promoters. The model is so small that memory depends only on the rows.
+Writes JSON into `results/memory/`.
 """
 
 from __future__ import annotations

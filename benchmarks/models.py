@@ -18,7 +18,7 @@ SIZES = {  # fields of `MacaronConfig` that differ from its defaults
 def make_model(
     size: str, attention: str = "sdpa", device: torch.device | str = "cpu", **fields
 ) -> MacaronForExpressionPrediction:
-    """Make a float32 model of a size; noise on its weights keeps attention from being uniform."""
+    """Make a float32 model of a size. Noise on its weights makes attention nonuniform."""
     torch.manual_seed(0)
     with torch.device(device), torch.no_grad():
         model = MacaronForExpressionPrediction(MacaronConfig(**{**SIZES[size], **fields}))
@@ -35,7 +35,7 @@ def random_ids(rows: int, seed: int = 0) -> torch.Tensor:
 
 
 def random_batch(model: MacaronForExpressionPrediction, rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Make a batch as the collator does: ids and nucleotide labels (rows, 200), labels (rows,)."""
+    """Make a batch like the collator's: ids and nucleotide labels (rows, 200), labels (rows,)."""
     generator = torch.Generator().manual_seed(seed)
     ids = random_ids(rows, seed)
     masked = torch.rand(ids.shape, generator=generator) < 0.05

@@ -2,12 +2,11 @@
 
     python -m benchmarks.novelty --table yeast_public.parquet [--other human_wtc11.parquet]
 
-Takes the 3-mers of split `train` of the table and the limit of split `validation`, as training does, and prints the
-share of flagged sequences, 80 nt each: validation rows and their dinucleotide shuffles, the middle of the sequences of
-another table, random DNA of several GC contents, and repeats.
+As in training, 3-mers come from split `train` of the table and the limit from split `validation`. Prints the share of
+flagged sequences of 80 nt: validation rows, their dinucleotide shuffles, the middle of sequences of another table,
+random DNA of several GC contents, and repeats.
 
-Results for the composition of 67,000 rows of yeast promoters (native and random), and for the challenge's designed
-library:
+Results for 67,000 rows of yeast promoters (native and random) and for the challenge's designed library:
 
 =============================  =====  =======
 sequences                      yeast  library
@@ -41,12 +40,12 @@ from modeling_macaron.training.metrics import trimer_settings
 from tokenization import KmerTokenizer
 
 LENGTH = 80
-_MOST = 2_000  # sequences of a kind, beside the validation rows
+_MOST = 2_000  # sequences of each kind except validation rows
 _REPEATS = ("A", "C", "AT", "CG", "AC", "AAT", "CAG")
 
 
 def dinucleotide_shuffle(ids: np.ndarray, random: np.random.Generator, tries: int = 1_000) -> np.ndarray:
-    """Shuffle token ids (length,) without a change of any pair's count: exchange stretches with equal ends."""
+    """Shuffle token ids (length,) and keep the count of each pair: swap segments with equal ends."""
     shuffled = ids.tolist()
     for a, b, c, d in np.sort(random.integers(0, len(ids), (tries, 4)), axis=1).tolist():
         if a < b < c < d and shuffled[a] == shuffled[c] and shuffled[b] == shuffled[d]:
@@ -55,7 +54,7 @@ def dinucleotide_shuffle(ids: np.ndarray, random: np.random.Generator, tries: in
 
 
 def read_strands(tokenizer: KmerTokenizer, sequences: pd.Series) -> np.ndarray:
-    """Token ids (rows, 80) of the sequences that can be used."""
+    """Token ids (rows, 80) of the valid sequences."""
     strands = tokenizer.encode_strands(*string_buffers(pa.array(sequences, pa.large_string())))
     return strands.ids[strands.problem == 0]
 

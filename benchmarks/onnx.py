@@ -1,4 +1,4 @@
-"""Time ONNX Runtime beside PyTorch on this machine's processor, with the same threads.
+"""Time ONNX Runtime and PyTorch on this machine's processor with the same number of threads.
 
     python -m benchmarks.onnx --checkpoint DIR
 
@@ -30,7 +30,7 @@ SEQUENCES = 64
 
 
 def run(results: Results, checkpoint: Path, folder: Path, threads: int, rounds: int = 4) -> None:
-    """Export a checkpoint in both forms, compare the numbers, and time 64 promoters in turn with PyTorch."""
+    """Export a checkpoint in both forms, compare the numbers, and time 64 promoters with each library."""
     predictor = Predictor.from_pretrained(checkpoint, device="cpu", dtype="float32")
     model = predictor.model
     strands = random_promoters(SEQUENCES, model.config.strand_length)
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = make_parser("onnx", __doc__, "results/onnx/MACHINE.json")
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a model")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each library (%(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="timed rounds; the fastest counts (%(default)s)")
     args = parser.parse_args(argv)
     machine = describe_machine() | {"threads": args.threads}

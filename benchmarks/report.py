@@ -1,8 +1,8 @@
-"""Show committed results: a table and a plot in README.md.
+"""Render committed results as a table and a plot in README.md.
 
     python -m benchmarks.report
 
-The text between the two markers is replaced; a test keeps it equal to the files in `results/`.
+Replaces the text between two markers. A test checks that it matches the files in `results/`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read_results() -> list[dict]:
 
 
 def render_figures(reports: list[dict]) -> str:
-    """Render the block of the README: for each machine the figures that are marked as shown, then the plot."""
+    """Render the block of the README: the figures marked as shown for each machine, then the plot."""
     parts = []
     for report in reports:
         held = sum(check["holds"] for check in report["checks"])
@@ -44,7 +44,7 @@ def render_figures(reports: list[dict]) -> str:
 
 
 def plot(report: dict) -> Figure:
-    """Draw the results of a CPU: the speed of inference by form, and the time of preparation by rows."""
+    """Draw the speed of inference by form and the time of preparation by rows on a CPU."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     inference, preparation = figure.subplots(1, 2, width_ratios=(1.25, 1))
     rows = [row for row in report["tables"]["inference"] if row["attention"] == "sdpa"]

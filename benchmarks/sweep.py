@@ -3,10 +3,10 @@
     python -m benchmarks.sweep --dataset DIR --recipe configs/yeast.yaml --output OUT [--device cuda] [--report]
 
 Trains on split `train` of a prepared data set, one run after the other, and scores the end of each run on split
-`validation`. All settings get their first seed before any gets its second. Each run adds a line to OUT/results.jsonl,
-and a run that has a line is skipped, so the same command continues. `--report` prints a Markdown table of the lines;
-without `--dataset` it does nothing else. `--size tiny --epochs 0.1` tries everything on a CPU. One small model does not
-fill a GPU: start several processes with `--share 0/4`, `--share 1/4`, ... and the same --output.
+`validation`. All settings run with the first seed before any runs with the second. Each run adds a line to
+OUT/results.jsonl. The same command skips finished runs and continues. `--report` prints a Markdown table of the lines,
+and nothing is trained without `--dataset`. `--size tiny --epochs 0.1` runs everything on a CPU. One small model does
+not fill a GPU: start several processes with `--share 0/4`, `--share 1/4`, ... and the same --output.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ SIZES: dict[str, dict] = {
     "medium": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 512},
     "large": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 768},
 }
-QUIET = {  # train, and neither evaluate nor save
+QUIET = {  # only train, without evaluating or saving
     "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None,
     "report_to": "none", "disable_tqdm": True, "logging_steps": 100,
 }  # fmt: skip
 _MEASURES = ("pearson_r", "spearman_rho", "seconds", "parameters")
-_DEVICES: dict[str, dict] = {  # compiling takes longer than such a run on a GPU
+_DEVICES: dict[str, dict] = {  # on a GPU, compiling takes longer than a run
     "cpu": {"use_cpu": True},
     "cuda": {"use_cpu": False, "torch_compile": False, "attn_implementation": "sdpa"},
 }
 
 
 def options_of(setting: dict, args: argparse.Namespace) -> dict:
-    """Options of a run: the recipe, changed by size and setting."""
+    """Return the options of a run: the recipe, changed by size and setting."""
     recipe = yaml.safe_load(args.recipe.read_text(encoding="utf-8"))
     paths = {"dataset": str(args.dataset), "output_dir": str(args.output / "run")}
     length = {"num_train_epochs": args.epochs, "max_steps": -1}
@@ -76,10 +76,10 @@ def options_of(setting: dict, args: argparse.Namespace) -> dict:
 
 
 def build_trainer(options: dict, recipe: Path) -> MacaronTrainer:
-    """Make the trainer of a recipe's options, which are written into the file `recipe`."""
+    """Write the options to the file `recipe` and make its trainer."""
     recipe.write_text(yaml.safe_dump(options), encoding="utf-8")
     model_arguments, arguments = parse_recipe([str(recipe)])
-    torch.compiler.reset()  # else the models of a process share one limit of compiled shapes
+    torch.compiler.reset()  # models of a process share one limit of compiled shapes
     set_seed(arguments.seed)
     data = PreparedData(arguments.dataset)
     model = build_model(model_arguments, data, arguments.init_from, arguments.expression_bins)
@@ -89,7 +89,7 @@ def build_trainer(options: dict, recipe: Path) -> MacaronTrainer:
 
 
 def train_once(options: dict, recipe: Path) -> dict:
-    """Train once and return the measures of the validation split; a loss that is not finite gives a `problem`."""
+    """Train once and return the measures of the validation split, or a `problem` if a loss is not finite."""
     trainer = build_trainer(options, recipe)
     started = time.monotonic()
     try:
@@ -114,7 +114,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def sweep(settings: dict[str, dict], args: argparse.Namespace) -> None:
-    """Train what has no line yet, as long as the time allows one more run."""
+    """Train settings that have no line yet while the time allows another run."""
     path, began, longest = args.output / "results.jsonl", time.monotonic(), 0.0
     args.output.mkdir(parents=True, exist_ok=True)
     todo = {name: options_of(setting, args) for name, setting in settings.items()}
@@ -126,7 +126,7 @@ def sweep(settings: dict[str, dict], args: argparse.Namespace) -> None:
         if (name, seed) in done:
             continue
         if time.monotonic() - began + longest > 60 * args.minutes:
-            print("the time is up: the same command continues")
+            print("the time is up: run the same command to continue")
             return
         started = time.monotonic()
         result = train_once(todo[name] | {"seed": seed}, args.output / f"recipe{mine}.yaml")
@@ -138,7 +138,7 @@ def sweep(settings: dict[str, dict], args: argparse.Namespace) -> None:
 
 
 def report(lines: list[dict]) -> str:
-    """Make a Markdown table: mean and range of r, and its mean difference from the recipe with the same seed."""
+    """Make a Markdown table of the mean and range of r and its mean difference from the recipe with the same seed."""
     frame = pd.DataFrame(lines, columns=["setting", "seed", *_MEASURES])
     base = frame[frame.setting == RECIPE].set_index("seed").pearson_r
     frame["change"] = frame.pearson_r - frame.seed.map(base)
@@ -157,15 +157,15 @@ def report(lines: list[dict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Sweep where there is a data set, and report."""
+    """Sweep if a data set is given, and report."""
     parser = make_parser("sweep", __doc__)
-    parser.add_argument("--dataset", type=Path, help="folder that scripts/prepare_data.py wrote")
+    parser.add_argument("--dataset", type=Path, help="folder written by scripts/prepare_data.py")
     parser.add_argument("--recipe", type=Path, default=Path("configs/yeast.yaml"), help="%(default)s")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of results.jsonl")
-    parser.add_argument("--settings", type=Path, help="YAML file of `name: {option: value}` in place of the list here")
+    parser.add_argument("--settings", type=Path, help="YAML file of `name: {option: value}`, replacing the defaults")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of a setting, 1 to N (%(default)s)")
     parser.add_argument("--epochs", type=float, default=3.0, help="passes over the rows (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="no run starts that would end later (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="start no run that would end later (%(default)s)")
     parser.add_argument("--size", choices=SIZES, default="recipe", help="size of the model (%(default)s)")
     parser.add_argument("--device", choices=_DEVICES, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th run, from the I-th (%(default)s)")

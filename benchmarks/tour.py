@@ -1,8 +1,8 @@
-"""Run every command with the checkpoint of this repository, on promoters of the library that it was not trained on.
+"""Run every command with the repository's checkpoint on held-out promoters of the library.
 
     python -m benchmarks.tour --table measured_library.parquet --pairs pairs.parquet
 
-Runs the command lines on split `validation`, compares predicted with measured differences, draws figures into
+Runs the commands on split `validation` and compares predicted with measured differences. Draws figures into
 `docs/tour/`, writes `results/tour/library.json` and renders the tour of `README.md`. Without a table it renders the
 committed results.
 """
@@ -47,14 +47,14 @@ class Tour(NamedTuple):
     figures: Path
 
     def run(self, script: str, *arguments: str) -> dict:
-        """Run a command line in the working folder; returns the command and its seconds, Python's start included."""
+        """Run a command in the working folder. Returns the command and its seconds with Python's start."""
         seconds, _ = run_script(script, self.checkpoint.resolve(), *arguments, folder=self.work)
         shown = f"python scripts/{script}.py checkpoints/{self.checkpoint.name} {' '.join(arguments)}"
         return {"command": shown, "seconds": seconds}
 
 
 def variant_table(library: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Collect the pairs with both ends in a library, with their measured differences."""
+    """Collect the pairs within a library and their measured differences."""
     rows = library.set_index("row_id")
     pairs = pairs[pairs.alt_row_id.isin(rows.index) & pairs.ref_row_id.isin(rows.index)]
     references, alternatives = rows.loc[pairs.ref_row_id], rows.loc[pairs.alt_row_id]
@@ -99,7 +99,7 @@ def score_variants(tour: Tour, variants: pd.DataFrame) -> dict:
 
 
 def _draw_one_promoter(tour: Tour, substitutions: pd.DataFrame) -> None:
-    """Draw predicted and measured effects along the promoter with most substitutions; write it for `mutate`."""
+    """Draw predicted and measured effects along the promoter with most substitutions. Writes it for `mutate`."""
     reference = substitutions.reference_sequence.value_counts().idxmax()
     some = substitutions[substitutions.reference_sequence == reference]
     texts = [reference, *some.alternative_sequence]
@@ -153,7 +153,7 @@ def design_promoters(tour: Tour, library: pd.DataFrame, training: pd.DataFrame) 
 
 
 def take_tour(tour: Tour, table: Path, pairs: Path) -> dict:
-    """Run all commands; returns the command, seconds and figures of each."""
+    """Run all commands. Returns the command, seconds and figures of each."""
     frame = pd.read_parquet(table)
     library, training = frame[frame.split == SPLIT], frame[frame.split == "train"]
     return {
@@ -212,7 +212,7 @@ def render_tour(result: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Take the tour, where there is a table, and render it."""
+    """Take the tour if a table is given, and render it."""
     parser = make_parser("tour", __doc__)
     args = parse_library(parser, argv)
     if args.table is not None:

@@ -1,4 +1,4 @@
-"""Training on the CPU: the library's recipe and the paper's model, plain and as `train_on_cpu` makes them."""
+"""Training on the CPU: the library's recipe and the paper's model, with and without `train_on_cpu`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIBRARY = {
 
 
 def run(results: Results, args: argparse.Namespace, _: Path) -> None:
-    """Time training steps in bfloat16 on one thread, in turn; memory is kept from then on, as training does."""
+    """Time training steps in bfloat16 on one thread. Keeps freed memory from then on, as training does."""
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -36,7 +36,7 @@ def run(results: Results, args: argparse.Namespace, _: Path) -> None:
 
 
 def _compare(results: Results, name: str, plain: MacaronForExpressionPrediction, rows: int) -> None:
-    """Add the rates of a model, by processor time."""
+    """Add the rates of a model in processor time."""
     fast, compiled = copy.deepcopy(plain), copy.deepcopy(plain)
     train_on_cpu(fast)
     train_on_cpu(compiled, compile_blocks=True)
@@ -55,7 +55,7 @@ def _compare(results: Results, name: str, plain: MacaronForExpressionPrediction,
 
 
 def _make_step(model: MacaronForExpressionPrediction, rows: int, *, fused: bool = True) -> Callable[[], None]:
-    """Make a training step on random rows, with reconstruction where the model has it."""
+    """Make a training step on random rows, with reconstruction if the model has it."""
     optimizer = torch.optim.AdamW(model.train().parameters(), fused=fused)
     inputs = {**random_batch(model, rows), "output_nucleotide_logits": False}
     if not model.config.reconstruction_weight:

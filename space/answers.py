@@ -1,4 +1,4 @@
-"""Answers of the tabs Predict, Mutagenesis and Variant: from text to numbers, without HTML."""
+"""Compute the answers of the tabs Predict, Mutagenesis and Variant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from modeling_macaron.reference import Example, load_reference
 from .reading import BadInput, Limits, Pasted, Promoter, read_change, read_one, read_pasted, read_promoters
 
 NUM_STRONGEST = 10
-UNLIKE_TRAINING = "Its composition is unlike that of the promoters that the model was trained on: an extrapolation."
+UNLIKE_TRAINING = "Its composition is unlike that of the training promoters: the prediction is an extrapolation."
 
 
 class PredictedPromoter(NamedTuple):
@@ -70,7 +70,7 @@ class ComparedAlleles(NamedTuple):
 
 
 class Answers:
-    """Answer requests with one model; nothing of a request is kept."""
+    """Answer requests with one model. Requests are not stored."""
 
     def __init__(self, checkpoint: str | Path, limits: Limits | None = None):
         self.predictor = Predictor.from_pretrained(checkpoint)
@@ -86,14 +86,14 @@ class Answers:
         self.trimmed.predict(["A"])  # warm up
 
     def _random_sequences(self) -> Iterator[Example]:
-        """Yield random promoters, the same at each start."""
+        """Yield random promoters from a fixed seed."""
         generator = np.random.default_rng(0)
         while True:
             bases = generator.choice(list(BASES), self.tokenizer.strand_length)
             yield Example("random sequence", "".join(bases), None)
 
     def _readable(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """Keep the examples that the model reads whole, with flanks if the tokenizer always trims them."""
+        """Keep the examples that the model reads unchanged. Adds flanks if the tokenizer always trims them."""
         flanks = (self.tokenizer.flank5, self.tokenizer.flank3) if self.tokenizer.trimming == "always" else ("", "")
         for one in examples:
             typed = one.sequence.join(flanks)
@@ -166,7 +166,7 @@ class Answers:
             second = read_one(self.trimmed.tokenizer, changed[num_cut:], self.limits, "alternative")
         if first.sequence == second.sequence:
             raise BadInput(
-                "With its 5' end cut off, this is the same as the reference."
+                "After cutting the 5' end, this is the same as the reference."
                 if num_cut
                 else f"This is the same as the reference. Write a change, such as {change_of(first.sequence)}.",
                 "alternative",
@@ -183,7 +183,7 @@ class Answers:
         if too_many and not cut:
             raise BadInput(
                 f"{_spell(*change)} makes it {len(changed)} nt long, {too_many} more than the model reads. Allow "
-                "to cut the 5' end off, or shorten the reference.",
+                "cutting the 5' end, or shorten the reference.",
                 "alternative",
             )
         return too_many
@@ -210,7 +210,7 @@ def _spell(before: str, position: int, after: str) -> str:
 
 
 def _change(sequence: str, before: str, position: int, after: str) -> tuple[str, Difference]:
-    """Apply a change at a position from 1; return the sequence, and where the change was written."""
+    """Apply a change at a position from 1. Returns the sequence and the difference as written."""
     last, written = position + len(before) - 1, _spell(before, position, after)
     if position < 1 or last > len(sequence):
         raise BadInput(
@@ -223,10 +223,10 @@ def _change(sequence: str, before: str, position: int, after: str) -> tuple[str,
     except ValueError as error:
         there = sequence[position - 1 : last]
         if there == before:
-            raise BadInput(f"{written} cannot be made: {error}.", "alternative") from error
+            raise BadInput(f"{written} cannot be applied: {error}.", "alternative") from error
         raise BadInput(
-            f"{written} does not fit the reference: it has {there}, not {before}, at position {position} (counted from "
-            "1, without flanks).",
+            f"{written} does not match the reference: it has {there}, not {before}, at position {position} (counted "
+            "from 1, without flanks).",
             "alternative",
         ) from error
     within = where_they_differ(before, after)

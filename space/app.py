@@ -1,4 +1,4 @@
-"""Layout and events of the demo; see `answers` for its results and `figures` for their display.
+"""Layout and events of the demo. `answers` computes the results and `figures` displays them.
 
 python -m space.app --checkpoint checkpoints/macaron-promoter-library
 """
@@ -38,18 +38,18 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 INTRODUCTION = """
 <h1>Macaron promoter</h1>
 <p>Predicts how strongly promoters are expressed, in assay units, from up to {length} nt of their DNA. {rows}Predictions
-hold for the assay, the cells and the kind of promoters that the model was trained on, and not for the clinic.</p>
-<details><summary>What the model is</summary><p>A Macaron Transformer. {reads}</p></details>
+hold for the assay, the cells and the kind of promoters that the model was trained on. Not for clinical use.</p>
+<details><summary>About the model</summary><p>A Macaron Transformer. {reads}</p></details>
 """
-# Fields of a design by the place of their problems: start, target, constraints.
+# Fields of a design, grouped by where their problems are shown: start, target, constraints.
 DESIGN_FIELDS = (("start",), ("value", "max_edits", "num_designs"), ("gc", "sites", "positions"))
-PRIVACY = "What you enter is used for the answer and not stored."
+PRIVACY = "Your input is used for the answer only and not stored."
 
 
 class Searches:
-    """Stop events of the latest search of each browser session, by the number that the browser passes on.
+    """Stop events of the latest search of each browser session.
 
-    Several searches of one session may wait in the queue.
+    The browser passes the number of a search, since several searches of one session may wait in the queue.
     """
 
     def __init__(self):
@@ -57,7 +57,7 @@ class Searches:
         self._latest: dict[str, tuple[int, Event]] = {}
 
     def begin(self, request: gr.Request) -> tuple[int, dict, str]:
-        """Register a search and stop the earlier one; return its number and what to show while it waits."""
+        """Register a search and stop the earlier one. Returns its number and updates of the page."""
         self.stop(request)
         number = next(self._numbers)
         self._latest[str(request.session_hash)] = number, Event()
@@ -78,7 +78,7 @@ class Searches:
         self._latest.pop(str(request.session_hash), None)
 
     def of(self, request: gr.Request, number: float) -> Event:
-        """Return the stop event of a search; it is set if the search is outdated or the session closed."""
+        """Return the stop event of a search. It is set if the search is outdated or the session closed."""
         latest, stop = self._latest.get(str(request.session_hash), (0, Event()))
         if latest != number:
             stop = Event()
@@ -113,7 +113,7 @@ def build_page(answers: Answers) -> gr.Blocks:
 
 
 def _introduction(answers: Answers) -> str:
-    """Describe what the model predicts and reads, and its measured values."""
+    """Describe the model's predictions, input and measured values."""
     reference, rows = answers.reference, ""
     if reference is not None:
         low, high = (figures.number(value, answers.digits) for value in reference.percentiles[[0, -1]])
@@ -124,7 +124,7 @@ def _introduction(answers: Answers) -> str:
 
 
 def _sequence_field(label: str, info: str, value: str, name: str, lines: int = 3) -> tuple[gr.Textbox, gr.HTML]:
-    """Make a field for DNA, and a place for its problem."""
+    """Make a field for DNA and a place for its problem."""
     field = gr.Textbox(
         label=label, info=info, value=value, lines=lines, max_lines=12, elem_id=name, elem_classes="sequence-field"
     )
@@ -138,7 +138,7 @@ def _problem_place(name: str) -> gr.HTML:
 
 def _middle_box(answers: Answers, name: str) -> gr.Checkbox:
     """Make the option to cut sequences that are too long."""
-    label = f"Cut what is longer than {answers.tokenizer.strand_length} nt to its middle"
+    label = f"Cut longer sequences to their middle {answers.tokenizer.strand_length} nt"
     return gr.Checkbox(label=label, elem_id=name)
 
 
@@ -166,7 +166,7 @@ def _predict_tab(answers: Answers) -> None:
     with gr.Row():
         with gr.Column():
             field, problem = _sequence_field(
-                "Promoter", "One sequence, several lines (each one a promoter), or FASTA.",
+                "Promoter", "One sequence, one sequence per line, or FASTA.",
                 answers.examples[0].sequence, "predict-sequence", lines=5,
             )  # fmt: skip
             keep = _middle_box(answers, "predict-middle")
@@ -195,7 +195,7 @@ def _mutagenesis_tab(answers: Answers) -> None:
             return figures.problem(str(error)), ""
 
     field, problem = _sequence_field(
-        "Promoter", "One sequence: each of its bases is replaced by each of the other three.",
+        "Promoter", "One sequence. Each base is replaced by each of the other three.",
         answers.examples[-1].sequence, "mutagenesis-sequence", lines=2,
     )  # fmt: skip
     button = gr.Button("Mutate", variant="primary", elem_id="mutagenesis-run")
@@ -221,12 +221,12 @@ def _variant_tab(answers: Answers) -> None:
         with gr.Column():
             alternative, alternative_problem = _sequence_field(
                 "Alternative",
-                f"A change, counted from 1 without flanks: {substitution} replaces, {deletion} deletes and {insertion} "
-                "inserts. Or the other sequence.",
+                f"A change, counted from 1 without flanks ({substitution} replaces, {deletion} deletes, {insertion} "
+                "inserts), or the other sequence.",
                 substitution, "variant-alternative", lines=2,
             )  # fmt: skip
             cut = gr.Checkbox(
-                label=f"Cut the 5' end off where an insertion makes more than {answers.tokenizer.strand_length} nt",
+                label=f"Cut the 5' end if an insertion makes more than {answers.tokenizer.strand_length} nt",
                 elem_id="variant-cut",
             )
     button = gr.Button("Compare", variant="primary", elem_id="variant-run")
@@ -252,7 +252,7 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
     with gr.Row():
         with gr.Column():
             start, start_problem = _sequence_field(
-                "Start", "A promoter of A, C, G and T; leave it empty for a random one.",
+                "Start", "A promoter of A, C, G and T. If empty, a random one.",
                 answers.examples[0].sequence, "design-start", lines=2,
             )  # fmt: skip
             goal, goal_problem = _goal_fields(answers)
@@ -262,7 +262,7 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
         button = gr.Button("Design", variant="primary", elem_id="design-run")
         stop_button = gr.Button("Stop", interactive=False, elem_id="design-stop")
     result = gr.HTML(elem_id="design-result", padding=False)
-    number = gr.Number(visible=False)  # of the search; a gr.State would be read only when the search starts
+    number = gr.Number(visible=False)  # of the search; gr.State is read too late, when the search starts
     quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     begun = button.click(searches.begin, None, [number, stop_button, result], **quiet)
     begun.then(None, js="() => window.showAnswer('design-result')", show_progress="hidden")
@@ -276,7 +276,7 @@ def _design_tab(answers: Answers, searches: Searches) -> None:
 
 
 def _goal_fields(answers: Answers) -> tuple[list, gr.HTML]:
-    """Make the fields of the target and the search, and a place for their problems."""
+    """Make the fields of the target and the search and a place for their problems."""
     limits, config = answers.limits, answers.config
     target = gr.Radio(
         [("higher", "higher"), ("lower", "lower"), ("as near as possible to", "value")], value="higher",
@@ -301,7 +301,7 @@ def _goal_fields(answers: Answers) -> tuple[list, gr.HTML]:
 
 
 def _rule_fields() -> tuple[list, gr.HTML]:
-    """Make the fields of the constraints, and a place for their problems."""
+    """Make the fields of the constraints and a place for their problems."""
     with gr.Row():
         low = gr.Number(label="GC % at least", value=0, elem_id="design-gc-low")
         high = gr.Number(label="GC % at most", value=100, elem_id="design-gc-high")
@@ -310,7 +310,7 @@ def _rule_fields() -> tuple[list, gr.HTML]:
         elem_id="design-sites", elem_classes="sequence-field",
     )  # fmt: skip
     positions = gr.Textbox(
-        label="Positions that stay", info="Counted from 1 without flanks, for example 1-10, 35.",
+        label="Fixed positions", info="Counted from 1 without flanks, for example 1-10, 35.",
         elem_id="design-positions",
     )  # fmt: skip
     return [low, high, sites, positions], _problem_place("design-rules")
@@ -331,8 +331,8 @@ def _file_tab(answers: Answers) -> None:
 
     upload, problem = _upload_field(answers.limits)
     with gr.Row():
-        column = gr.Textbox(label="Column of the DNA", info="Empty: found by itself.", elem_id="file-column")
-        output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Get back as",
+        column = gr.Textbox(label="Column of the DNA", info="If empty, found automatically.", elem_id="file-column")
+        output_format = gr.Radio([("CSV", "csv"), ("Parquet", "parquet")], value="csv", label="Output format",
                                  elem_id="file-format")  # fmt: skip
     keep = _middle_box(answers, "file-middle")
     button = gr.Button("Predict the file", variant="primary", elem_id="file-run")
@@ -345,7 +345,7 @@ def _file_tab(answers: Answers) -> None:
 
 
 def _upload_field(limits: Limits) -> tuple[gr.HTML, gr.HTML]:
-    """Make the field for a file, and a place for its problem."""
+    """Make the field for a file and a place for its problem."""
     upload = gr.HTML(
         html_template=(
             '<label for="upload-file">Table or FASTA</label>'
@@ -365,16 +365,16 @@ def _upload_field(limits: Limits) -> tuple[gr.HTML, gr.HTML]:
 
 
 def _read_upload(upload: str | None) -> tuple[str, bytes]:
-    """Name and content of a file as sent by `upload.js`."""
+    """Read the name and content of a file sent by `upload.js`."""
     if not upload:
         raise BadInput("Choose a file first.")
     try:
         sent = json.loads(upload)
         if "base64" not in sent:
-            return str(sent["name"]), bytes(min(int(sent["size"]), 10_000_000))  # too large to be sent
+            return str(sent["name"]), bytes(min(int(sent["size"]), 10_000_000))  # too large to send
         return str(sent["name"]), base64.b64decode(sent["base64"], validate=True)
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise BadInput("The file did not arrive whole: choose it once more.") from error
+        raise BadInput("The upload is incomplete: choose the file again.") from error
 
 
 def _theme() -> gr.themes.Base:
@@ -388,7 +388,7 @@ def _theme() -> gr.themes.Base:
 
 
 def launch_page(answers: Answers, **options) -> tuple:
-    """Start the server; return the result of `gradio.Blocks.launch`."""
+    """Start the server and return the result of `gradio.Blocks.launch`."""
     page = build_page(answers)
     max_bytes = answers.limits.file_bytes * 4 // 3 + 1_000_000  # base64, and the rest of the request
     return page.queue(max_size=MAX_WAITING, api_open=False).launch(
@@ -411,7 +411,7 @@ def _check_port(port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), port))
     except OSError as error:
-        raise OSError(f"port {port} cannot be used ({error.strerror}): choose another, or leave --port out") from error
+        raise OSError(f"port {port} cannot be used ({error.strerror}): choose another, or omit --port") from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -419,7 +419,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "checkpoints/macaron-promoter-library"
     parser.add_argument("--checkpoint", default=default, help="folder, or name on the Hub (%(default)s)")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument("--port", type=int, help="default: the first free port from 7860")
     options = parser.parse_args(argv)
     if options.port is not None and not 1 <= options.port <= 65_535:
         parser.error(f"--port must be between 1 and 65535, got {options.port}")
@@ -430,7 +430,7 @@ def main(argv: list[str] | None = None) -> None:
         app, address, _ = launch_page(answers, server_port=options.port, prevent_thread_lock=True)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
-    print(f"Demo running at {address} (Ctrl+C ends it)", flush=True)
+    print(f"Demo running at {address} (Ctrl+C stops it)", flush=True)
     app.blocks.block_thread()
 
 

@@ -1,9 +1,9 @@
-"""Assemble the folder that is pushed as a Hugging Face Space.
+"""Assemble the folder of a Hugging Face Space.
 
     python -m space.build OUTPUT
     hf upload me/my-space OUTPUT --repo-type space
 
-The folder holds the demo, the library, the tokenizer and the checkpoint.
+The folder contains the demo, the library, the tokenizer and the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ main(["--checkpoint", str(Path(__file__).with_name("checkpoint"))])
 
 
 def build_space(output: str | Path, checkpoint: str | Path, overwrite: bool = False) -> None:
-    """Assemble a Space. With `overwrite`, only an existing folder with an `app.py` is replaced."""
+    """Assemble a Space. `overwrite` replaces an existing folder only if it has an `app.py`."""
     check_checkpoint_name(checkpoint)
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
     with new_folder(output, overwrite=overwrite, marker="app.py", inputs=(checkpoint,)) as folder:
-        no_rubbish = shutil.ignore_patterns("__pycache__", "*.pyc", *AT_THE_TOP)
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", *AT_THE_TOP)
         for package in PACKAGES:
-            shutil.copytree(ROOT / package, folder / package, ignore=no_rubbish)
+            shutil.copytree(ROOT / package, folder / package, ignore=ignored)
         shutil.copytree(checkpoint, folder / "checkpoint")
         for name in AT_THE_TOP:
             shutil.copy(ROOT / "space" / name, folder / name)
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         build_space(options.output, options.checkpoint, options.overwrite)
     except OSError as error:
         sys.exit(f"error: {error}")
-    print(f"{options.output} is a Space: hf upload OWNER/NAME {options.output} --repo-type space")
+    print(f"Wrote {options.output}. Push it with: hf upload OWNER/NAME {options.output} --repo-type space")
 
 
 if __name__ == "__main__":

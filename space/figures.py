@@ -1,4 +1,4 @@
-"""Figures of the demo as SVG and HTML, in its light and dark colors and without external scripts.
+"""Figures of the demo as SVG and HTML, without external scripts.
 
 Sequences are drawn in blocks of 20 positions, which wrap on narrow screens.
 """
@@ -51,17 +51,17 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def change(before: float, after: float, digits: int = 2) -> str:
-    """Write the difference of two values as they are rounded."""
+    """Write the difference of two rounded values."""
     return signed(round(after, digits) - round(before, digits), digits)
 
 
 def problem(text: str) -> str:
-    """Make the message about an input."""
+    """Make the message about a problem of an input."""
     return f'<p class="problem" role="alert">{escape(text)}</p>' if text else ""
 
 
 def download(label: str, name: str, content: bytes, kind: str) -> str:
-    """Make a link that holds a file, so that none is kept on the server."""
+    """Make a link that contains a file, so the server keeps none."""
     address = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     return f'<a class="download" download="{escape(name)}" href="{address}">{escape(label)}</a>'
 
@@ -98,7 +98,7 @@ def blocks_of(length: int) -> list[range]:
 
 
 def in_blocks(sequence: str) -> str:
-    """Write a sequence that may be broken every ten bases."""
+    """Write a sequence with possible line breaks after every ten bases."""
     return "<wbr>".join(escape(sequence[start : start + 10]) for start in range(0, len(sequence), 10))
 
 
@@ -143,7 +143,7 @@ def histogram(reference: Reference | None, values: Sequence[float], digits: int 
 
 
 def _ticks(low: float, high: float, most: int = 7) -> list[tuple[float, str]]:
-    """Round values between two others, and their labels."""
+    """Choose round values between two limits, with labels."""
     power = math.floor(math.log10((high - low) / most))
     step = next(step for factor in (1, 2, 5, 10) if (step := factor * 10.0**power) * most >= high - low)
     digits = max(0, -math.floor(math.log10(step)))
@@ -186,7 +186,7 @@ def predicted_one(answer: PredictedPromoter, reference: Reference | None, digits
         f'<div class="card" aria-live="polite">{name}<p class="value"><output>{value}</output>'
         f"<span>assay units{where}</span></p>{warnings(answer.promoter.warnings)}{measured}"
         f"{histogram(reference, [answer.expression], digits)}"
-        f'<p class="sequence" title="what the model read">{in_blocks(answer.promoter.sequence)}</p>'
+        f'<p class="sequence" title="sequence that the model read">{in_blocks(answer.promoter.sequence)}</p>'
         f"{notes(answer.promoter.notes)}</div>"
     )
 
@@ -194,7 +194,7 @@ def predicted_one(answer: PredictedPromoter, reference: Reference | None, digits
 def predicted_many(
     answers: Sequence[PredictedPromoter], reference: Reference | None, doubt: str = "", digits: int = 2
 ) -> str:
-    """Show the predictions of several sequences; `doubt` is a warning about how they were read."""
+    """Show the predictions of several sequences. `doubt` is a warning about the input."""
     fine = [answer for answer in answers if answer.promoter is not None]
     names = ("Promoter", "Predicted", "Percentile")[: 2 if reference is None else 3]
     rows, details = [], []
@@ -227,7 +227,7 @@ def _exact(value: float | None) -> str:
 
 
 def to_csv(lines: Sequence[Sequence[object]]) -> bytes:
-    """Write CSV; an apostrophe keeps spreadsheets from reading a text as a formula."""
+    """Write CSV. An apostrophe keeps spreadsheets from reading text as a formula."""
     text = io.StringIO()
     safe = [
         [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=@" and cell else cell for cell in line] for line in lines
@@ -282,7 +282,7 @@ def _map_block(
 
 
 def _map_cell(result: Mutagenesis, position: int, row: int, x: float, y: float, limit: float, digits: int) -> str:
-    """Draw a cell, colored by its delta; the base of the sequence has a dot."""
+    """Draw a cell colored by its delta. The base of the sequence has a dot."""
     base, letter, delta = BASES[row], result.sequence[position], float(result.deltas[position, row])
     place = f'x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" data-row="{row}" data-column="{position}"'
     if base == letter:
@@ -312,7 +312,7 @@ def _tick(position: int, x: float, y: float) -> str:
 
 
 def _block(parts: Sequence[str], height: float) -> str:
-    """Make the SVG of a block; all blocks have the same width."""
+    """Make the SVG of a block. All blocks have the same width."""
     width = _MARGIN + BLOCK * _CELL
     return f'<svg class="stretch" viewBox="0 0 {width} {height:.0f}" aria-hidden="true">{"".join(parts)}</svg>'
 
@@ -324,7 +324,7 @@ def mutated(answer: MutatedPromoter, digits: int = 2) -> str:
     lines += [(one.position, one.reference, one.alternative, f"{one.delta:.6g}") for one in answer.substitutions]
     return (
         f'<div class="card"><p>Prediction <output>{number(answer.result.reference, digits)}</output> in assay units. '
-        "Letters: how much each base adds (above the line) or takes away (below). Cells: what a substitution changes."
+        "Logo: how much each base adds (above the line) or subtracts (below). Cells: changes by substitutions."
         "</p>"
         f"{warnings(answer.promoter.warnings)}{notes(answer.promoter.notes)}{mutation_map(answer.result, digits)}"
         f"{table(('Position', 'From', 'To', 'Change'), rows, 'The strongest')}"
@@ -337,7 +337,7 @@ def mutated(answer: MutatedPromoter, digits: int = 2) -> str:
 
 
 def alignment(reference: str, difference: Difference, num_cut: int = 0) -> str:
-    """Draw both sequences with their difference marked; positions are those of the reference."""
+    """Draw both sequences and mark their difference. Positions are those of the reference."""
     start, before, after = difference
     width = max(len(before), len(after))
     tail = reference[start + len(before) :]
@@ -377,7 +377,7 @@ def compared(answer: ComparedAlleles, digits: int = 3) -> str:
     lines = [f"{name}: {note}" for name, promoter in names.items() for note in promoter.notes]
     warned = [f"{name}: {warning}" for name, promoter in names.items() for warning in promoter.warnings]
     if answer.num_cut:
-        lines.append(f"Alternative: {answer.num_cut} nt were cut off at the 5' end, to keep what the model can read.")
+        lines.append(f"Alternative: {answer.num_cut} nt were cut off at the 5' end, to fit the model.")
     return (
         f'<div class="card"><p class="value"><output>{change(*answer.forward, digits)}</output><span>assay units: '
         f"alternative minus reference</span></p>{warnings(warned)}"
@@ -396,7 +396,7 @@ def waiting() -> str:
 
 
 def progressing(text: str, done: int | None = None, most: int | None = None) -> str:
-    """Show progress; `text` describes `done` of `most`, if they are known."""
+    """Show progress: `done` of `most`, if they are known."""
     share = "" if most is None else f' max="{most}" value="{done}"'
     return f'<p class="progress"><progress{share}></progress> {escape(text)}</p>'
 
@@ -409,10 +409,10 @@ def ended(reason: str) -> str:
 def designed(answer: DesignedPromoters, digits: int = 2) -> str:
     """Show the designs."""
     if not answer.designs:
-        return ended(answer.reason or "Nothing was found that keeps to the rules and is nearer to the target.")
-    text = f"{answer.reason} Below is the best of what was tried until then." if answer.reason else ""
+        return ended(answer.reason or "No design was found that keeps the rules and is closer to the target.")
+    text = f"{answer.reason} Below is the best so far." if answer.reason else ""
     if not any(one.edits for one in answer.designs):
-        text = f"{answer.reason} No edit that was tried keeps to the rules and brings the start nearer to the target."
+        text = f"{answer.reason} No edit was found that keeps the rules and brings the start closer to the target."
     rows = [_design_cells(rank, one, digits) for rank, one in enumerate(answer.designs, start=1)]
     details = [_marked(one) for one in answer.designs]
     first = answer.designs[0]
@@ -428,7 +428,7 @@ def designed(answer: DesignedPromoters, digits: int = 2) -> str:
         f'<p class="sequence">{in_blocks(first.start)}</p>{notes(answer.start.notes if answer.start else ())}'
         f"{table(('', 'Predicted', 'Change', 'Edits'), rows, 'Designs, best first', details)}"
         f"{download('Download FASTA', 'designs.fasta', ''.join(records).encode(), 'text/plain')}"
-        '<p class="hint">A search finds the model\'s errors as readily as effects: keep edits few, and measure.</p>'
+        '<p class="hint">A search may exploit errors of the model: make few edits, and measure the designs.</p>'
         "</div>"
     )
 
@@ -475,7 +475,7 @@ def predicted_file(answer: PredictedFile, reference: Reference | None, digits: i
         parts.append(notes([f"{plural(answer.num_cut, 'row')} too long: only the middle was read."]))
     for count, text in (
         (answer.num_unknown, "with less than half of the promoter known: do not trust these predictions."),
-        (answer.num_flanked, "with only one constant flank, which was read as promoter: cut it off, or give both."),
+        (answer.num_flanked, "with only one constant flank, which was read as promoter: cut it, or add the other."),
         (answer.num_unlike, "unlike the promoters of the training data: these predictions are extrapolations."),
     ):
         if count:

@@ -1,4 +1,4 @@
-"""Middleware of the demo: limits the size of requests, and lets pages load only their own files."""
+"""Middleware of the demo. It limits the size of requests and sets a content security policy."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         if scope["path"].rstrip("/").endswith(self.closed):
-            await PlainTextResponse("there is nothing here", status_code=404)(scope, receive, send)
+            await PlainTextResponse("not found", status_code=404)(scope, receive, send)
             return
-        too_large = f"a request may have {self.max_bytes:,} bytes"
+        too_large = f"a request may have up to {self.max_bytes:,} bytes"
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal() or int(length) > self.max_bytes:
             await PlainTextResponse(too_large, status_code=413)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Read what users enter as promoters, changes, sites and positions, or explain what is wrong with it."""
+"""Read promoters, changes, sites and positions from user input, or explain problems."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenization import KmerTokenizer, strip_marks
 from tokenization.tokenization_kmer import MISSING, N_ID, NO_BASE, TOO_LONG, TOO_SHORT
 
 _AMBIGUOUS = "NRYSWKMBDHV"
-_LETTERS = frozenset("ACGTU" + _AMBIGUOUS + ("ACGTU" + _AMBIGUOUS).lower())
+_CHARACTERS = frozenset("ACGTU" + _AMBIGUOUS + ("ACGTU" + _AMBIGUOUS).lower())
 _CHANGES = tuple(
     re.compile(kind, re.IGNORECASE)
     for kind in (
@@ -26,7 +26,7 @@ _CHANGES = tuple(
 )
 _LONGEST_CHANGE = 40  # characters
 _AMINO_ACIDS = frozenset("ACDEFGHIKLMNPQRSTVWY")
-_LEAST_DNA = 0.7  # share of A, C, G, T, U and N in a text that is taken for DNA with a wrong character
+_LEAST_DNA = 0.7  # least share of A, C, G, T, U and N in DNA with a wrong character
 
 
 class Limits(NamedTuple):
@@ -42,7 +42,7 @@ class Limits(NamedTuple):
 
 
 class BadInput(ValueError):
-    """Input that cannot be used; the message is a sentence for the user, about one of several fields."""
+    """Invalid input. The message is a sentence for the user; `field` names the input field."""
 
     def __init__(self, message: str, field: str = ""):
         super().__init__(message)
@@ -67,7 +67,7 @@ class Promoter(NamedTuple):
 
 
 def to_sentence(text: str) -> str:
-    """Take the first line of a message; add a capital letter and a full stop."""
+    """Make a sentence of the first line of a message."""
     text = text.strip().splitlines()[0]
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
@@ -81,7 +81,7 @@ def read_pasted(text: str | None, limits: Limits) -> list[Pasted]:
         )
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
-        raise BadInput("Paste a promoter first: its DNA, in the letters A, C, G and T.")
+        raise BadInput("Paste a promoter first: its DNA as A, C, G and T.")
     pasted = _read_fasta(lines) if lines[0][1].startswith(">") else [_read_line(*line) for line in lines]
     if len(pasted) > limits.promoters:
         raise BadInput(
@@ -93,14 +93,14 @@ def read_pasted(text: str | None, limits: Limits) -> list[Pasted]:
 def _read_line(number: int, line: str) -> Pasted:
     if line.startswith(">"):
         raise BadInput(
-            f"Line {number} begins with >, as in FASTA, and the first line does not. "
-            "Give every promoter a line with > and its name, or none."
+            f"Line {number} begins with >, as in FASTA, but the first line does not. "
+            "Write a line with > and a name before every promoter, or before none."
         )
     return Pasted("", strip_marks(line), number)
 
 
 def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
-    """Parse FASTA."""
+    """Parse the lines of FASTA text."""
     records: list[tuple[str, list[str], int]] = []
     for number, line in lines:
         if line.startswith(">"):
@@ -109,7 +109,7 @@ def _read_fasta(lines: list[tuple[int, str]]) -> list[Pasted]:
             records[-1][1].append(line)
     for name, pieces, number in records:
         if not pieces:
-            raise BadInput(f"The record “{shorten(name)}” (line {number}) has a name and no sequence.")
+            raise BadInput(f"The record “{shorten(name)}” (line {number}) has a name but no sequence.")
     return [Pasted(name, strip_marks(" ".join(pieces)), number) for name, pieces, number in records]
 
 
@@ -138,20 +138,20 @@ def read_promoters(
 
 
 def cut_lone_flank(sequence: str, tokenizer: KmerTokenizer) -> tuple[str, str]:
-    """Cut and report a constant flank without the other one, which the tokenizer does not trim."""
+    """Cut and report a single constant flank, which the tokenizer does not trim."""
     left, right = tokenizer.flank5, tokenizer.flank3
     spelt = sequence.upper().replace("U", "T")
     begins, ends = bool(left) and spelt.startswith(left), bool(right) and spelt.endswith(right)
     if tokenizer.trimming != "auto" or begins == ends:
         return sequence, ""
-    message = "The constant {} flank was trimmed ({} nt); the {} flank is not there."
+    message = "The constant {} flank was trimmed ({} nt); the {} flank is missing."
     if begins:
         return sequence[len(left) :], message.format("5'", len(left), "3'")
     return sequence[: -len(right)], message.format("3'", len(right), "5'")
 
 
 def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> str:
-    """Warn if lines that were read as promoters may be one sequence over several lines; empty if not."""
+    """Warn if lines read as promoters may be one sequence over several lines. Empty if not."""
     pasted = read_pasted(text, limits)
     if len(pasted) < 2 or (text or "").lstrip().startswith(">"):
         return ""
@@ -159,7 +159,7 @@ def doubt_lines(text: str | None, limits: Limits, tokenizer: KmerTokenizer) -> s
     if isinstance(whole, BadInput):
         return ""
     return (
-        f"Each of the {len(pasted)} lines was read as a promoter of its own. If they are one sequence, put a line with "
+        f"Each of the {len(pasted)} lines was read as a separate promoter. If they are one sequence, put a line with "
         "> and a name before them."
     )
 
@@ -172,8 +172,8 @@ def read_one(tokenizer: KmerTokenizer, text: str | None, limits: Limits, field: 
         raise BadInput(str(error), field) from error
     if len(pasted) > 1:
         raise BadInput(
-            f"One promoter, please: here are {len(pasted)} (each line counts as one; a sequence over several lines "
-            "needs a first line with > and a name).",
+            f"Enter one promoter, not {len(pasted)}. Each line counts as one; a sequence over several lines needs "
+            "a first line with > and a name.",
             field,
         )
     (promoter,) = read_promoters(tokenizer, pasted)
@@ -197,7 +197,7 @@ def read_change(text: str) -> tuple[str, int, str] | None:
     stripped = strip_marks(text)
     if any(letter.isdigit() for letter in stripped) and len(text) <= _LONGEST_CHANGE and not text.startswith(">"):
         raise BadInput(
-            f"“{text}” is not a change that is understood here. Write one change, with the bases before and after it: "
+            f"“{text}” is not a valid change. Write one change, with the bases before and after it: "
             "A12G, C4CG or CG4C (or 12A>G, A12del), counted from 1 without flanks. Or paste the other sequence.",
             "alternative",
         )
@@ -205,7 +205,7 @@ def read_change(text: str) -> tuple[str, int, str] | None:
 
 
 def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokenizer: KmerTokenizer) -> Promoter:
-    """Make a promoter with notes on what was trimmed, cut or padded; `length` is that before the cut."""
+    """Make a promoter with notes on trimming, cuts and padding. `length` is the length before the cut."""
     kept = min(length, tokenizer.strand_length)
     left = (tokenizer.strand_length - kept) // 2
     letters = "".join("ACGTN"[letter] for letter in ids[left : left + kept])
@@ -223,7 +223,7 @@ def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokeni
     elif kept < tokenizer.strand_length:
         right = tokenizer.strand_length - kept - left
         notes.append(f"{kept} nt long: padded to {tokenizer.strand_length} with N, {left} before and {right} after it.")
-    notes += _note_letters(raw, int((ids[left : left + kept] == N_ID).sum()), length > kept)
+    notes += _note_replaced(raw, int((ids[left : left + kept] == N_ID).sum()), length > kept)
     return Promoter(pasted.name, letters, tuple(notes), _warn_of_unknown(letters, tokenizer.strand_length))
 
 
@@ -239,13 +239,13 @@ def _warn_of_unknown(letters: str, length: int) -> tuple[str, ...]:
     return (f"Only {known} of the {length} nt that the model reads are known: do not trust this prediction.",)
 
 
-def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
-    """Describe which bases were read as another."""
+def _note_replaced(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
+    """Describe which bases were replaced."""
     notes, upper = [], raw.upper()
     if num_unknown:
         others = sorted({letter for letter in upper if letter in _AMBIGUOUS and letter != "N"})
-        what = f" ({', '.join(others)} among them)" if others and not is_cut else ""
-        notes.append(f"{plural(num_unknown, 'ambiguous letter')} read as N{what}.")
+        what = f" (including {', '.join(others)})" if others and not is_cut else ""
+        notes.append(f"{plural(num_unknown, 'ambiguous base')} read as N{what}.")
     if "U" in upper:
         notes.append("U was read as T.")
     return notes
@@ -253,16 +253,16 @@ def _note_letters(raw: str, num_unknown: int, is_cut: bool) -> list[str]:
 
 def _explain(text: str, problem: int, length: int, tokenizer: KmerTokenizer) -> str:
     """Explain why a sequence cannot be read."""
-    wrong = next((i for i, letter in enumerate(text) if letter not in _LETTERS), None)
+    wrong = next((i for i, letter in enumerate(text) if letter not in _CHARACTERS), None)
     if wrong is not None and problem != MISSING:
-        return _explain_letter(text, wrong)
+        return _explain_character(text, wrong)
     if problem == TOO_LONG:
         return f"{length} nt are too many: {what_is_read(tokenizer)}"
     if problem == TOO_SHORT:
-        return f"{length} nt are too few: the constant flanks alone have more."
+        return f"{length} nt are too few: the constant flanks alone are longer."
     if problem == MISSING:
         return f"“{text}” marks a missing value; paste a DNA sequence."
-    return "There is no A, C, G or T in it." if problem == NO_BASE else "There is no DNA in it."
+    return "The sequence has no A, C, G or T." if problem == NO_BASE else "The sequence has no DNA."
 
 
 def what_is_read(tokenizer: KmerTokenizer) -> str:
@@ -275,28 +275,26 @@ def what_is_read(tokenizer: KmerTokenizer) -> str:
     return f"{message} between the constant flanks ({' and '.join(flanks)}), which {given} be pasted too."
 
 
-def _explain_letter(text: str, position: int) -> str:
-    """Explain which character (index from 0) is not DNA."""
+def _explain_character(text: str, position: int) -> str:
+    """Explain why a character (index from 0) is not DNA."""
     letter, where = text[position], f"at position {position + 1}"
     if len(text) > 3 and text.isalpha() and sum(one in "ACGTUN" for one in text.upper()) < _LEAST_DNA * len(text):
-        kind = (
-            "looks like a protein, and not like DNA" if set(text.upper()) <= _AMINO_ACIDS else "does not look like DNA"
-        )
+        kind = "looks like a protein, not like DNA" if set(text.upper()) <= _AMINO_ACIDS else "does not look like DNA"
         return f"This {kind}: {_list_wrong(text)}."
     if letter in ",;|":
-        return f"There is a “{letter}” {where}: paste the DNA alone, or a whole table in the tab File."
+        return f"There is a “{letter}” {where}: paste the DNA alone, or upload a table in the tab File."
     if letter.isdigit():
-        return f"There is a number {where}: paste the letters without position numbers."
+        return f"There is a number {where}: paste the bases without position numbers."
     if letter in "-.*?":
-        return f"There is a “{letter}” {where}: write N for an unknown nucleotide, and leave gaps out."
+        return f"There is a “{letter}” {where}: write N for an unknown nucleotide, and omit gaps."
     return (
-        f"The letter “{letter}” {where} is not DNA; A, C, G, T and U are, and N and IUPAC's others for what is unknown."
+        f"The character “{letter}” {where} is not DNA. Use A, C, G, T, U, or N and other IUPAC codes for unknown bases."
     )
 
 
 def _list_wrong(text: str, most: int = 4) -> str:
     """List the characters that are not DNA."""
-    wrong = sorted({letter.upper() for letter in text if letter not in _LETTERS})
+    wrong = sorted({letter.upper() for letter in text if letter not in _CHARACTERS})
     return f"it has {', '.join(wrong[:most])}{' and others' if len(wrong) > most else ''}"
 
 

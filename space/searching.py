@@ -21,7 +21,7 @@ from .reading import BadInput, Limits, Promoter, read_one, read_positions, read_
 
 
 class DesignRequest(NamedTuple):
-    """What to design, as entered in the fields."""
+    """Design options as entered by the user."""
 
     start: str | None
     target: str = "higher"  # "higher", "lower" or "value"
@@ -44,10 +44,10 @@ class DesignedPromoters(NamedTuple):
 
 
 def search_designs(answers: Answers, request: DesignRequest, stop: Event) -> Iterator[int | DesignedPromoters]:
-    """Design promoters from a start or a random one, yielding the number of predictions and finally the designs.
+    """Design promoters from a given or random start. Yields numbers of predictions, then the designs.
 
-    `stop` ends the search at its next round of predictions, and is set when the search has ended. The field of a
-    `BadInput` is that of `DesignRequest`, or empty.
+    `stop` ends the search before its next round of predictions, and is set when the search has ended. The field of a
+    `BadInput` is one of `DesignRequest`, or empty.
     """
     limits, start, reason = answers.limits, None, ""
     if (request.start or "").strip():
@@ -61,7 +61,7 @@ def search_designs(answers: Answers, request: DesignRequest, stop: Event) -> Ite
     except ValueError as error:
         raise _broken_rule(str(error)) from error
     if len(constraints.fixed_positions) >= len(sequence) - sum(map(len, flanks)):
-        raise BadInput("All positions stay: leave at least one free to be edited.", "positions")
+        raise BadInput("All positions are fixed: leave at least one to edit.", "positions")
     counts: SimpleQueue[int] = SimpleQueue()
     end = time.monotonic() + limits.design_seconds
 
@@ -96,13 +96,13 @@ def _draw(answers: Answers, constraints: Constraints) -> str:
 
 
 def _broken_start(message: str) -> BadInput:
-    """Word the problem of a start."""
+    """Reword the problem of a start for users."""
     broken = message.removeprefix("start 0: ").replace("breaks a constraint", "the start breaks a rule")
     return _broken_rule(f"{broken}. Edit the start first" + (", or loosen the rule" if "rule" in broken else ""))
 
 
 def _broken_rule(message: str) -> BadInput:
-    """Word a constraint that a start breaks as the demo's fields do, in percent."""
+    """Reword a broken constraint for users, with the GC content in percent."""
 
     def in_percent(match: re.Match) -> str:
         content, low, high = (f"{100 * float(fraction):.4g}" for fraction in match.groups())
@@ -121,8 +121,8 @@ def _warn_of_target(target: str | float, answers: Answers) -> tuple[str, ...]:
         return ()
     split = answers.reference.split
     return (
-        f"{target:g} is outside the range of the {split} promoters ({low:.3g} to {high:.3g}): a design may come "
-        "nowhere near it.".replace("-", "−"),  # noqa: RUF001
+        f"{target:g} is outside the range of the {split} promoters ({low:.3g} to {high:.3g}): designs may not "
+        "reach it.".replace("-", "−"),  # noqa: RUF001
     )
 
 
@@ -132,11 +132,11 @@ def _search_options(request: DesignRequest, limits: Limits) -> SearchOptions:
     if target == "value":
         target = request.value
         if target is None:
-            raise BadInput("Give the expression that you want, in assay units.", "value")
+            raise BadInput("Enter the wanted expression in assay units.", "value")
     if not 1 <= request.max_edits <= limits.edits:
-        raise BadInput(f"Between 1 and {plural(limits.edits, 'edit')}, please.", "max_edits")
+        raise BadInput(f"Choose 1 to {plural(limits.edits, 'edit')}.", "max_edits")
     if not 1 <= request.num_designs <= limits.designs:
-        raise BadInput(f"Between 1 and {plural(limits.designs, 'design')}, please.", "num_designs")
+        raise BadInput(f"Choose 1 to {plural(limits.designs, 'design')}.", "num_designs")
     method = "gradient" if request.quick else "greedy"
     try:
         return SearchOptions(target, int(request.max_edits), method, int(request.num_designs))

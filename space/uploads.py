@@ -1,4 +1,4 @@
-"""The tab File: a table or FASTA in, the same rows with their predictions out."""
+"""The tab File: predict the rows of a table or FASTA."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PredictedFile(NamedTuple):
 
 
 class _MiddleTokenizer(KmerTokenizer):
-    """A tokenizer that always cuts sequences that are too long to their middle."""
+    """Tokenizer that cuts long sequences to their middle."""
 
     def encode_strands(self, letters: np.ndarray, offsets: np.ndarray, truncation: bool = True) -> StrandBatch:
         """Encode strands with truncation."""
@@ -73,7 +73,7 @@ def predict_upload(
     output_format: str = "csv",
     keep_middle: bool = False,
 ) -> Iterator[FileProgress | PredictedFile]:
-    """Predict every row of a table or FASTA, yielding progress and finally the file.
+    """Predict every row of a table or FASTA. Yields progress, then the file.
 
     An empty `column` finds the DNA by name or content. With `keep_middle`, sequences that are too long are cut to their
     middle. Raises `BadInput` if the file is too large, of another type, or has no sequences.
@@ -91,7 +91,7 @@ def predict_upload(
             options = FileOptions(sequence_column=column)
             work = executor.submit(predict_file, predictor, source, output, deduplicate=True, options=options)
             num_done = 0
-            while not wait([work], timeout=0.3).done:  # the parts are removed when they are joined
+            while not wait([work], timeout=0.3).done:  # joining removes the parts
                 num_done = max(num_done, min(_count_parts(output) * 16 * BATCH_SIZE, num_rows))
                 yield FileProgress(num_done, num_rows)
             counts = work.result()
@@ -106,7 +106,7 @@ def predict_upload(
 
 
 def _count_parts(output: Path) -> int:
-    """Count the finished parts of an output, of up to 16 batches each."""
+    """Count the finished parts of an output. A part has up to 16 batches."""
     return sum(1 for _ in parts_folder(output).glob("*.arrow"))
 
 
@@ -120,13 +120,13 @@ def _check_file(name: str, content: bytes, output_format: str, limits: Limits) -
     """Return the suffix of a valid upload."""
     suffix = Path(name).suffix.lower()
     if output_format not in OUTPUT_FORMATS:
-        raise BadInput("The predictions come as CSV or Parquet.")
+        raise BadInput("Predictions are written as CSV or Parquet.")
     if suffix in (".gz", ".zst", ".zip", ".bz2", ".xz"):
-        raise BadInput("Unpack the file first: this page reads plain TSV, CSV and FASTA.")
+        raise BadInput("Unpack the file first: the demo reads plain TSV, CSV and FASTA.")
     if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
         raise BadInput("That is a spreadsheet: save it as CSV first.")
     if suffix not in (".tsv", ".txt", ".csv", ".fa", ".fasta", ".fna"):
-        raise BadInput("This page reads TSV (.tsv, .txt), CSV (.csv) and FASTA (.fa, .fasta, .fna).")
+        raise BadInput("The demo reads TSV (.tsv, .txt), CSV (.csv) and FASTA (.fa, .fasta, .fna).")
     if len(content) > limits.file_bytes:
         raise BadInput(
             f"The file has {len(content) / 1e6:.1f} MB; at most {limits.file_bytes / 1e6:.0f} MB can be "
@@ -161,7 +161,7 @@ def _check_rows(source: Path, column: str | None, limits: Limits) -> tuple[Promo
 
 
 def _read_output(output: Path, sequence_column: str, tokenizer: KmerTokenizer) -> tuple:
-    """Read the fields from `num_cut` to `problems` of the result from an output."""
+    """Read the fields `num_cut` to `problems` of `PredictedFile` from an output."""
     if output.suffix == ".parquet":
         table = pyarrow.parquet.read_table(output)
     else:

@@ -1,10 +1,10 @@
-"""Fixtures that every test may use."""
+"""Fixtures for all tests."""
 
 import importlib
 import os
 from pathlib import Path
 
-# Tiny models gain nothing from threads, and threads that wait for a busy core make them a hundred times slower.
+# Tiny models do not benefit from threads. Threads that wait for a busy core make them a hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -29,13 +29,13 @@ TINY = {
 
 
 def pytest_collection_modifyitems(items):
-    """Run the files with slow tests first, so that no process is left with one at the end."""
+    """Run the files with slow tests first to balance the processes."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 def _missing(reason: str):
-    """Skip where reference data are optional, fail where they must be there (continuous integration)."""
+    """Skip without reference data, but fail in continuous integration."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}, and CI=true needs every test")
     pytest.skip(reason)
@@ -71,13 +71,13 @@ def require_or_skip():
 
 @pytest.fixture(scope="session")
 def make_config():
-    """Make the config of a tiny model; fields may be given."""
+    """Make the config of a tiny model, with optional fields."""
     return lambda **fields: MacaronConfig(**{**TINY, **fields})
 
 
 @pytest.fixture(scope="session")
 def make_model(make_config):
-    """Make a tiny model in evaluation mode, in which every weight, bias and gain is random."""
+    """Make a tiny model in evaluation mode with random weights, biases and gains."""
 
     def make(model_class=MacaronForExpressionPrediction, seed=0, **fields):
         with torch.random.fork_rng(), torch.no_grad():
@@ -92,7 +92,7 @@ def make_model(make_config):
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
-    """Tokenizer of the tiny model, with settings that are not the defaults."""
+    """Tokenizer of the tiny model, with nondefault settings."""
     return KmerTokenizer(kmer_size=5, strand_length=20, flank5="ACCA", flank3="GGT", trimming="auto")
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear completely or not at all, also after a process was killed."""
+"""Files and folders appear completely or not at all, even if a process is killed."""
 
 import pytest
 
@@ -9,7 +9,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_killed_process_leaves_nothing_to_the_next(tmp_path):
+def test_killed_processes_leave_no_partial_outputs(tmp_path):
     (tmp_path / ".data.partial").mkdir()
     (tmp_path / ".data.partial" / "half").write_text("")
     (tmp_path / ".table.csv.partial").write_text("half")
@@ -23,8 +23,8 @@ def test_a_killed_process_leaves_nothing_to_the_next(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_that_was_moved_away_comes_back(tmp_path, overwrite):
-    """A process was killed after it had moved the old folder, before the new one took its name."""
+def test_moved_folders_are_restored(tmp_path, overwrite):
+    """A process is killed between moving the old folder and renaming the new one."""
     for name in (".data.replaced", ".data.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(name)
@@ -39,7 +39,7 @@ def test_a_folder_that_was_moved_away_comes_back(tmp_path, overwrite):
     assert (tmp_path / "data" / "report.json").read_text() == ".data.replaced"
 
 
-def test_an_error_leaves_what_was_there(tmp_path):
+def test_errors_keep_existing_outputs(tmp_path):
     (tmp_path / "table.csv").write_text("old")
     with pytest.raises(ValueError, match="mine"), new_file(tmp_path / "table.csv") as file:
         file.write_text("half")

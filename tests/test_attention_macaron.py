@@ -1,4 +1,4 @@
-"""Merged projections and the expression alone: the same numbers for less arithmetic."""
+"""Merged projections and expression-only outputs give the same numbers."""
 
 import logging
 from types import SimpleNamespace
@@ -99,7 +99,7 @@ def test_compiled_merged_heads_that_are_wide_use_batched_products_on_a_gpu(make_
     assert implementation(named="own") == "own"
 
 
-def test_saved_merged_model_comes_back(tmp_path, make_model):
+def test_saved_merged_model_loads(tmp_path, make_model):
     merged = make_model(head_dim=16).to_merged()
     merged.save_pretrained(tmp_path)
     loaded, info = MacaronForExpressionPrediction.from_pretrained(tmp_path, output_loading_info=True)
@@ -109,7 +109,7 @@ def test_saved_merged_model_comes_back(tmp_path, make_model):
 
 
 @pytest.mark.parametrize(("head_dim", "pays"), [(4, False), (8, False), (12, False), (13, True), (16, True)])
-def test_a_warning_where_merging_does_not_pay(make_model, caplog, head_dim, pays):
+def test_merging_warns_if_not_worthwhile(make_model, caplog, head_dim, pays):
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     try:

@@ -1,4 +1,4 @@
-"""Commands report a server that is not the Hub, or closes the connection, in one line."""
+"""Commands report a broken Hub or a closed connection in one line."""
 
 import runpy
 import threading
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 class BrokenHubHandler(BaseHTTPRequestHandler):
-    """Serve the files of a folder, and fail at everything else."""
+    """Serve the files of a folder and fail on everything else."""
 
     def log_message(self, *args):
         pass
@@ -85,7 +85,7 @@ def broken_hub(monkeypatch, tmp_path):
 
 
 def run(tmp_path, command):
-    """Start a command in this process; return what it ends with."""
+    """Run a command in this process and return its exit."""
     (tmp_path / "in.tsv").write_text("sequence\nACGT\n")
     names = {
         "RECIPE": ROOT / "configs" / "cpu_tiny.yaml", "DATA": tmp_path / "data", "OUT": tmp_path / "out.tsv",
@@ -98,7 +98,7 @@ def run(tmp_path, command):
 
 @pytest.fixture
 def inputs(tmp_path, tiny_folder):
-    """A prepared data set, and a folder to push."""
+    """Prepared data set and a folder to push."""
     (tmp_path / "final").mkdir()
     for file in tiny_folder.iterdir():
         (tmp_path / "final" / file.name).symlink_to(file)
@@ -108,7 +108,7 @@ def inputs(tmp_path, tiny_folder):
 
 @pytest.mark.parametrize("mode", ["closes", "breaks off", "garbage", "another site"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_one_line(broken_hub, inputs, tmp_path, command, mode):
+def test_broken_hub_is_reported_in_one_line(broken_hub, inputs, tmp_path, command, mode):
     broken_hub.mode = mode
     message = run(tmp_path, COMMANDS[command])
     assert message.startswith("error: ") and "\n" not in message
@@ -117,7 +117,7 @@ def test_one_line(broken_hub, inputs, tmp_path, command, mode):
 
 
 @pytest.mark.parametrize("mode", ["closes", "breaks off", "garbage", "another site"])
-def test_one_line_if_the_weights_fail(broken_hub, inputs, tmp_path, tiny_folder, mode):
+def test_failed_weights_are_reported_in_one_line(broken_hub, inputs, tmp_path, tiny_folder, mode):
     broken_hub.mode, broken_hub.served = mode, tmp_path / "served"
     broken_hub.served.mkdir()
     for name in ("config.json", "tokenizer_config.json"):
@@ -127,7 +127,7 @@ def test_one_line_if_the_weights_fail(broken_hub, inputs, tmp_path, tiny_folder,
     assert "cannot be reached" in message or mode == "another site"
 
 
-def test_one_line_if_a_stream_of_rows_fails(tmp_path, monkeypatch):
+def test_failed_streams_are_reported_in_one_line(tmp_path, monkeypatch):
     def rows():
         yield from ({"sequence": "ACGT" * 20, "expression": float(value)} for value in range(10))
         raise HTTPError("peer closed connection")
@@ -140,7 +140,7 @@ def test_one_line_if_a_stream_of_rows_fails(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError, LocalEntryNotFoundError, HTTPError])
-def test_one_line_for_a_name_that_is_not_on_the_hub(monkeypatch, error):
+def test_unknown_names_are_reported_in_one_line(monkeypatch, error):
     def fail(*_, **__):
         raise error("first line\nand second")
 
@@ -151,6 +151,6 @@ def test_one_line_for_a_name_that_is_not_on_the_hub(monkeypatch, error):
 
 
 @pytest.mark.parametrize("name", ["x", "a/b/c", "./google/x", "/google/x"])
-def test_impossible_names_on_the_hub_are_folders(name):
+def test_invalid_hub_names_are_folders(name):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint folder"):
         check_checkpoint_name(name)

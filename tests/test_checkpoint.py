@@ -1,4 +1,4 @@
-"""The checkpoint of this repository: complete, offline, and as good as its card says."""
+"""The repository's checkpoint is complete, works offline and matches its card."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tests.test_hub_folder import TRAVELLING
 CHECKPOINT = benchmark.CHECKPOINT
 FIGURES = ("n", "pearson_r", "spearman_rho")
 
-STRANGER = """
+PROGRAM = """
 import json, sys
 sys.modules["modeling_macaron"] = sys.modules["tokenization"] = None
 import torch
@@ -52,14 +52,14 @@ def test_folder_is_complete_and_small():
 
 
 @pytest.mark.parametrize("name", TRAVELLING)
-def test_code_is_that_of_the_repository(name):
+def test_code_matches_the_repository(name):
     assert (CHECKPOINT / f"{name}.py").read_text() == TRAVELLING[name].read_text(), "python -m benchmarks.checkpoint"
 
 
-def test_stranger_predicts_offline_what_the_card_says(evaluation, tmp_path):
+def test_checkpoint_predicts_offline_as_in_its_card(evaluation, tmp_path):
     example = evaluation["example"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": ""}
-    command = [sys.executable, "-c", STRANGER, str(CHECKPOINT), example["sequence"]]
+    command = [sys.executable, "-c", PROGRAM, str(CHECKPOINT), example["sequence"]]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     got = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Configuration: the defaults of the paper, and the values that it rejects."""
+"""Configuration: defaults of the paper and rejected values."""
 
 import doctest
 import json

@@ -1,4 +1,4 @@
-"""The original implementation's numbers: outputs, losses, gradients and checkpoints."""
+"""Outputs, losses, gradients and checkpoints equal those of the original implementation."""
 
 import json
 from pathlib import Path
@@ -125,7 +125,7 @@ def with_another(weights):
         (None, ['{"hidden_dropout": 2.0}'], r"`hidden_dropout` must be in \[0, 1\)"),
     ],
 )
-def test_errors_leave_nothing(tmp_path, change, options, message):
+def test_errors_leave_no_output(tmp_path, change, options, message):
     weights = load_file(WEIGHTS)
     if change:
         change(weights)
@@ -138,6 +138,6 @@ def test_errors_leave_nothing(tmp_path, change, options, message):
 
 
 @pytest.mark.parametrize(("source", "message"), [("a.safetensors", "No such file"), ("a", "a.index is missing")])
-def test_absent_source(tmp_path, source, message):
+def test_missing_source(tmp_path, source, message):
     with pytest.raises(SystemExit, match=message):
         convert_main([str(tmp_path / source), str(tmp_path / "out")])

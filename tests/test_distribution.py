@@ -1,4 +1,4 @@
-"""The wheel and the sdist hold this package alone, and work without the repository."""
+"""The wheel and the sdist contain only this package and work without the repository."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def run(command, **options):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, require_or_skip):
-    """The sdist of the files that git knows, and the wheel that is built from it."""
+    """The sdist of tracked files and the wheel built from it."""
     import setuptools
 
     if int(setuptools.__version__.split(".")[0]) < 77:
@@ -70,7 +70,7 @@ def built(tmp_path_factory, require_or_skip):
 
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
-    """Python of an environment that holds the wheel and nothing else."""
+    """Python of an environment with only the wheel."""
     folder = tmp_path_factory.mktemp("environment")
     run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -81,7 +81,7 @@ def installed(built, tmp_path_factory):
     return python
 
 
-def test_wheel_holds_the_package_and_nothing_else(built):
+def test_wheel_contains_only_the_package(built):
     names = set(zipfile.ZipFile(built[0]).namelist())
     expected = {
         name
@@ -94,7 +94,7 @@ def test_wheel_holds_the_package_and_nothing_else(built):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_sdist_holds_what_the_wheel_is_built_from(built):
+def test_sdist_contains_the_sources_of_the_wheel(built):
     with tarfile.open(built[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "modeling_macaron/modeling_macaron.py"} <= names
@@ -103,7 +103,7 @@ def test_sdist_holds_what_the_wheel_is_built_from(built):
 
 @pytest.mark.slow
 def test_installed_wheel_predicts_from_another_folder(installed, tmp_path, tiny_folder):
-    # Its dependencies are those of this environment; what Python finds first is the environment's own package.
+    # It uses the dependencies of this environment, but Python finds its own package first.
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     printed = run([installed, "-c", PREDICT, tiny_folder], cwd=tmp_path, env=environment_of(*packages))
     assert printed.strip() == "2"

@@ -1,4 +1,4 @@
-"""Export to ONNX: the file gives PyTorch's numbers for any batch, and its metadata describe the input."""
+"""Export to ONNX: numbers equal PyTorch's for any batch, and metadata describe the input."""
 
 import json
 
@@ -36,7 +36,7 @@ def metadata_of(path):
 
 @pytest.fixture(scope="module")
 def exported(tiny_folder, tmp_path_factory):
-    """Path of the exported tiny model, by the command line."""
+    """Path of the tiny model exported by the command."""
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
     main([str(tiny_folder), str(path)])
     return path
@@ -44,7 +44,7 @@ def exported(tiny_folder, tmp_path_factory):
 
 @pytest.fixture
 def traced(exported, monkeypatch):
-    """Replace the tracing, which takes seconds, by the exported graph without metadata."""
+    """Replace the slow tracing by the exported graph without metadata."""
 
     def build_graph(*_):
         proto = onnx.load(exported)
@@ -85,7 +85,7 @@ def test_all_kinds_of_models(make_model, tmp_path, fields, merged):
 
 
 @pytest.mark.parametrize(("head_dim", "projections"), [(8, "separate"), (16, "merged")])
-def test_projections_are_merged_where_that_pays(make_model, tmp_path, traced, head_dim, projections):
+def test_projections_are_merged_if_that_is_faster(make_model, tmp_path, traced, head_dim, projections):
     export_onnx(make_model(head_dim=head_dim), tmp_path / "m.onnx", check=False)
     assert metadata_of(tmp_path / "m.onnx")["attention_projections"] == projections
 
@@ -146,7 +146,7 @@ def test_existing_output_needs_overwrite(tiny_folder, traced, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"expression_mean": 11.2503}, {"expression_std": 1.001}])
-def test_different_numbers_are_an_error_and_leave_nothing(make_model, traced, tmp_path, change):
+def test_different_numbers_raise_and_leave_no_file(make_model, traced, tmp_path, change):
     model = make_model(seed=change.get("seed", 0))
     for name in change.keys() - {"seed"}:
         setattr(model.config, name, change[name])
@@ -164,7 +164,7 @@ def test_different_numbers_are_an_error_and_leave_nothing(make_model, traced, tm
         (["FOLDER", "m.onnx", "--opset", "3"], "", "opset 3 is not possible: torch exports"),
     ],
 )
-def test_errors_leave_nothing(tiny_folder, monkeypatch, tmp_path, arguments, missing, message):
+def test_errors_leave_no_output(tiny_folder, monkeypatch, tmp_path, arguments, missing, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == missing else name)
     with pytest.raises(SystemExit, match=message):

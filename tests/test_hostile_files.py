@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Bomb:
-    """Unpickling it makes a folder."""
+    """Object that creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -51,7 +51,7 @@ LOADERS = [load_checkpoint, MacaronForExpressionPrediction.from_pretrained, load
 
 
 def write_index(folder, shard):
-    """Replace the weights by an index that names one other file."""
+    """Replace the weights by an index of one other file."""
     names = list(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").unlink()
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shard)}

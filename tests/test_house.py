@@ -1,4 +1,4 @@
-"""Imports of the library point down, without circles."""
+"""Imports of the library have no cycles."""
 
 import ast
 from pathlib import Path
@@ -22,7 +22,7 @@ def modules():
 
 
 def imports_of(name, path, known):
-    """Modules of this library that a module imports when it is imported."""
+    """Modules of this library that a module imports at import time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     skipped = {
@@ -63,7 +63,7 @@ def test_imports_point_down(graph):
     assert not rooms & {"training -> analysis", "evaluation -> analysis", "io -> data"}
 
 
-def test_there_is_no_circle(graph):
+def test_imports_have_no_cycles(graph):
     done, path = set(), []
 
     def visit(name):

@@ -1,4 +1,4 @@
-"""A model folder loads and saves again offline, in an empty folder, without this package."""
+"""A model folder loads and saves offline without this package."""
 
 import ast
 import json
@@ -98,7 +98,7 @@ def test_a_folder_runs_its_own_code(tiny_folder, tiny_tokenizer, tmp_path):
 
 @pytest.fixture(scope="module")
 def alone(tiny_folder, tmp_path_factory):
-    """Numbers from the folder alone, and the path where the program saved the model again."""
+    """Numbers computed without the package, and the path of the model that it saved."""
     workplace = tmp_path_factory.mktemp("alone")
     saved = workplace / "saved-again"
     return run_without_package(tiny_folder, saved, workplace), saved
@@ -141,7 +141,7 @@ def test_folders_saved_without_the_package_are_complete(alone, tiny_folder, suff
 def test_folders_saved_without_the_package_load_again(alone, tiny_folder, tmp_path, suffix):
     numbers, saved = alone[0], Path(f"{alone[1]}{suffix}")
     assert json.loads((saved / "config.json").read_text())["attention_projections"] == (suffix[1:] or "separate")
-    # The first folder is hidden meanwhile, so that nothing can come from there.
+    # The first folder is hidden, so nothing is read from it.
     hidden = tiny_folder.with_name("hidden")
     tiny_folder.rename(hidden)
     try:

@@ -66,7 +66,7 @@ def test_forward_strand_only_reconstructs_the_bases_it_reads(make_model):
 
 
 @pytest.mark.parametrize("fields", ABLATIONS)
-def test_ablations_train_and_come_back_from_a_folder(make_model, tmp_path, fields):
+def test_ablations_train_save_and_load(make_model, tmp_path, fields):
     model, ids = make_model(**fields), random_ids(2)
     model(**random_batch()).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())

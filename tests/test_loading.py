@@ -1,4 +1,4 @@
-"""Loading of checkpoints: names on a Hub on this machine, folders, and changes of the config."""
+"""Loading of checkpoints: Hub names, folders and changes of the config."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ NEITHER = "there is no checkpoint folder google/x, and no repository of this nam
 
 @pytest.fixture
 def hub(tiny_folder):
-    """Start a Hub that has google/x; it closes the connection at requests for the files in `broken`."""
+    """Start a local Hub with google/x. Requests for files in `broken` close the connection."""
     broken = set()
 
     class Handler(BaseHTTPRequestHandler):
@@ -77,7 +77,7 @@ def test_a_name_next_to_a_folder_of_its_owner_is_looked_up_on_the_hub(hub, tmp_p
     assert done.stderr.splitlines()[-1].startswith(f"FileNotFoundError: {NEITHER}: ")
 
 
-def test_the_folder_of_a_run_leads_to_its_model(tmp_path):
+def test_run_folders_resolve_to_their_model(tmp_path):
     (tmp_path / "run" / "final").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"did you mean .*final"):
         load_checkpoint(tmp_path / "run")

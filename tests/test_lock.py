@@ -1,4 +1,4 @@
-"""Pins of the test run: every one has its hashes, and both files name the same versions."""
+"""Every pinned package has hashes, and both files name the same versions."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,9 @@ def pins(name):
     return {package.lower().replace("_", "-"): version for package, version in found}
 
 
-def test_hashes_are_those_of_the_constraints():
+def test_hashes_match_the_constraints():
     pinned = pins("constraints.txt")
-    assert pinned.pop("torch")  # its builds differ: with CUDA, for the CPU
+    assert pinned.pop("torch")  # its builds differ (CUDA, CPU)
     assert pins("requirements-test.txt") == pinned
 
 

@@ -1,4 +1,4 @@
-"""The machine: its name, its memory, and how processes end."""
+"""Names of machines, memory and exits of processes."""
 
 import platform
 import subprocess
@@ -59,13 +59,13 @@ def test_machine_without_cpuinfo_has_a_name(monkeypatch):
 
 
 def test_freed_memory_is_kept_with_glibc():
-    """In its own process, since the setting cannot be undone."""
+    """Runs in its own process, since the setting cannot be undone."""
     program = "from modeling_macaron.machine import keep_freed_memory; print(keep_freed_memory())"
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert printed.strip() == str(platform.libc_ver()[0] == "glibc")
 
 
-def test_settings_of_the_user_stay(monkeypatch):
+def test_user_settings_are_kept(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
     assert not machine.keep_freed_memory()
 

@@ -1,4 +1,4 @@
-"""Model: its size, initial weights, and equal ways to the same numbers."""
+"""Size, initial weights, equivalent computations and outputs of the model."""
 
 import dataclasses
 import doctest
@@ -25,7 +25,7 @@ ALL_CLASSES = [MacaronForExpressionPrediction, MacaronForMaskedLM, MacaronModel]
 
 
 def assert_same(got, expected):
-    """Equal but for the last bits: those depend on how the weights lie in memory."""
+    """Compare up to the last bits, which depend on the memory layout of the weights."""
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -73,7 +73,7 @@ LIMITS_OF_THE_PAPER = {
 }
 
 
-def test_initial_weights_are_those_of_the_original():
+def test_initial_weights_match_the_original():
     torch.manual_seed(0)
     model = MacaronForExpressionPrediction(MacaronConfig(num_hidden_layers=1))
     seen = set()
@@ -98,7 +98,7 @@ def test_initial_weights_are_those_of_the_original():
 
 @pytest.mark.parametrize("pooling", ["expression_positions", "mean"])
 @pytest.mark.parametrize("model_class", ALL_CLASSES)
-def test_saved_model_comes_back(tmp_path, make_model, model_class, pooling):
+def test_saved_model_loads(tmp_path, make_model, model_class, pooling):
     model = make_model(model_class, pooling=pooling)
     model.save_pretrained(tmp_path)
     loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
@@ -117,9 +117,9 @@ def test_saved_model_comes_back(tmp_path, make_model, model_class, pooling):
     assert not list(tmp_path.glob("*.bin"))
 
 
-def test_only_what_a_checkpoint_lacks_is_initialized(tmp_path, make_model):
+def test_only_missing_weights_are_initialized(tmp_path, make_model):
     make_model().save_pretrained(tmp_path)
-    weights = {name: w.clone() for name, w in load_file(tmp_path / "model.safetensors").items()}  # not of the file
+    weights = {name: w.clone() for name, w in load_file(tmp_path / "model.safetensors").items()}  # not from the file
     lacking = ["expression_head.bias", "macaron.layers.0.self_attn.q_proj.bias", "macaron.layers.1.layer_norm.bias"]
     save_file({name: w for name, w in weights.items() if name not in lacking}, tmp_path / "model.safetensors")
     loaded, info = MacaronForExpressionPrediction.from_pretrained(tmp_path, output_loading_info=True)
@@ -167,7 +167,7 @@ def test_half_precision_weights(tiny_folder, make_model, dtype):
     torch.testing.assert_close(outputs.logits.float(), exact.logits, rtol=0.1, atol=0.1)
 
 
-def test_layers_may_lie_on_disk(tiny_folder, make_model, tmp_path):
+def test_layers_can_be_offloaded_to_disk(tiny_folder, make_model, tmp_path):
     device_map = {"macaron.embeddings": "cpu", "macaron.layers.0": "cpu", "macaron.layers.1": "disk"}
     device_map |= {"dropout": "cpu", "expression_head": "cpu", "nucleotide_head": "cpu"}
     model = MacaronForExpressionPrediction.from_pretrained(
@@ -177,7 +177,7 @@ def test_layers_may_lie_on_disk(tiny_folder, make_model, tmp_path):
         assert_same(model(random_ids(2)).logits, make_model()(random_ids(2)).logits)
 
 
-# Equal ways to the same numbers ---------------------------------------------------------------------------------------
+# Equivalent computations ----------------------------------------------------------------------------------------------
 
 
 def test_eager_equals_sdpa(make_model):

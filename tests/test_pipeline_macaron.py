@@ -1,4 +1,4 @@
-"""Pipeline: all kinds of input give the same assay units."""
+"""Pipeline: all kinds of input give the same predictions."""
 
 import datasets
 import numpy as np
@@ -19,7 +19,7 @@ def predict(make_model, tiny_tokenizer):
 
 @pytest.fixture(scope="module")
 def expected(make_model, tiny_tokenizer):
-    """Expression of each sequence in assay units, written out."""
+    """Expression of each sequence in assay units, computed explicitly."""
     with torch.no_grad():
         logits = make_model()(**tiny_tokenizer(SEQUENCES, return_tensors="pt")).logits[:, 0].double().numpy()
     assert len({round(value, 4) for value in logits}) == len(set(SEQUENCES))

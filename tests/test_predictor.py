@@ -1,4 +1,4 @@
-"""`Predictor`: predictions against explicit forward passes, its options, and its errors."""
+"""`Predictor`: predictions against explicit forward passes, options and errors."""
 
 import gc
 import tracemalloc

@@ -32,7 +32,7 @@ def test_targets_are_integrals_of_a_normal_distribution(number):
     assert (in_float32 >= 0).all()
 
 
-def test_expression_and_variance_are_those_of_the_mean_logits(make_model):
+def test_expression_and_variance_follow_from_the_mean_logits(make_model):
     model, ids = make_model(expression_bins=BINS), random_ids(5)
     with torch.no_grad():
         outputs = model(ids, labels=torch.linspace(-4, 4, 5))
@@ -60,7 +60,7 @@ def test_prediction_is_the_mean_over_both_orientations(make_model, fields):
     assert (one.logits - other.logits).abs().max() > 1e-3
     for logits in (got.logits, turned.logits, alone.logits):
         torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
-    if fields:  # of a mixture of two distributions
+    if fields:  # variance of a mixture of two distributions
         within, between = (one.variance + other.variance) / 2, (one.logits - other.logits) ** 2 / 4
         torch.testing.assert_close(got.variance, within + between, rtol=1e-4, atol=1e-6)
     assert torch.equal(got.nucleotide_logits, one.nucleotide_logits)

@@ -34,7 +34,7 @@ ModelArguments = dataclasses.make_dataclass(
         if name not in _NOT_IN_RECIPES and get_origin(annotation) is not ClassVar
     ],
     namespace={
-        "__doc__": "Fields of `MacaronConfig` that a recipe may set; None leaves the default, or the checkpoint's.",
+        "__doc__": "Fields of `MacaronConfig` that a recipe may set. None keeps the default or the checkpoint's value.",
         "given": lambda self: {name: value for name, value in vars(self).items() if value is not None},
     },
 )
@@ -46,31 +46,31 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass
 class MacaronTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with the options of this model; their help describes them."""
+    """`transformers.TrainingArguments` with options of this model, described in their help."""
 
-    dataset: str | None = _option(None, "folder that scripts/prepare_data.py wrote")
+    dataset: str | None = _option(None, "folder written by scripts/prepare_data.py")
     stream: str | None = _option(
         None,
-        "Parquet files to stream training rows from: a path, a glob or hf://datasets/OWNER/NAME/PATTERN. The data set "
-        "still gives the validation rows, the mean and the standard deviation",
+        "Parquet files to stream training rows from: a path, a glob or hf://datasets/OWNER/NAME/PATTERN. "
+        "Validation rows, mean and standard deviation still come from --dataset",
     )
     stream_buffer: int = _option(100_000, "rows of a stream held in memory for shuffling")
-    stream_shards: int = _option(8, "shards of a stream read at once: a multiple of the number of processes")
+    stream_shards: int = _option(8, "shards of a stream read in turn, a multiple of the number of processes")
     sequence_column: str | None = _option(None, "the stream's sequence column, if its name is not a usual one")
     value_column: str | None = _option(None, "the stream's value column, if its name is not a usual one")
-    resume_from_checkpoint: str | None = _option(None, "checkpoint folder, or auto: the latest complete checkpoint")
+    resume_from_checkpoint: str | None = _option(None, "checkpoint folder, or auto for the latest complete one")
     init_from: str | None = _option(None, "checkpoint folder or Hub model to fine-tune")
     global_batch_size: int | None = _option(None, "rows per optimizer step, over all processes")
     mask_probability: float = _option(0.05, "share of nucleotides to mask")
-    strands: Literal["independent", "paired"] = _option("independent", "mask each strand on its own, or both at once")
+    strands: Literal["independent", "paired"] = _option("independent", "mask each strand alone, or both together")
     reverse_probability: float = _option(0.0, "share of training rows read as their reverse complement")
     max_shift: int = _option(0, "largest random shift of a training row within its padding, in nt")
     expression_bins: int = _option(
         0,
-        "number of soft bins of the expression, 4 to 1,000, for example 18; the loss is then a Kullback-Leibler "
+        "number of soft bins of the expression, 4 to 1,000 (for example 18). The loss is then a Kullback-Leibler "
         "divergence. Fine-tuning keeps the checkpoint's bins. 0: squared error",
     )
-    early_stopping_patience: int | None = _option(None, "evaluations without a better Pearson r before a run stops")
+    early_stopping_patience: int | None = _option(None, "stop after this many evaluations without a better Pearson r")
     clip_grad_value: float | None = _option(None, "clip each element of a gradient (original: 0.5)")
     clip_tensor_norm: float | None = _option(None, "clip the norm of each tensor's gradient (original: 1.0)")
     attn_implementation: Literal["sdpa", "eager"] | None = _option(
@@ -88,12 +88,12 @@ class MacaronTrainingArguments(TrainingArguments):
             parts = int(os.environ.get("WORLD_SIZE", "1")) * self.gradient_accumulation_steps
             if min(self.global_batch_size, parts) < 1 or self.global_batch_size % parts:
                 raise ValueError(
-                    f"global_batch_size {self.global_batch_size} cannot be divided into {parts} parts: one for each "
-                    "process and accumulation step"
+                    f"global_batch_size {self.global_batch_size} is not a multiple of {parts}, the number of "
+                    "processes times the accumulation steps"
                 )
             self.per_device_train_batch_size = self.global_batch_size // parts
         if self.fp16 and (self.clip_grad_value or self.clip_tensor_norm):
-            raise ValueError("clip_grad_value and clip_tensor_norm need bf16 or float32, not fp16's scaled gradients")
+            raise ValueError("clip_grad_value and clip_tensor_norm do not work with fp16: use bf16 or float32")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, for example 0.999, got {self.ema_decay}")
         if self.early_stopping_patience is not None:
@@ -115,7 +115,7 @@ class MacaronTrainingArguments(TrainingArguments):
 
 
 def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArguments]:
-    """Parse `RECIPE.yaml [--option value ...]`, the words of a command line; options override the recipe.
+    """Parse the arguments `RECIPE.yaml [--option value ...]`. Options override the recipe.
 
     Raises
     ------
@@ -140,9 +140,9 @@ def parse_recipe(argv: list[str]) -> tuple[ModelArguments, MacaronTrainingArgume
     words = " ".join(argv)
     for option, overriding in (("per_device_train_batch_size", "global_batch_size"), ("num_train_epochs", "max_steps")):
         if f"--{option}" in words and (getattr(arguments, overriding) or 0) > 0:
-            raise ValueError(f"--{option} has no effect beside {overriding}: pass --{overriding}")
+            raise ValueError(f"--{option} has no effect if {overriding} is set: pass --{overriding}")
     if "--output_dir" not in words and not parser.get_default("output_dir"):
-        raise ValueError("no place for the results: name a folder with --output_dir OUTPUT")
+        raise ValueError("--output_dir is missing: name a folder for the results")
     if not arguments.dataset:
-        raise ValueError("no data: name a folder that scripts/prepare_data.py wrote with --dataset DIR")
+        raise ValueError("--dataset is missing: name a folder written by scripts/prepare_data.py")
     return model_arguments, arguments

@@ -16,10 +16,10 @@ RAW_WEIGHTS = "raw_weights.safetensors"
 
 
 class WeightAverage(TrainerCallback):
-    """Average the parameters over optimizer steps; the model holds the raw weights until training ends.
+    """Average the parameters over optimizer steps. The model holds the raw weights until training ends.
 
     Step t (from 0) updates the average to `d * average + (1 - d) * weights` with `d = min(decay, (1 + t) / (10 + t))`,
-    so that the random start is forgotten.
+    so the average soon forgets the initial weights.
     """
 
     def __init__(self, decay: float):
@@ -27,7 +27,7 @@ class WeightAverage(TrainerCallback):
         self.weights = None  # averages in the order of `model.parameters()`, during training
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
-        """Start from the model's weights; a resumed run keeps the average that `restore` has set."""
+        """Start from the model's weights. A resumed run keeps the average set by `restore`."""
         if state.global_step == 0:
             self.weights = _copies(model)
 
@@ -44,7 +44,7 @@ class WeightAverage(TrainerCallback):
 
     @contextmanager
     def in_use(self, model: torch.nn.Module) -> Iterator[None]:
-        """Load the average into the model, in place, for the length of the block; outside training do nothing."""
+        """Load the average into the model, in place, within the block. Does nothing outside training."""
         if self.weights is None:
             yield
             return
@@ -77,7 +77,7 @@ def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
 def clip_gradients(
     parameters: Iterable[torch.nn.Parameter], value: float | None = None, tensor_norm: float | None = None
 ) -> None:
-    """Clip each value, then each tensor's norm, in place as the original; FSDP shards by the whole tensor's norm."""
+    """Clip each value, then the norm of each whole tensor, in place, as in the original."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
@@ -95,7 +95,7 @@ def clip_gradients(
 
 
 class ClipEachGradient(TrainerCallback):
-    """Clip gradients before each optimizer step, see `clip_gradients`."""
+    """Clip gradients before each optimizer step with `clip_gradients`."""
 
     def __init__(self, value: float | None, tensor_norm: float | None):
         self.value, self.tensor_norm = value, tensor_norm

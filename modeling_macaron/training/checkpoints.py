@@ -1,4 +1,4 @@
-"""Checkpoints: written completely or not at all, and found again to resume from."""
+"""Complete checkpoints: write them, and find one to resume from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def whole_or_nothing(folder: Path) -> Iterator[None]:
-    """Remove the checkpoint that the block writes if the disk is full, and raise an `OSError` that says so."""
+    """Remove the checkpoint written in the block and raise an `OSError` if the disk is full."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -54,13 +54,13 @@ def find_checkpoint(args: MacaronTrainingArguments) -> str | None:
         raise ValueError(f"{args.resume_from_checkpoint}: not a complete checkpoint (was its writing interrupted?)")
     skipped = [path.name for path in (candidates[: candidates.index(found)] if found else candidates)]
     if skipped and args.should_log:
-        action = f"training continues from {found.name}" if found else "there is no other, so training STARTS ANEW"
-        logger.warning("%s: %s not complete (interrupted?), skipped; %s", args.output_dir, ", ".join(skipped), action)
+        action = f"training continues from {found.name}" if found else "there is no other: training STARTS FROM STEP 0"
+        logger.warning("%s: skipped the incomplete %s; %s", args.output_dir, ", ".join(skipped), action)
     return str(found) if found else None
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint has its last file, `trainer_state.json`, and all weights and states are readable."""
+    """Whether all weights and states are readable, and `trainer_state.json`, which is written last."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         names = {path.name for path in checkpoint.iterdir()}

@@ -15,11 +15,11 @@ from tokenization.tokenization_kmer import MASK_ID, N_ID
 
 _IGNORE = -100
 _EVALUATION_EPOCH = -1
-_AUGMENTATION = 0x5C1F7  # keeps its random numbers apart from those of the masks
+_AUGMENTATION = 0x5C1F7  # separates its random numbers from those of the masks
 
 
 def _uniform(seed: int, epoch: int | np.ndarray, rows: np.ndarray, positions: int) -> np.ndarray:
-    """Hash seed, epoch, row and position to uniform numbers (batch, positions) in [0, 1), the same in any batch."""
+    """Hash seed, epoch, row and position to uniform numbers in [0, 1) of shape (batch, positions)."""
     state = mix64(np.uint64(seed) ^ mix64(np.asarray(epoch, np.int64).astype(np.uint64)))
     state = mix64(state ^ mix64(rows.astype(np.uint64)))
     bits = mix64(state[:, None] + np.arange(1, positions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
@@ -28,7 +28,7 @@ def _uniform(seed: int, epoch: int | np.ndarray, rows: np.ndarray, positions: in
 
 @dataclass(frozen=True)
 class PromoterCollator:
-    """Collate forward strands into both strands with masks, and labels standardized with `expression_mean` and `_std`.
+    """Collate forward strands into both strands with masks; standardize labels with `expression_mean` and `_std`.
 
     Masks and augmentation depend only on seed, epoch, row and position. For evaluation, sequences are not augmented and
     their masks are the same in every epoch.
@@ -37,7 +37,7 @@ class PromoterCollator:
     expression_mean: float
     expression_std: float
     mask_probability: float = 0.05  # share of the nucleotides other than N that are masked
-    strands: str = "independent"  # masks each strand on its own, as the original; "paired" masks both at once
+    strands: str = "independent"  # as in the original; "paired" masks a nucleotide on both strands
     reverse_probability: float = 0.0  # share of the training rows read as their reverse complement
     max_shift: int = 0  # largest random shift of a training row within its padding, in nt
     seed: int = 0
@@ -59,12 +59,13 @@ class PromoterCollator:
         return replace(self, evaluation=True)
 
     def __call__(self, batch: Mapping | Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        """Collate a batch of `PromoterDataset`, or rows with `input_ids`, `labels`, `row` and maybe `weight`, `epoch`.
+        """Collate a batch of `PromoterDataset`, or rows with its fields (`weight` and `epoch` are optional).
 
-        Returns `input_ids` (batch, 2 * strand_length) int64, masked for training; `labels` (batch,) float32;
-        `masked_nucleotides` (batch, 2 * strand_length) int64, -100 at unmasked positions; and `row` (batch,) int64, the
-        number of each row in the source. For training also `most_masked`, an int bound on the masked nucleotides of a
-        row, and `row_weights` (batch,) float32 if the rows have a `weight`; for evaluation `masked_input_ids`.
+        Returns `input_ids` (batch, 2 * strand_length) int64, masked for training, `labels` (batch,) float32,
+        `masked_nucleotides` (batch, 2 * strand_length) int64 with -100 at unmasked positions, and `row` (batch,) int64,
+        the row number in the source. Training batches also have `most_masked`, an int bound on the masked nucleotides
+        of a row, and `row_weights` (batch,) float32 if rows have a `weight`. Evaluation batches have
+        `masked_input_ids`.
         """
         if not isinstance(batch, Mapping):
             names = [name for name in ("input_ids", "labels", "row", "weight", "epoch") if name in batch[0]]
@@ -94,13 +95,13 @@ class PromoterCollator:
         return collated
 
     def _usual_most_masked(self, length: int) -> int:
-        """Bound on the masked nucleotides of a row, six standard deviations above the mean: the same in all batches."""
+        """Bound the masked nucleotides of a row by the mean plus six standard deviations, equal for all batches."""
         mean = self.mask_probability * length
         variance = mean * (1 - self.mask_probability) * (2 if self.strands == "paired" else 1)
         return math.ceil(mean + 6 * math.sqrt(variance))
 
     def _augment(self, forward: np.ndarray, rows: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
-        """Reverse-complement forward strands (batch, strand_length), and shift them within their padding, at random."""
+        """Randomly reverse-complement forward strands (batch, strand_length), and shift them within their padding."""
         turn, draws = _uniform(self.seed ^ _AUGMENTATION, epoch, rows, 2).T
         forward = np.where(turn[:, None] < self.reverse_probability, reverse_complement(forward), forward)
         is_base = forward != N_ID

@@ -52,7 +52,7 @@ def draw_mask(like: torch.Tensor, rate: float) -> torch.Tensor:
 
 
 def _threshold(rate: float) -> tuple[int, int]:
-    """Bits per draw, and how many of its values drop: 8 bits if the rate is met within 0.001 and 1 %, else 16."""
+    """Return 8 bits per draw if they meet the rate within 0.001 and 1 %, else 16, and the number of dropped values."""
     is_coarse = abs(round(256 * rate) / 256 - rate) < min(0.1, rate, 1 - rate) / 100
     bits = 8 if is_coarse else 16
     return bits, min(round(2**bits * rate), 2**bits - 1)
@@ -70,7 +70,7 @@ def _convolve(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _convolve_backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of inputs and weight; `torch.compile` fuses the sums into one loop."""
+    """Gradients of inputs and weight. `torch.compile` fuses the sums into one loop."""
     inputs, weight = ctx.saved_tensors
     positions, width = inputs.shape[2], weight.shape[2]
     padded = F.pad(inputs, (width // 2, width // 2))

@@ -22,7 +22,7 @@ class PromoterDataset(torch.utils.data.Dataset):
         self._numbers = ("labels", "row", "weight") if self.has_weights else ("labels", "row")
         self._split = split.select_columns(["input_ids", *self._numbers]).with_format("arrow")
         self._strand_length = strand_length
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by worker processes too
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with worker processes
 
     def __len__(self) -> int:
         return len(self._split)
@@ -57,7 +57,7 @@ class PromoterDataset(torch.utils.data.Dataset):
 
 
 class PreparedData:
-    """Splits and report of a folder that `scripts/prepare_data.py` wrote."""
+    """Splits and report of a folder written by `scripts/prepare_data.py`."""
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Metrics of a whole validation set."""
+"""Metrics of a validation set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COVERAGES = (50, 80, 90, 95)  # of prediction intervals, in percent
 
 
 def correlation(predicted: np.ndarray, measured: np.ndarray, method: str = "pearson") -> float:
-    """Pearson or Spearman correlation of predictions with measurements, both (rows,); 0.0 if either is constant."""
+    """Pearson or Spearman correlation of predictions and measurements (rows,), or 0.0 if either is constant."""
     if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return 0.0
     correlate = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[method]
@@ -20,7 +20,7 @@ def correlation(predicted: np.ndarray, measured: np.ndarray, method: str = "pear
 
 
 def conformal_quantiles(scores: np.ndarray) -> dict[str, float] | None:
-    """Split conformal quantiles of held-out scores (rows,) by coverage in percent; None if there are too few rows."""
+    """Split conformal quantiles of held-out scores (rows,) by coverage in percent, or None for too few rows."""
     ranks = {coverage: -(-coverage * (len(scores) + 1) // 100) for coverage in COVERAGES}
     ordered = np.sort(scores)
     return {str(coverage): float(ordered[rank - 1]) for coverage, rank in ranks.items() if rank <= len(scores)} or None

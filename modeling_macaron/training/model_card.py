@@ -1,4 +1,4 @@
-"""Model card of a training run, rendered from what the run measured."""
+"""Model card of a training run."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ predict("{{ example }}")
 ```
 
 `trust_remote_code=True` runs the Python files of this folder: read them first. `expression` is in the units of the
-training table. The tokenizer cuts the constant flanks of the construct ({{ flanks }}; `trimming="{{ trimming }}"`),
-and the rest may be up to {{ strand_length }} nt long.
+training table. The tokenizer trims the constant flanks of the construct ({{ flanks }}; `trimming="{{ trimming }}"`).
+The variable part may be up to {{ strand_length }} nt long.
 
 ## Results
 
@@ -80,13 +80,13 @@ regulation*, Nature Biotechnology 2024.
 """
 
 _INTERVALS = """
-`expression_low` and `expression_high` hold 90 % of the measurements of rows like these (split conformal prediction on
-this split).
+For rows like these, 90 % of the measurements lie between `expression_low` and `expression_high` (split conformal
+prediction on this split).
 """
 
 
 def compare_with_ridge(facts: dict) -> str:
-    """Compare with ridge regression on the same rows, from `training_facts`; empty if it was not fitted."""
+    """Compare the model with ridge regression on the same rows. Empty if ridge regression was not fitted."""
     if not facts.get("ridge"):
         return ""
     ours, theirs = facts["metrics"]["pearson_r"], facts["ridge"]["pearson_r"]
@@ -110,7 +110,7 @@ def public_name(name: str) -> str:
 
 
 def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float]) -> dict:
-    """Collect numbers and strings for `training.json`, to judge or repeat the run."""
+    """Collect settings and results of a run for `training.json`."""
     args, state, config, rows = trainer.args, trainer.state, trainer.model.config, trainer.train_dataset
     start, stream = args.init_from, None
     if isinstance(rows, StreamedPromoters):
@@ -147,7 +147,7 @@ def training_facts(trainer: MacaronTrainer, data: PreparedData, metrics: dict[st
 
 
 def _describe_division(facts: dict) -> str:
-    """Describe the rows that the split into training and validation keeps together."""
+    """Describe which rows are on one side of the split."""
     if facts.get("split_by") != "cluster":
         return (
             "Near-copies of training rows may be in\nvalidation, so the figures above may flatter a model trained on a "
@@ -161,7 +161,7 @@ def _describe_division(facts: dict) -> str:
 
 
 def _describe_source(facts: dict) -> dict[str, str]:
-    """Lines of the table about where the training rows came from."""
+    """Table lines about the source of the training rows."""
     revision = f" (revision `{facts['table_revision']}`)" if facts.get("table_revision") else ""
     table, stream = facts["table"] + revision, facts.get("stream")
     if not stream:
@@ -207,7 +207,7 @@ def training_table(facts: dict) -> str:
 
 
 def _card_data(name: str, facts: dict, metrics: dict[str, float]) -> ModelCardData:
-    """Metadata for the Hub: kind of model, origin, and measures of the validation split."""
+    """Metadata for the Hub, with the measures of the validation split."""
     measured = {"task_type": "text-classification", "task_name": "Promoter expression"}
     measured |= {"dataset_type": "promoter-table", "dataset_name": facts["table"], "dataset_split": "validation"}
     results = [
@@ -227,7 +227,7 @@ def _card_data(name: str, facts: dict, metrics: dict[str, float]) -> ModelCardDa
 
 
 def write_model_card(folder: Path, trainer: MacaronTrainer, data: PreparedData, metrics: dict[str, float]) -> None:
-    """Write README.md with the run's own figures, its learning curve, `training.json` and `reference.json`.
+    """Write README.md, the learning curve, `training.json` and `reference.json`.
 
     `metrics` holds the measures of the validation split with the prefix `eval_`, those of ridge regression with the
     prefix `ridge_`, and `run_seconds`.

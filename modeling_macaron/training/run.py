@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 _RUN_FILE = "run.json"
 _FEW_VALIDATION_ROWS = 10
 _MOST_COUNTED = 100_000  # rows whose 3-mers are counted
-_SMALL_TABLE = 20_000  # rows up to which a run is compared with ridge regression
+_SMALL_TABLE = 20_000  # most training rows to compare with ridge regression
 # Fields of the config that may change when a run is resumed or a checkpoint fine-tuned.
 _FREE_FIELDS = {"hidden_dropout", "reconstruction_weight", "both_orientations"}
 
@@ -47,7 +47,7 @@ _FREE_FIELDS = {"hidden_dropout", "reconstruction_weight", "both_orientations"}
 def build_model(
     arguments: ModelArguments, data: PreparedData, init_from: str | None, expression_bins: int = 0
 ) -> MacaronForExpressionPrediction:
-    """Make a new float32 model for the data, or take a checkpoint (folder or Hub model) to fine-tune.
+    """Create a float32 model for the data, or load a checkpoint (folder or Hub model) to fine-tune.
 
     Raises a `ValueError` if the checkpoint is damaged or has another strand length or architecture. With
     `expression_bins`, a checkpoint without bins gets a new expression head.
@@ -55,7 +55,7 @@ def build_model(
     statistics = {
         "expression_mean": data.expression_mean,
         "expression_std": data.expression_std,
-        "interval_quantiles": None,  # a checkpoint's are those of other rows
+        "interval_quantiles": None,  # a checkpoint's values belong to other rows
         "trimer_shares": None,
         "trimer_limit": None,
     }
@@ -71,25 +71,25 @@ def build_model(
         model = model.to_merged()
     for name, value in arguments.given().items():
         if name not in _FREE_FIELDS and getattr(model.config, name) != value:
-            raise ValueError(f"`{name}` is {getattr(model.config, name)} in {init_from}, the recipe says {value}")
+            raise ValueError(f"`{name}` is {getattr(model.config, name)} in {init_from}, but {value} in the recipe")
     if model.config.strand_length != strand_length:
         raise ValueError(
-            f"{init_from} reads strands of {model.config.strand_length} nt and the data have {strand_length}: "
-            f"prepare them with --strand_length {model.config.strand_length}"
+            f"{init_from} has strands of {model.config.strand_length} nt, but the data have {strand_length}: "
+            f"prepare the data with --strand_length {model.config.strand_length}"
         )
     model.config.update(statistics)
     if expression_bins and model.config.expression_bins is None:
-        logger.warning("%s has no bins: the expression head is new, with %s bins", init_from, expression_bins)
+        logger.warning("%s has no bins: created a new expression head with %s bins", init_from, expression_bins)
         model.config.expression_bins = _bin_centers(data, expression_bins)
         model.expression_head = nn.Linear(model.config.hidden_size, expression_bins)
         model._init_weights(model.expression_head)
     elif expression_bins and (found := len(model.config.expression_bins)) != expression_bins:
-        raise ValueError(f"{init_from} has {found} bins, the recipe says `expression_bins` {expression_bins}")
+        raise ValueError(f"{init_from} has {found} bins, but the recipe sets `expression_bins` to {expression_bins}")
     return model
 
 
 def _bin_centers(data: PreparedData, number: int) -> tuple[float, ...]:
-    """Space bins from one below the 0.1 to one above the 99.9 percentile of the standardized training values."""
+    """Space bins from one below the 0.1 percentile of standardized training values to one above the 99.9."""
     low, high = (np.percentile(data.train.labels, (0.1, 99.9)) - data.expression_mean) / data.expression_std
     if low == high:
         raise ValueError("expression_bins needs training values that differ: 99.8 % of them are equal")
@@ -98,7 +98,7 @@ def _bin_centers(data: PreparedData, number: int) -> tuple[float, ...]:
 
 
 def _check_final_is_ours(final: Path) -> None:
-    """Raise, before any training, if files that this program did not write would be replaced."""
+    """Raise if the run would replace files that it did not write."""
     ours = (
         "config.json", "model*.safetensors*", "tokenizer_config.json", "README.md", LEARNING_CURVE, TRAINING_FACTS,
         REFERENCE, "*.py",
@@ -106,11 +106,11 @@ def _check_final_is_ours(final: Path) -> None:
     names = [path.name for path in final.iterdir()] if final.exists() else []
     foreign = sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in ours))
     if foreign:
-        raise FileExistsError(f"{final} would be replaced, and holds {', '.join(foreign)}: move it first")
+        raise FileExistsError(f"{final} would be replaced, but contains {', '.join(foreign)}: move it first")
 
 
 def _check_same_run(trainer: MacaronTrainer, data: PreparedData, checkpoint: str | None) -> None:
-    """Raise if a resumed run would continue with other rows or another model; record the settings of a new run."""
+    """Raise if a resumed run has other rows or another model. Records the settings."""
     config, rows = trainer.model.config, trainer.train_dataset
     names = [field.name for field in fields(ModelArguments) if field.name not in _FREE_FIELDS]
     settings = {
@@ -126,8 +126,8 @@ def _check_same_run(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
         for name in {**then, **now}:
             if then.get(name) != now.get(name):
                 raise ValueError(
-                    f"{checkpoint} was trained with {kind} setting {name}: {then.get(name)}, and would continue with "
-                    f"{now.get(name)}: use the same, or another --output_dir"
+                    f"{checkpoint} was trained with {kind} setting {name}: {then.get(name)}, not "
+                    f"{now.get(name)}: use the same value, or another --output_dir"
                 )
     if trainer.args.should_save:
         with new_file(Path(trainer.args.output_dir) / _RUN_FILE) as partial:
@@ -135,13 +135,13 @@ def _check_same_run(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
 
 
 def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> PromoterDataset | StreamedPromoters:
-    """Take the training rows of the data set, or a stream."""
+    """Return the training rows of the data set, or a stream."""
     if args.stream is None:
         return data.train
     if args.max_steps < 1:
-        raise ValueError("--stream has no end: pass the number of steps to train as --max_steps")
+        raise ValueError("--stream needs --max_steps, the number of steps to train")
     if data.train.has_weights:
-        raise ValueError("--stream has no row weights, and the data set has: prepare it without --weight_column")
+        raise ValueError("--stream does not support row weights: prepare the data set without --weight_column")
     return StreamedPromoters(
         args.stream, data.tokenizer, seed=args.seed, buffer_rows=args.stream_buffer, num_shards=args.stream_shards,
         columns=Columns(args.sequence_column, args.value_column, None), held_out=data.held_out(),
@@ -151,7 +151,7 @@ def _training_rows(args: MacaronTrainingArguments, data: PreparedData) -> Promot
 def make_trainer(
     model: MacaronForExpressionPrediction, args: MacaronTrainingArguments, data: PreparedData
 ) -> MacaronTrainer:
-    """Put model, data and options together."""
+    """Create the trainer of a model with its data and callbacks."""
     if len(data.validation) < _FEW_VALIDATION_ROWS and args.should_log:
         logger.warning(
             "a Pearson r of %s validation rows is unreliable, yet it selects the best checkpoint: prepare the data "
@@ -167,7 +167,7 @@ def make_trainer(
     if args.clip_grad_value is not None or args.clip_tensor_norm is not None:
         callbacks.append(ClipEachGradient(args.clip_grad_value, args.clip_tensor_norm))
     if args.ddp_find_unused_parameters is None:
-        args.ddp_find_unused_parameters = False  # there are none, also without reconstruction
+        args.ddp_find_unused_parameters = False  # all parameters are used, even without reconstruction
     tokenizer_settings = {**data.report["tokenizer"], "kmer_size": model.config.kmer_size}
     collator_options = ("mask_probability", "strands", "reverse_probability", "max_shift", "seed")
     return MacaronTrainer(
@@ -203,10 +203,10 @@ def train(model_arguments: ModelArguments, args: MacaronTrainingArguments) -> Pa
     Raises
     ------
     ValueError, OSError
-        If data, options or checkpoints do not fit, or a push fails (the folder is then in `OUTPUT/final`).
+        If data, options or checkpoints do not match, or a push fails. `OUTPUT/final` is kept after a failed push.
     """
     push = args.push_to_hub
-    args.push_to_hub = False  # the Trainer would push every checkpoint; the final folder is what people load
+    args.push_to_hub = False  # the Trainer would push every checkpoint, not the final folder
     if push and not args.hub_model_id:
         raise ValueError("--push_to_hub needs the repository's name: --hub_model_id OWNER/NAME")
     data = PreparedData(args.dataset)
@@ -256,11 +256,11 @@ def _train_and_save(trainer: MacaronTrainer, data: PreparedData, checkpoint: str
 
 
 def _score_ridge(trained: PromoterDataset, held_out: PromoterDataset) -> dict[str, float]:
-    """Measure ridge regression on k-mer counts on the held-out rows; empty without scikit-learn."""
+    """Score ridge regression on k-mer counts on the held-out rows. Empty without scikit-learn."""
     try:
         from modeling_macaron.evaluation.ridge import fit_ridge
     except ImportError as error:
-        logger.warning("no comparison with ridge regression: it needs the extra `analysis` (%s)", error)
+        logger.warning("skipped the comparison with ridge regression, which needs the extra `analysis` (%s)", error)
         return {}
     ridge = fit_ridge(trained.some_strands(len(trained)), trained.labels)
     predicted = ridge.predict(held_out.some_strands(len(held_out)))

@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 8_000
 _ROWS_OF_A_FILE = 2**40  # row number: file * this + place in the file
-_UNITS_OF_A_SHARD = 4  # about
+_UNITS_OF_A_SHARD = 4  # approximate
 _ANY_COLUMNS = Columns(None, None, None)
 
 
 class _Unit(NamedTuple):
-    """One of `parts` ranges of equally many rows of a file."""
+    """One of `parts` equal ranges of a file's rows."""
 
     file: int
-    size: float  # bytes, about
+    size: float  # approximate bytes
     part: int
     parts: int
 
@@ -47,8 +47,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
     Each pass assigns files, or ranges of rows of large files, to shards of about equal size and takes one row from each
     shard in turn. Each process reads its own shards, and the rows of a global batch do not depend on the number of
     processes. A finished shard starts its next pass at once, so passes of different shards may overlap. A row group
-    that lies in several ranges is read once for each. A resumed run skips the rows that were already used by reading
-    them again.
+    that lies in several ranges is read once for each. A resumed run rereads and skips the rows that
+    were already used.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
     columns : Columns
         Names of the sequence and value columns, if they are not the usual ones.
     held_out : KeySet, optional
-        Strands, such as those of the validation split, that are skipped and counted, near-copies included.
+        Strands to skip and count, with their near-copies, such as those of the validation split.
 
     Raises
     ------
@@ -95,8 +95,8 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             raise ValueError(f"{files} cannot be opened: {' '.join(str(error).split())}") from error
         sizes = {path: about.get("size") or 1 for path, about in found if about["type"] != "directory"}
         if not sizes:
-            raise FileNotFoundError(f"there are no files {files}: name Parquet files, for example DIR/*.parquet")
-        # They determine the order of the rows; a resumed run needs the same ones.
+            raise FileNotFoundError(f"no files match {files}: name Parquet files, for example DIR/*.parquet")
+        # These settings determine the order of the rows. A resumed run must have the same ones.
         self.settings = {
             "stream": files, "files": len(sizes), "bytes": sum(sizes.values()), "stream_buffer": buffer_rows,
             "stream_shards": num_shards, "seed": seed,
@@ -114,7 +114,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         self._check_there_is_a_row()
 
     def share(self, process: int, num_processes: int) -> StreamedPromoters:
-        """Return the stream of one process (from 0); the first n rows of all are the stream's first."""
+        """Return the stream of one process (from 0). All processes together read the rows in the stream's order."""
         if self._num_shards % num_processes:
             shards = self._num_shards
             raise ValueError(f"--stream_shards {shards} is not a multiple of the number of processes, {num_processes}")
@@ -135,7 +135,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 yield next(shard)
 
     def _assign(self, turn: int) -> list[list[_Unit]]:
-        """Assign the units of a pass, each to the smallest shard so far and the largest first, in random order."""
+        """Assign the units of a pass, largest first, each to the smallest shard so far. Order in a shard is random."""
         rng = np.random.default_rng([self._seed, turn])
         units = [self._units[index] for index in rng.permutation(len(self._units))]
         heap = [(0.0, tie, shard, []) for shard, tie in enumerate(rng.permutation(self._num_shards).tolist())]
@@ -157,7 +157,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
                 yield {"input_ids": ids, "labels": label, "row": int(row), "epoch": turn}
 
     def _check_there_is_a_row(self) -> None:
-        """Raise if no row is usable, as a shard would search forever."""
+        """Raise if no row is usable. Iteration would not end."""
         tally = Counter()
         if not any(len(batch) for unit in self._units for batch in self._read(unit, tally.update)):
             raise ValueError(
@@ -170,7 +170,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         return self._filesystem.unstrip_protocol(self._paths[file]).removeprefix("file://")
 
     def _read(self, unit: _Unit, note: Callable[[Counter], None]) -> Iterator[np.ndarray]:
-        """Yield the rows of a unit in batches (batch,) of `_row_type`; count those kept, rejected and held out."""
+        """Yield the rows of a unit in batches (batch,) of `_row_type`. Counts kept, rejected and held-out rows."""
         name = self._name_file(unit.file)
         try:
             with self._filesystem.open(self._paths[unit.file]) as file, pyarrow.parquet.ParquetFile(file) as parquet:
@@ -187,13 +187,13 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
             raise ValueError(f"{name} cannot be read as Parquet: {' '.join(str(error).split())}") from error
 
     def _count(self, tally: Counter, some: Counter) -> None:
-        """Count rows; warn of skipped ones at the first, at 10, 100, ... of them."""
+        """Count rows. Warn when 1, 10, 100, ... rows are skipped."""
         before = tally["rejected"] + tally["held_out"]
         tally.update(some)
         skipped = tally["rejected"] + tally["held_out"]
         if skipped and (not before or len(str(skipped)) > len(str(before))):
             logger.warning(
-                "%s: %s of %s rows read so far are skipped: %s are not promoters with a value, %s are held out for "
+                "%s: %s of %s rows read so far are skipped: %s have no valid promoter or value, %s are held out for "
                 "validation or test, or near-copies of such rows", self._files, f"{skipped:,}", f"{tally.total():,}",
                 f"{tally['rejected']:,}", f"{tally['held_out']:,}",
             )  # fmt: skip
@@ -208,7 +208,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
         return rows
 
     def _shuffle(self, batches: Iterable[np.ndarray], rng: np.random.Generator, size: int) -> Iterator[np.void]:
-        """Shuffle rows with a buffer: each new row replaces a random one, which is yielded."""
+        """Shuffle rows with a buffer. Each new row replaces a random one, which is yielded."""
         held, filled = np.empty(size, self._row_type), 0
         for batch in batches:
             fitting = batch[: len(held) - filled]
@@ -225,7 +225,7 @@ class StreamedPromoters(torch.utils.data.IterableDataset):
 def _read_range(
     parquet: pyarrow.parquet.ParquetFile, unit: _Unit, columns: list[str]
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Read two columns of a unit in batches, each with the place of its first row in the file."""
+    """Read two columns of a unit in batches. Yields the index of the first row in the file, and the batch."""
     footer = parquet.metadata
     first, end = (footer.num_rows * part // unit.parts for part in (unit.part, unit.part + 1))
     starts = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])

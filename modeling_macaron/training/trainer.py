@@ -1,4 +1,4 @@
-"""Trainer of the Macaron model: expression and masked nucleotides, exact for any number of processes."""
+"""Trainer of the Macaron model, exact for any number of processes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _SHOWN_ROWS = 10
 class MacaronTrainer(Trainer):
     """Trainer with the loss of the Macaron model.
 
-    Gradient accumulation and several processes give the loss and the gradients of the whole global batch on one
-    process. Both terms of the loss are logged, `expression_loss` (see `MacaronOutput.row_losses`) and
+    With gradient accumulation or several processes, loss and gradients equal those of the global batch on one process.
+    Both terms of the loss are logged, `expression_loss` (see `MacaronOutput.row_losses`) and
     `reconstruction_loss`.
 
     Evaluation predicts the expression from unmasked sequences and reconstructs masked ones; each metric is computed
@@ -57,7 +57,7 @@ class MacaronTrainer(Trainer):
         if self.args.dataloader_drop_last and isinstance(rows, PromoterDataset) and len(rows) < self.rows_per_step:
             raise ValueError(
                 f"{len(rows)} training rows are fewer than the batch of {self.rows_per_step}: pass a smaller "
-                "--global_batch_size, or --dataloader_drop_last false to train on batches that are not full"
+                "--global_batch_size, or --dataloader_drop_last false to train on incomplete batches"
             )
         # compute_loss scales by the counts of get_batch_samples; the Trainer must not divide by the steps again.
         self.model_accepts_loss_kwargs = True
@@ -69,11 +69,11 @@ class MacaronTrainer(Trainer):
         self.average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
         if self.average is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError("ema_decay averages whole weights, not the shards of FSDP or DeepSpeed")
+                raise ValueError("ema_decay does not support FSDP or DeepSpeed, which shard the weights")
             self.add_callback(self.average)
 
     def _run_epoch(self, *args, **kwargs):
-        """Train for an epoch, except after the last step, where transformers would take one more."""
+        """Train for an epoch. Does nothing after the last step, where transformers would take one more."""
         if isinstance(self.train_dataset, PromoterDataset):  # accelerate sets the epoch on one process only
             self.train_dataset.begin_epoch(kwargs["epoch"])
         if self.state.global_step >= self.state.max_steps:
@@ -82,9 +82,9 @@ class MacaronTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def get_train_dataloader(self):
-        """Return the loader of the training rows; of a stream, those of this process.
+        """Return the loader of the training rows. For a stream, it reads the share of this process.
 
-        For a stream accelerate would let one process read for all, and each worker would read the whole share.
+        accelerate would read a stream in one process for all. Each worker would read the whole share.
         """
         if not isinstance(self.train_dataset, StreamedPromoters):
             return super().get_train_dataloader()
@@ -99,7 +99,7 @@ class MacaronTrainer(Trainer):
         )  # fmt: skip
 
     def _get_train_sampler(self, train_dataset=None):
-        """Draw whole global batches with `dataloader_drop_last`; the Trainer's last accumulated step could be short."""
+        """Draw whole global batches with `dataloader_drop_last`. The Trainer's last accumulated step may be short."""
         sampler = super()._get_train_sampler(train_dataset)
         if not (self.args.dataloader_drop_last and isinstance(sampler, RandomSampler)):
             return sampler
@@ -118,12 +118,12 @@ class MacaronTrainer(Trainer):
             self.data_collator, self.args.dataloader_drop_last = usual
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """Create the learning-rate schedule; warn if the warm-up takes more than half of the run."""
+        """Create the learning-rate schedule. Warns if the warm-up takes more than half of the run."""
         warmup_steps = self.args.get_warmup_steps(num_training_steps)
         if self.args.should_log and 2 * warmup_steps > num_training_steps:
             logger.warning(
-                "the learning rate warms up for %s steps, and the run has %s: pass a smaller --warmup_steps (below 1 "
-                "it is a share of the run, for example 0.1)", f"{warmup_steps:,}", f"{num_training_steps:,}",
+                "the learning rate warms up for %s of %s steps: pass a smaller --warmup_steps (below 1, a share of the "
+                "run, for example 0.1)", f"{warmup_steps:,}", f"{num_training_steps:,}",
             )  # fmt: skip
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -135,7 +135,7 @@ class MacaronTrainer(Trainer):
         return batch_samples, self.accelerator.reduce(counts, reduction="sum")
 
     def _counts(self, batch: dict) -> torch.Tensor:
-        """Row weight and number of masked nucleotides (2,) of a batch; nothing waits for a GPU."""
+        """Row weight and number of masked nucleotides (2,) of a batch, without waiting for a GPU."""
         rows = batch.get("row_weights", torch.ones_like(batch["labels"])).sum()
         return torch.stack([rows, self._num_masked(batch["masked_nucleotides"]).sum()])
 
@@ -145,7 +145,7 @@ class MacaronTrainer(Trainer):
 
     @property
     def _reconstructs(self) -> bool:
-        """Whether the loss includes the reconstruction; else the last block computes only the expression positions."""
+        """Whether the loss includes the reconstruction. If not, the last block skips all but expression positions."""
         return self.model.config.reconstruction_weight > 0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -175,7 +175,7 @@ class MacaronTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with both terms of the training loss; also called after the last step."""
+        """Log, with both terms of the training loss. Also called after the last step."""
         self._check_finite()
         if "loss" in logs:
             losses = self.accelerator.reduce(self._logged_losses, reduction="mean") / max(self._steps_since_log, 1)
@@ -187,7 +187,7 @@ class MacaronTrainer(Trainer):
         super().log(logs, start_time)
 
     def _check_finite(self) -> None:
-        """Raise on every process if a loss was not finite on any; all processes must call this together."""
+        """Raise on every process if any has a loss that is not finite. All processes must call this together."""
         batches, self._unchecked = self._unchecked, []
         if not batches:
             return
@@ -232,13 +232,13 @@ class MacaronTrainer(Trainer):
             return super().evaluation_loop(*args, **kwargs)
 
     def whole_model(self) -> MacaronForExpressionPrediction:
-        """Return the unwrapped model; under FSDP call it on all processes, and only the main one gets weights."""
+        """Return the unwrapped model. Under FSDP, all processes must call this, and only the main one gets weights."""
         if not self.is_fsdp_enabled:
             return self.accelerator.unwrap_model(self.model)
         return self._assemble(self.accelerator.get_state_dict(self.model))
 
     def _assemble(self, weights: dict[str, torch.Tensor]) -> MacaronForExpressionPrediction:
-        """Make a plain model with gathered weights; saving FSDP's wrapper class would save the wrong code."""
+        """Make a plain model with gathered weights. FSDP's wrapper class would save the wrong code."""
         with torch.device("meta"):
             model = MacaronForExpressionPrediction(self.model.config)
         model.load_state_dict(weights, strict=self.args.should_save, assign=True)
@@ -248,25 +248,25 @@ class MacaronTrainer(Trainer):
         return nullcontext() if self.average is None else self.average.in_use(self.model)
 
     def _save_checkpoint(self, *args, **kwargs):
-        """Save a whole checkpoint if the loss is finite; an existing folder is left over from an interrupted run."""
+        """Save a checkpoint if the loss is finite. Replaces a folder left over from an interrupted run."""
         self._check_finite()
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save and folder.exists():
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
-        for callback in self.callback_handler.callbacks:  # the Trainer fails for one that a resumed checkpoint lacks
+        for callback in self.callback_handler.callbacks:  # the Trainer fails if a resumed checkpoint lacks one
             if isinstance(callback, ExportableState):
                 self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         with whole_or_nothing(folder):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save_rng_state(self, output_dir):
-        """Save the random state and wait for all processes: the file written next completes the checkpoint."""
+        """Save the random state and wait for all processes. The next file completes the checkpoint."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir=None, state_dict=None):
-        """Save the averaged weights and, in training, the raw ones too; under FSDP save the gathered model."""
+        """Save the averaged weights and, in training, the raw ones too. Under FSDP, save the gathered model."""
         if self.args.should_save and self.is_fsdp_enabled:
             sharded, self.model = self.model, self._assemble(state_dict)
             try:

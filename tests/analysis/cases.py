@@ -1,4 +1,4 @@
-"""Slow, obvious versions, tables and command lines for the tests of the analysis commands."""
+"""Slow reference versions, tables and commands for tests of the analysis commands."""
 
 import importlib
 from functools import cache
@@ -28,7 +28,7 @@ def explicit_predictions(folder, tokenizer):
 
 
 def failing_predictor(folder, call, batch_size):
-    """Predictor of a folder that is interrupted in its `call`-th forward pass, and the sizes of its batches."""
+    """Return a predictor interrupted in its `call`-th forward pass, and the sizes of its batches."""
     predictor, sizes = Predictor.from_pretrained(folder, batch_size=batch_size), []
 
     def count(_, args, kwargs, __):
@@ -57,7 +57,7 @@ def slow_apply(sequence, start, reference, alternative):
 
 
 def write(frame, path):
-    """Write a table in the format of its suffix; FASTA has the columns `name` and `sequence`."""
+    """Write a table in the format of its suffix. FASTA has the columns `name` and `sequence`."""
     if path.suffix == ".parquet":
         frame.to_parquet(path)
     elif path.suffix == ".fa":
@@ -68,7 +68,7 @@ def write(frame, path):
 
 
 def read(path):
-    """Read an output: missing numbers are NaN, an empty problem is an empty text."""
+    """Read an output. Missing numbers are NaN, and empty problems are empty strings."""
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
     frame = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", keep_default_na=False, na_values=[""])
@@ -93,7 +93,7 @@ def error_of(name, *arguments):
 
 
 def assert_effects(frame, expected):
-    """Compare the rows of an output with pairs (reference, alternative), or None where there is a problem."""
+    """Compare the rows of an output with pairs (reference, alternative), or None for a problem."""
     for row, pair in zip(frame.to_dict("records"), expected, strict=True):
         found = np.array([row[name] for name in EFFECTS], float)
         assert (row["problem"] == "") == (pair is not None), row

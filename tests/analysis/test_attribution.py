@@ -1,4 +1,4 @@
-"""Gradient attributions, the model as a module on one-hot DNA, and the packages that take such modules."""
+"""Gradient attributions, the one-hot module, and packages that use it."""
 
 import warnings
 from dataclasses import replace
@@ -39,7 +39,7 @@ HEADS = [BINS, {"both_orientations": True}, {"both_orientations": True, **BINS}]
 
 
 def one_hot(sequences, dtype=torch.float32):
-    """(sequences, 4, length); a column of zeros for every other symbol than A, C, G and T."""
+    """Encode sequences as (sequences, 4, length), with zeros for symbols other than A, C, G and T."""
     bases = [[[symbol == base for symbol in sequence] for base in "ACGT"] for sequence in sequences]
     return torch.tensor(bases, dtype=dtype)
 
@@ -101,7 +101,7 @@ class TestModule:
         assert found.dtype == torch.float32
         np.testing.assert_allclose(found[:, 0], predictor.predict(SEQUENCES), rtol=1e-6, atol=5e-6)
 
-    def test_missing_weight_is_that_of_n(self, exact, exact_module):
+    def test_missing_weight_counts_as_n(self, exact, exact_module):
         """Half of A and half of N is embedded as the mean of both."""
         rows = []
         projection = exact.model.macaron.embeddings.kmer_projection
@@ -114,7 +114,7 @@ class TestModule:
         torch.testing.assert_close(exact_module(short), exact_module(torch.nn.functional.pad(short, (6, 7))))
 
     def test_is_in_evaluation_mode(self, make_model):
-        """tangermeme returns the model to the mode of the module."""
+        """tangermeme restores the mode of the module."""
         module = as_one_hot_module(make_model(hidden_dropout=0.5).train())
         assert isinstance(module, OneHotExpression)
         saliency(module, one_hot(SEQUENCES), device="cpu")
@@ -212,7 +212,7 @@ class TestIntegratedGradients:
 
 @pytest.fixture(params=["gradient_x_input", "integrated_gradients"])
 def attribute(request):
-    """One of the two functions, with few steps."""
+    """Call one of the two functions with few steps."""
     if request.param == "gradient_x_input":
         return gradient_x_input
     return lambda *args, **options: integrated_gradients(*args, steps=5, **options)
@@ -220,7 +220,7 @@ def attribute(request):
 
 class TestBoth:
     @pytest.mark.parametrize("batch_size", [1, 12])
-    def test_batches_change_nothing(self, exact, attribute, batch_size):
+    def test_results_do_not_depend_on_batches(self, exact, attribute, batch_size):
         expected = attribute(exact, MIXED)
         result = attribute(replace(exact, batch_size=batch_size), MIXED)
         for found, wanted in zip(result.attributions, expected.attributions, strict=True):
@@ -228,7 +228,7 @@ class TestBoth:
         np.testing.assert_allclose(result.expression, expected.expression, rtol=1e-12)
         np.testing.assert_allclose(result.baseline_expression, expected.baseline_expression, rtol=1e-12)
 
-    def test_the_model_is_left_as_it_was(self, exact, attribute):
+    def test_model_is_unchanged(self, exact, attribute):
         expected = attribute(exact, SEQUENCES).attributions
         with torch.no_grad():
             np.testing.assert_array_equal(attribute(exact, SEQUENCES).attributions, expected)
@@ -307,7 +307,7 @@ class TestTangermeme:
     def test_deep_lift_shap(self, exact, exact_module):
         """The rule for any module equals our integrated gradients, averaged over references.
 
-        Without it, tangermeme takes products of gates and attention for linear, and warns.
+        Without it, tangermeme treats products of gates and attention as linear, and warns.
         """
         bases, steps = one_hot(SEQUENCES[:1], torch.float64), 256
         references = dinucleotide_shuffle(bases, n=3, random_state=0)

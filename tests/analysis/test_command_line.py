@@ -1,4 +1,4 @@
-"""Command lines of the analysis scripts: one clear line for every mistake, and the summaries."""
+"""Errors and summaries of the analysis commands."""
 
 import gzip
 import os
@@ -210,7 +210,7 @@ def test_progress_counts_whole_sequences(total, steps, text):
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_bars_of_loading_are_hidden_and_those_of_downloads_stay(monkeypatch, hidden):
+def test_loading_bars_are_hidden_and_download_bars_shown(monkeypatch, hidden):
     monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", True)
     (huggingface_hub.utils.disable_progress_bars if hidden else huggingface_hub.utils.enable_progress_bars)()
     try:

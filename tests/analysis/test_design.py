@@ -1,4 +1,4 @@
-"""Designed promoters, against predictions that are written out and constraints that are checked base by base."""
+"""Designed promoters against explicit predictions and constraints checked base by base."""
 
 import re
 from dataclasses import replace
@@ -45,7 +45,7 @@ def sequences_of(designs):
 
 
 def assert_consistent(predictor, found, max_edits):
-    """The edits make the sequence from its start, and both expressions are predictions."""
+    """Check that the edits lead from the start to the sequence and that both expressions are predictions."""
     bases = list(found.start)
     for position, ref, alt in found.edits:
         assert bases[position] == ref != alt
@@ -139,7 +139,7 @@ def test_several_designs_are_far_from_each_other(predictor, method):
 
 
 def test_no_more_designs_than_there_are(predictor):
-    """With one free position there are four sequences, and few at least as good as the start."""
+    """One free position allows four sequences. Few are at least as good as the start."""
     values = predictor.predict([START, *(START[:7] + base + START[8:] for base in "ACGT")])
     fixed = Constraints(fixed_positions=tuple(i for i in range(20) if i != 7))
     search = SearchOptions(max_edits=1, num_designs=9, min_distance=1)
@@ -174,7 +174,7 @@ def test_designs_depend_on_the_seed_and_not_on_batches(tiny_folder, method):
 
 @pytest.mark.parametrize("trimming", ["auto", "always", "never"])
 def test_random_starts_are_read_as_variable_parts(predictor, tiny_tokenizer, trimming):
-    """They have the flanks if the tokenizer always trims them, so that the model reads their length."""
+    """They have flanks if the tokenizer always trims them."""
     settings = {name: getattr(tiny_tokenizer, name) for name in ("kmer_size", "strand_length", "flank5", "flank3")}
     predictor = replace(predictor, tokenizer=KmerTokenizer(**settings, trimming=trimming))
     constraints = Constraints(gc_range=(0.2, 0.4))
@@ -218,7 +218,7 @@ def test_with_all_candidates_gradient_search_is_greedy(predictor):
 
 
 def test_a_search_can_be_stopped(predictor):
-    """The designs are then the best so far; without a round of edits they are the starts."""
+    """The designs are the best so far, or the starts without a round of edits."""
     counts = []
 
     def stop_after(rounds):
@@ -243,7 +243,7 @@ def drive(search, value):
 
 
 def test_beam_keeps_the_greedy_line(rules):
-    """Greedy search takes 3 and 4; a beam of two that keeps only 5 and 4.9 would miss them and 10."""
+    """Greedy search takes 3 and 4. A beam of two with only 5 and 4.9 would miss them and 10."""
     values = {"C.....": 3, ".T....": 2.9, ".TC...": 5, ".T.C..": 4.9, "C...C.": 4, "C...CC": 10}
     space = Space(np.zeros(6, np.uint8), rules(), 3, np.empty((0, 6), np.uint8), 2)
     search = search_beam(space, Goal("higher", 1.0), 2)
@@ -284,7 +284,7 @@ def test_out_of_range_is_beyond_three_standard_deviations(predictor, logit, expe
 
 
 @pytest.mark.parametrize(("deviations", "warns"), [(0, False), (2.9, False), (-3.1, True)])
-def test_a_target_beyond_the_training_data_is_warned_of(predictor, caplog, deviations, warns):
+def test_targets_beyond_the_training_data_give_a_warning(predictor, caplog, deviations, warns):
     design(predictor, [START], SearchOptions(11.25 + 2.5 * deviations, max_edits=1))
     messages = [record.getMessage() for record in caplog.records if record.name == "modeling_macaron.analysis.design"]
     assert [message.startswith("the target 3.5 is outside 3.75 to 18.75") for message in messages] == [True] * warns
@@ -430,7 +430,7 @@ BAD = {
 }  # fmt: skip
 
 
-def test_starts_that_cannot_be_used_keep_their_place(predictor, tmp_path):
+def test_unusable_starts_stay_in_the_output(predictor, tmp_path):
     starts = [BAD[row][0] if row in BAD else START for row in range(1, 9)]
     source = write(pd.DataFrame({"sequence": starts, "gene": list("abcdefgh")}), tmp_path / "in.csv")
     search, constraints = SearchOptions(max_edits=1), Constraints(forbidden_sites=("GAATTC",))

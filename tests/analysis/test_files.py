@@ -1,4 +1,4 @@
-"""The driver of all commands on files: problems, strictness, resuming, sharing among processes, figures."""
+"""Shared processing of files: problems, strictness, resuming, several processes and figures."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def command(request):
 
 @pytest.fixture
 def table(tmp_path):
-    """Table of 80 promoters with variants; some rows have problems. Every command writes several parts of it."""
+    """Table of 80 promoters with variants and some problems. Every command writes it in several parts."""
     bases = np.random.default_rng(0).choice(list("ACGT"), (2, 80, 6))
     first, second = (["".join(row) for row in rows] for rows in bases)
     first[3::17] = ["ACGT!"] * len(first[3::17])
@@ -163,7 +163,7 @@ def test_a_run_that_ended_before_its_parts_were_removed_is_resumed(predictor, tm
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_with_other_files_stays(predictor, tmp_path, table, overwrite):
+def test_folders_with_other_files_are_kept(predictor, tmp_path, table, overwrite):
     (tmp_path / "out.csv.parts").mkdir()
     (tmp_path / "out.csv.parts" / "thesis.tex").write_text("mine")
     with pytest.raises(FileExistsError, match="is in the way"):
@@ -200,7 +200,7 @@ def test_errors_leave_finished_parts_only_if_they_can_be_used(tiny_folder, tmp_p
 
 @pytest.mark.parametrize("name", ["mutagenesis", "attribution"])
 def test_figures_are_made_from_the_written_lines(tiny_folder, tmp_path, table, name):
-    """A resumed run draws rows that the interrupted run has computed, as an undisturbed run does."""
+    """A resumed run also draws the rows of the interrupted run."""
 
     def figures(folder):
         return RowFigures(tmp_path / folder, 3, same_scale=True)
@@ -244,8 +244,8 @@ run_command(main)
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_does(tiny_folder, tmp_path, table):
-    """One command resumes an interrupted run; the other draws figures."""
+def test_two_processes_write_the_same_as_one(tiny_folder, tmp_path, table):
+    """One command resumes an interrupted run, the other draws figures."""
     predictor = Predictor.from_pretrained(tiny_folder, batch_size=2)
     predict_file(predictor, table, tmp_path / "whole.csv")
     figures = RowFigures(tmp_path / "whole", 2)

@@ -70,7 +70,7 @@ def write_bed(path, promoters=PROMOTERS):
 
 
 def write_vcf(path, records, kind="vcf", contigs=("chr1", "chr2", "chr3", "chr4", "chr5"), csi=False):
-    """Write records of contig, start from 0, id, ref, alt and INFO; return the path of the VCF of this kind."""
+    """Write records (contig, start from 0, id, ref, alt, INFO) and return the path of the VCF."""
     header = "##fileformat=VCFv4.2\n" + "".join(f"##contig=<ID={name}>\n" for name in contigs)
     header += '##INFO=<ID=END,Number=1,Type=Integer,Description="End">\n'
     header += '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">\n'
@@ -92,7 +92,7 @@ def write_vcf(path, records, kind="vcf", contigs=("chr1", "chr2", "chr3", "chr4"
 
 @pytest.fixture
 def run(predictor, tmp_path):
-    """Return a function that predicts a VCF on the genome and the promoters, and reads the output."""
+    """Return a function that predicts a VCF and reads the output."""
     write_genome(tmp_path / "g.fa")
     write_bed(tmp_path / "p.bed")
 
@@ -153,7 +153,7 @@ def test_vcf_equals_a_slow_version(predictor, tmp_path, run, explicit, kind):
         sticks_out = start < promoter.start or end > promoter.end
         assert (problem == SAME) == (columns[3] == columns[4])
         if problem == BEYOND:
-            assert sticks_out  # in repeats the slow version may find it within the promoter
+            assert sticks_out  # in repeats, the slow version may place it within the promoter
         elif TOO_LONG in problem:
             assert problem == f"alternative sequence: {len(pair[1])} nt {TOO_LONG}" and len(pair[1]) > 20
         elif not problem:
@@ -184,7 +184,7 @@ def test_alleles_that_cover_a_whole_promoter(tmp_path, run):
 
 
 def special_records():
-    """Records, each with the problem of every line: allele by allele, promoter by promoter."""
+    """Records with the problem of every line, by allele and promoter."""
     chromosome = GENOME["chr1"]
     other = {i: "ACGT"[("ACGT".index(base) + 1) % 4] for i, base in enumerate(chromosome)}
     symbolic, ambiguous = "symbolic, breakend or * allele", "allele with an ambiguous letter (N or another of IUPAC)"
@@ -350,7 +350,7 @@ def test_verbosity_of_htslib_is_restored(tiny_folder, tmp_path):
 
 @pytest.mark.parametrize("trimming", ["auto", "always"])
 def test_intervals_are_variable_parts_with_every_tokenizer(tiny_folder, tmp_path, run, trimming):
-    """The interval begins and ends like the flanks, which are part of it."""
+    """The interval begins and ends with the flanks."""
     interval = "ACCATGTGTCAGGT"
     write_genome(tmp_path / "g.fa", {"chr1": "TTTTT" + interval + "TTTTT"})
     write_bed(tmp_path / "p.bed", [Promoter("chr1", 5, 5 + len(interval), "P1", "+")])
@@ -379,7 +379,7 @@ def test_overflow_is_trimmed_at_the_5_prime_end_of_the_strand(tmp_path, run, exp
 
 @pytest.mark.parametrize("genome", ["g.fa", "g.fa.gz"])
 def test_outdated_index_of_a_genome_is_rebuilt(tmp_path, run, genome):
-    """Only the change time shows that a file was replaced by one with an older date, as by `cp -p` or `mv`."""
+    """Only the change time shows a replacement with an older date, as by `cp -p` or `mv`."""
     vcf, tables, path = write_vcf(tmp_path / "v.vcf", random_records(count=30)), [], tmp_path / genome
     for description in ("", " anew"):
         write_genome(tmp_path / "g.fa", {f"{name}{description}": text for name, text in GENOME.items()})

@@ -1,4 +1,4 @@
-"""In silico mutagenesis, against predictions of mutants that are written out."""
+"""In silico mutagenesis against explicit predictions of mutants."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def untrimmed(predictor):
 
 @pytest.fixture(scope="module")
 def slow_deltas(untrimmed):
-    """Deltas (length, 4) of a variable part: all mutants are written out, with the base of the sequence too."""
+    """Deltas (length, 4) of a variable part from explicit mutants, including the base of the sequence."""
 
     def deltas(sequence):
         mutants = [sequence[:i] + base + sequence[i + 1 :] for i in range(len(sequence)) for base in "ACGT"]
@@ -129,7 +129,7 @@ def test_windows_by_hand(predictor, sequence, options, mutants):
 
 
 def test_shuffles_of_two_bases_by_hand(predictor):
-    """A shuffle keeps a window of two bases or swaps them: the mean is a share of the delta of the swap."""
+    """A shuffle keeps or swaps two bases. The mean is a fraction of the delta of the swap."""
     num_shuffles = 16
     (scan,) = window_scan(predictor, [SEQUENCE], window=2, num_shuffles=num_shuffles, seed=1)
     swapped = [SEQUENCE[:i] + SEQUENCE[i + 1] + SEQUENCE[i] + SEQUENCE[i + 2 :] for i in range(9)]

@@ -1,4 +1,4 @@
-"""Attribution and mutagenesis find the motifs that a model has learnt."""
+"""Attribution and mutagenesis find learned motifs."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ MOTIFS = {"TGACTCA": 1.0, "CCGGGTAA": -1.0}  # Gcn4 and Reb1, with effects that 
 
 
 def planted(rows, seed):
-    """Random promoters with one, both or no motifs; their values, and a mark at each planted base."""
+    """Random promoters with one, both or no motifs, their values and marks at planted bases."""
     generator = np.random.default_rng(seed)
     bases = generator.choice(list("ACGT"), (rows, LENGTH))
     marks, values = np.zeros((rows, LENGTH), bool), np.zeros(rows)
@@ -32,7 +32,7 @@ def planted(rows, seed):
 
 @pytest.fixture(scope="module")
 def learnt():
-    """A small model that has learnt the motifs."""
+    """A small model trained on the motifs."""
     sequences, values, _ = planted(4096, seed=0)
     tokenizer = KmerTokenizer(kmer_size=8, strand_length=LENGTH)
     ids, labels = tokenizer(sequences, return_tensors="pt")["input_ids"], torch.tensor(values, dtype=torch.float32)

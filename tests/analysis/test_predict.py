@@ -140,7 +140,7 @@ def test_intervals_of_a_genome(tiny_folder, explicit, tmp_path, intervals, capsy
     assert len(set(np.round(expected, 3))) == 3
 
 
-def test_long_intervals_are_one_reason(tiny_folder, intervals, tmp_path, capsys):
+def test_long_intervals_have_one_reason(tiny_folder, intervals, tmp_path, capsys):
     (tmp_path / "g.fa").write_text(f">c\n{'ACGT' * 5_000}\n")
     (tmp_path / "p.bed").write_text("".join(f"c\t0\t{10_001 + index}\tp\t0\t+\n" for index in range(40)))
     run_script("predict", tiny_folder, "p.bed", "out.csv", "--genome", "g.fa")
@@ -149,7 +149,7 @@ def test_long_intervals_are_one_reason(tiny_folder, intervals, tmp_path, capsys)
 
 
 def test_intervals_are_not_trimmed(tiny_folder, tmp_path):
-    """The interval begins and ends like the flanks, which are part of it."""
+    """The interval begins and ends with the flanks."""
     interval = "ACCATGTGTCAGGT"
     (tmp_path / "g.fa").write_text(f">c\nTTT{interval}TTT\n")
     (tmp_path / "p.bed").write_text("c\t3\t17\tp\t0\t+\n")

@@ -1,4 +1,4 @@
-"""Figures along a sequence show the values that they are given."""
+"""Figures along a sequence show the given values."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def made(length=50, seed=0):
 
 
 def meshes(figure):
-    """Heat map of each line, without that of the color bar."""
+    """Heat map of each line, without the color bar."""
     found = [mesh for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)]
     return [mesh for mesh in found if mesh.get_array().shape[0] == 4]
 
@@ -67,7 +67,7 @@ def test_scale_of_heatmaps(result, limit, expected):
 
 
 def glyphs(axes):
-    """Middle, bottom, top and color of each base that is drawn, from left to right."""
+    """Middle, bottom, top and color of each drawn base from left to right."""
     found = []
     for patch in axes.patches:
         assert isinstance(patch, PathPatch)

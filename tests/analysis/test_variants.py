@@ -77,7 +77,7 @@ def test_equal_sequences_are_computed_once(predictor, forwards, both_orientation
         (["AC GT"], ["NA"], r"pair 0 .*alternative sequence: missing sequence 'NA'"),
         (["ACCATTTTGGT"], ["ACCATTTTGCT"], r"pair 0 .*the constant flanks differ"),
         (["ACCATTTTGGT"], ["TTTA"], r"pair 0 .*the constant flanks differ"),
-        # Without its flank the alternative is too long as well, but the flank is the reason.
+        # The alternative is also too long without its flank, but the flank is reported.
         (["ACCA" + "T" * 20 + "GGT"], ["ACGA" + "T" * 20 + "GGT"], r"pair 0 .*the constant flanks differ"),
         (["ACCA" + "T" * 20 + "GGT"], ["ACCA" + "T" * 21 + "GGT"], rf"alternative sequence: {TOO_LONG}"),
     ],
@@ -93,7 +93,7 @@ def test_flanks_that_are_always_trimmed_must_agree(predictor):
     for alternative in ("AGCATTTTGGT", "ACCATTTTGGA"):
         with pytest.raises(ValueError, match="the constant flanks differ"):
             variant_effects(trimming, ["ACCATTTTGGT"], [alternative])
-    # These are not the tokenizer's flanks, but equal, in RNA and in lower case.
+    # The flanks are not the tokenizer's but equal in both sequences, in RNA and in lower case.
     found = variant_effects(trimming, ["GGGGTTTTAAU"], ["ggggTTATAAT"])
     np.testing.assert_allclose(found.delta, variant_effects(predictor, ["TTTT"], ["TTAT"]).delta, atol=1e-9)
 
@@ -120,7 +120,7 @@ def test_variants_are_applied_as_by_a_slow_version(sequence, data):
     alternative = data.draw(st.text("ACGT", max_size=6))
     changed = apply_variant(sequence, start, sequence[start:end].swapcase(), alternative)
     assert changed == slow_apply(sequence, start, sequence[start:end], alternative)
-    # The reverse complement of the variant, in that of the sequence, gives that of the changed sequence.
+    # Applying the reverse-complemented variant gives the reverse complement of the changed sequence.
     turned = [reverse_complement_text(text) for text in (sequence, sequence[start:end], alternative)]
     assert apply_variant(turned[0], len(sequence) - end, *turned[1:]) == reverse_complement_text(changed)
 
@@ -278,7 +278,7 @@ def test_where_two_sequences_differ(reference, alternative, expected):
 
 
 def test_figures_of_the_first_promoters(predictor, tmp_path, monkeypatch):
-    """Two variants of each promoter and one with another reference base; the last promoter has flanks."""
+    """Two variants per promoter and one with another reference base. The last promoter has flanks."""
     rows = [(f"ACGTACGTA{last}", *variant) for last in "ACG"
             for variant in ((2, "C", "G"), (10, last, "T"), (1, "T", "A"))]  # fmt: skip
     rows.append(("ACCATTTTCCGGT", 5, "T", "A"))

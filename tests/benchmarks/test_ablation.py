@@ -1,4 +1,4 @@
-"""Ablation: every variant is a recipe that trains, results are kept."""
+"""Ablation: every variant is a valid recipe, and results are kept."""
 
 import json
 
@@ -16,7 +16,7 @@ VARIANTS = ablation.read_variants()
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_every_variant_is_a_recipe_that_changes_what_it_says(variant):
+def test_every_variant_changes_the_recipe_as_described(variant):
     options = [word for name, value in variant.options.items() for word in (f"--{name}", str(value))]
     recipe = str(ablation.RECIPES / "base.yaml")
     model_arguments, args = parse_recipe([recipe, "--dataset", "d", "--output_dir", "o", *options])
@@ -46,7 +46,7 @@ def test_page_shows_mean_spread_and_change_seed_by_seed():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["GLU"]
 
 
-def test_committed_results_are_of_the_recipe():
+def test_committed_results_match_the_recipe():
     result = json.loads(ablation.RESULT.read_text(encoding="utf-8"))
     assert result["recipe"] == yaml.safe_load((ablation.RECIPES / "base.yaml").read_text(encoding="utf-8"))
 

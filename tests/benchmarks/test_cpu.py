@@ -1,4 +1,4 @@
-"""Benchmark of the CPU: its parts run, and the results are written."""
+"""CPU benchmark: all parts run and write results."""
 
 import json
 
@@ -13,7 +13,7 @@ from tokenization import FLANK3, FLANK5
 
 
 @pytest.mark.slow
-def test_every_part_leaves_its_figures(tmp_path, monkeypatch):
+def test_every_part_writes_its_results(tmp_path, monkeypatch):
     def compile_nothing(*_, **__):
         raise RuntimeError("no compiler")  # compiling takes longer than everything else
 
@@ -35,7 +35,7 @@ def test_every_part_leaves_its_figures(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("error", "code"), [(1e-12, 0), (1e-3, 1), (float("nan"), 1)])
-def test_an_equality_that_does_not_hold_is_a_failure(tmp_path, error, code):
+def test_failed_equalities_are_reported(tmp_path, error, code):
     machine = describe_machine()
     results, path = Results("cpu", machine), result_path(machine, tmp_path / "new")
     results.check("equal", error, 1e-10)
@@ -44,7 +44,7 @@ def test_an_equality_that_does_not_hold_is_a_failure(tmp_path, error, code):
     assert [check["holds"] for check in saved["checks"]] == [code == 0] and saved["machine"] == machine
 
 
-def test_table_has_the_shape_of_the_challenges(tmp_path):
+def test_table_resembles_the_challenge(tmp_path):
     write_challenge_table(tmp_path / "t.tsv", 3000)
     frame = pd.read_csv(tmp_path / "t.tsv", sep="\t", names=["sequence", "expression"])
     assert len(frame) == 3000 and frame["expression"].between(0, 17).all()

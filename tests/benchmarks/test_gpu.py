@@ -12,14 +12,14 @@ TINY = ["--device", "cpu", "--size", "tiny", "--compile_backend", "eager"]
 
 
 def run_main(output, *options):
-    """Exit code, and the written results."""
+    """Run the benchmark and return its exit code and results."""
     code = gpu.main([*TINY, "--output", str(output), *options])
     return code, json.loads(output.read_text())
 
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """Compiling takes longer than everything else."""
+    """Disable compilation, which takes longest."""
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
 
 
@@ -32,7 +32,7 @@ def run():
     ("separate", "whole", 25.4), ("separate", "train", 76.3), ("separate", "expression", 22.4),
     ("merged", "whole", 17.7), ("merged", "train", 53.0), ("merged", "expression", 14.6),
 ])  # fmt: skip
-def test_flops_are_those_of_the_reference(projections, task, gflop):
+def test_flops_equal_the_reference(projections, task, gflop):
     assert gpu.count_flops("paper", projections, task) / 1e9 == pytest.approx(gflop, abs=0.06)
 
 

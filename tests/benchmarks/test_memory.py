@@ -1,4 +1,4 @@
-"""Benchmark of memory: every command runs, and the peak is that of the command alone."""
+"""Memory benchmark: every command runs, and the peak is that of the command only."""
 
 import json
 
@@ -9,7 +9,7 @@ from benchmarks import figures, memory
 
 
 @pytest.mark.slow
-def test_commands_leave_their_figures(tmp_path):
+def test_commands_write_their_results(tmp_path):
     assert memory.main(["--sizes", "20", "--output", str(tmp_path / "out.json")]) == 0
     table = json.loads((tmp_path / "out.json").read_text())["tables"]["memory"]
     lines = {"predict": 20, "variants": 20, "mutagenesis": 20 * 36, "attribution": 20 * 12}
@@ -26,7 +26,7 @@ def test_promoters_hold_their_reference_alleles(tmp_path):
 
 
 def test_peak_is_that_of_the_script(tmp_path, monkeypatch):
-    """A script that takes 200 MB more has a peak of 200 MB more."""
+    """A script that uses 200 MB more has a peak 200 MB higher."""
     script = "import numpy\ndef main(arguments):\n    numpy.ones(int(arguments[0]) * 125_000)\n"
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "taker.py").write_text(script)

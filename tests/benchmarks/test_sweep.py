@@ -1,4 +1,4 @@
-"""Sweep: every setting is a recipe with one change, lines are kept, and the table compares seed by seed."""
+"""Sweep: settings are recipes with one change, lines are kept, and the table compares equal seeds."""
 
 import json
 from argparse import Namespace

@@ -11,7 +11,7 @@ from modeling_macaron.predictor import Predictor
 
 
 def make_library():
-    """Promoters of 10 nt, each followed by a substitution of it; the last pairs are not in the library."""
+    """Promoters of 10 nt, each followed by a substitution. The last pairs are not in the library."""
     generator = np.random.default_rng(0)
     references = ["".join(generator.choice(list("ACGT"), 10)) for _ in range(12)]
     pairs = [(text, text[:3] + "CGTA"["ACGT".index(text[3])] + text[4:]) for text in references]
@@ -52,7 +52,7 @@ def test_tour_of_a_small_library(tiny_folder, tmp_path):
     assert f"r {substitutions['pearson_r']:.3f}, rho {substitutions['spearman_rho']:.3f}" in module.render_tour(result)
 
 
-def test_committed_tour_is_that_of_the_checkpoint():
+def test_committed_tour_matches_the_checkpoint():
     result = json.loads(module.RESULT.read_text(encoding="utf-8"))
     assert result["weights"] == module.weights_of(module.CHECKPOINT), "take the tour again: python -m benchmarks.tour"
     evaluation = json.loads((module.CHECKPOINT / "evaluation.json").read_text(encoding="utf-8"))["all"]

@@ -1,4 +1,4 @@
-"""Near-copies: which strands belong together, and that they stay on one side of a split."""
+"""Clusters of near-copies, which stay on one side of a split."""
 
 import datasets
 import numpy as np
@@ -24,7 +24,7 @@ def reverse_complement(text):
 
 
 def dna(max_size):
-    """Texts of DNA, without words for a missing value on either strand, such as NA and TN."""
+    """DNA strings that do not spell a missing value, such as NA, on either strand."""
     texts = st.text("ACGTN", min_size=1, max_size=max_size)
     return texts.filter(lambda text: not is_missing(text) and not is_missing(reverse_complement(text)))
 
@@ -36,7 +36,7 @@ def encode(texts, length):
 
 
 def slow_keys(text, size):
-    """All k-mers without N, or the whole where there is none, each in its smaller orientation."""
+    """All k-mers without N, or the whole strand if there are none, in their smaller orientation."""
     text = text.strip("N")
     kmers = [text[start : start + size] for start in range(len(text) - size + 1)] if size else []
     kmers = [kmer for kmer in kmers if "N" not in kmer]
@@ -66,7 +66,7 @@ def slow_clusters(texts, size):
     parts=st.integers(1, 5),
     length=st.integers(14, 17),
 )
-def test_clusters_are_those_of_a_slow_search(texts, size, parts, length):
+def test_clusters_equal_a_slow_search(texts, size, parts, length):
     texts += [reverse_complement(text) for text in texts[::3]]
     ids = encode(texts, length)
     with pytest.MonkeyPatch.context() as patch:
@@ -82,7 +82,7 @@ def test_clusters_are_those_of_a_slow_search(texts, size, parts, length):
     asked=st.lists(dna(12), min_size=1, max_size=20),
     size=st.sampled_from([None, 1, 3, 5, 8, 20]),
 )
-def test_key_set_finds_what_a_slow_search_finds(known, asked, size):
+def test_key_set_equals_a_slow_search(known, asked, size):
     asked += [reverse_complement(text) for text in known[::2]]
     keys = set().union(*(slow_keys(text, size) for text in known))
     found = KeySet([encode(known, 13)] if known else [], size).find(encode(asked, 13))
@@ -202,7 +202,7 @@ def test_near_copies_across_the_tables_own_splits_are_reported(tmp_path):
     assert "3 validation or test rows share a cluster with training rows" in format_report(report)
 
 
-def test_variants_of_one_sequence_are_one_clear_error(tmp_path):
+def test_variants_of_one_sequence_give_one_clear_error(tmp_path):
     wild_type = random_dna(1)[0]
     rows = [(wild_type[:at] + "A" + wild_type[at + 1 :], at) for at in range(80) if wild_type[at] != "A"]
     path = write_tsv(tmp_path, rows)
@@ -243,9 +243,9 @@ def test_sequences_too_short_for_the_kmer_are_reported(tmp_path, length, options
     ("sizes", "fraction", "expected"),
     [
         ([1] * 100, 0.05, {5}),
-        ([50, 50], 0.05, {50}),  # rather a large one than none
+        ([50, 50], 0.05, {50}),  # a large cluster is better than none
         ([100] * 10, 0.05, {100}),
-        ([90, *[1] * 10], 0.2, {10}),  # the large one is for training
+        ([90, *[1] * 10], 0.2, {10}),  # the large cluster goes to training
         ([30] * 10 + [1] * 300, 0.05, {30}),
         ([7] * 100, 0.05, {35}),
         ([1] * 9, 0.05, {1}),

@@ -82,7 +82,7 @@ def test_layout_is_memory_mapped_with_exact_features(tmp_path):
     assert report["tokenizer"]["strand_length"] == 90
 
 
-def test_same_table_gives_same_bytes_whatever_the_batches(tmp_path):
+def test_bytes_do_not_depend_on_batches(tmp_path):
     path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(400))])
     for name, batch_rows in (("a", 65_536), ("b", 7)):
         prepare_dataset(open_table(path, batch_rows=batch_rows), tmp_path / name, seed=3)
@@ -110,7 +110,7 @@ def test_same_table_gives_same_bytes_whatever_the_batches(tmp_path):
     ),
     batch_rows=st.integers(1, 9),
 )
-def test_every_row_is_kept_dropped_or_rejected_as_a_slow_reader_says(tmp_path_factory, rows, batch_rows):
+def test_rows_equal_those_of_a_slow_reader(tmp_path_factory, rows, batch_rows):
     def slow_reason(sequence, value):
         if not sequence:
             return "empty sequence"
@@ -175,7 +175,7 @@ def test_every_row_is_kept_dropped_or_rejected_as_a_slow_reader_says(tmp_path_fa
         max_size=20,
     )
 )
-def test_values_are_read_as_python_reads_them(values):
+def test_values_are_parsed_like_in_python(values):
     numbers, reasons = parse_values(pa.array(values, pa.string()), "here")
     for text, number, reason in zip(values, numbers, reasons, strict=True):
         text = (text or "").strip()
@@ -203,7 +203,7 @@ def test_numbers_need_no_text(kind):
         parse_values(pa.array([True]), "here")
 
 
-def test_hash_against_whole_numbers_of_python():
+def test_hash_equals_python_integers():
     def mix(state):
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
@@ -274,7 +274,7 @@ def test_split_column(tmp_path):
         ([("ACGT", 1)], {"extra_columns": ["name"]}, "extra column 'name' is not there"),
     ],
 )
-def test_nothing_to_train_on_is_one_clear_error(tmp_path, rows, options, message):
+def test_empty_training_data_give_one_clear_error(tmp_path, rows, options, message):
     table = open_table(write_tsv(tmp_path, rows), sequence_column="0", value_column="1")
     with pytest.raises(ValueError, match=message) as error:
         prepare_dataset(table, tmp_path / "out", **options)
@@ -298,12 +298,12 @@ def test_simulation_keeps_its_ground_truth(tmp_path):
             assert row["labels"] == np.float32(expected["expression"])
 
 
-def test_existing_folder_is_replaced_only_when_asked_and_only_a_data_set(tmp_path):
+def test_only_data_sets_are_replaced_with_overwrite(tmp_path):
     def seed():
         return json.loads((tmp_path / "out/report.json").read_text())["seed"]
 
     path = write_tsv(tmp_path, [(sequence, index) for index, sequence in enumerate(random_dna(200))])
-    (tmp_path / "out").mkdir()  # an empty folder is fine
+    (tmp_path / "out").mkdir()  # an empty folder may be replaced
     prepare_dataset(open_table(path), tmp_path / "out", seed=1)
     with pytest.raises(FileExistsError, match="pass --overwrite"):
         prepare_dataset(open_table(path), tmp_path / "out", seed=2)

@@ -11,7 +11,7 @@ from tokenization import FLANK3, FLANK5
 
 LETTERS = {"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "N": "ACGT", "A": "A", "C": "C", "G": "G", "T": "T"}
 CONSENSUS = {motif.name: motif.consensus for motif in MOTIFS}
-NEUTRAL = "CT" * 40  # holds no site of any motif
+NEUTRAL = "CT" * 40  # contains no motif site
 
 
 def rows_of(num_sequences, **options):
@@ -35,7 +35,7 @@ def expression_of(sequence):
 
 
 def slow_expression(sequence):
-    """The five numbered steps of the module, site by site."""
+    """Compute the five numbered steps of the module site by site."""
     odds, weight, transcription = 0.003, 0.02, 1.0
     for motif in MOTIFS:
         free = 1.0
@@ -101,7 +101,7 @@ def test_flanks_and_bases(rows):
     assert set("".join(row["sequence"] for row in rows)) == set("ACGT")
 
 
-def test_planted_sites_stand_where_the_truth_says(rows):
+def test_planted_sites_are_at_their_recorded_positions(rows):
     seen = set()
     for row in rows:
         variable, end = row["sequence"][17:97], 0
@@ -150,8 +150,8 @@ def test_noise_free_values_follow_from_the_sequences(rows):
 )
 @example(["A"])
 @example([instance(name) for name in CONSENSUS])
-@example(["AGTNCCGGGTAAC"])  # an N where the consensus of Abf1 takes any letter
-def test_agrees_with_the_model_written_out(pieces):
+@example(["AGTNCCGGGTAAC"])  # an N where the Abf1 consensus allows any base
+def test_values_equal_an_explicit_model(pieces):
     sequence = "".join(pieces)
     assert expression_of(sequence) == pytest.approx(slow_expression(sequence), rel=1e-9)
 

@@ -20,7 +20,7 @@ from tokenization import KmerTokenizer
 
 @pytest.fixture
 def hub_folder(tmp_path, monkeypatch):
-    """A data set laid out as on the Hub: one Parquet file for each split."""
+    """Data set with the layout of the Hub: one Parquet file per split."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     rng = np.random.default_rng(0)
     folder = tmp_path / "hub"
@@ -58,7 +58,7 @@ def test_one_hub_split_is_split_anew(hub_folder, tmp_path):
     assert report["rows_kept"] == 70
 
 
-def test_hub_splits_that_do_not_divide_for_training(hub_folder):
+def test_unknown_columns_and_hub_splits(hub_folder):
     with pytest.raises(ValueError, match=r"has no column 'tpm'.*'sequence', 'activity', 'row_id'"):
         open_source(str(hub_folder), value_column="tpm")
     message = "has the splits train, validation, test: name one of them with --hub_split"
@@ -171,7 +171,7 @@ def test_replicates_are_averaged(tmp_path):
     assert report["source"]["replicates"] == ["rep2"] and ", mean with 'rep2'" in format_report(report)
 
 
-def test_replicates_in_parquet_and_those_that_are_rejected(tmp_path):
+def test_replicates_in_parquet_and_invalid_replicates(tmp_path):
     table = pa.table({"sequence": ["ACGT" * 5, "AACC" * 5], "a": [1, None], "b": [2.0, 4.0]})
     pq.write_table(table, tmp_path / "t.parquet")
     opened = open_source(str(tmp_path / "t.parquet"), value_column=("a", "b"))

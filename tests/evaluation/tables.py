@@ -17,7 +17,7 @@ def make_tables(folder):
         "split": np.where(np.arange(rows) < rows // 2, "train", "validation"), "family": np.arange(rows) // 3,
     })  # fmt: skip
     alt = random.integers(0, rows, 40)
-    ref = 3 * (alt // 3) + random.integers(0, 3, 40)  # of one family
+    ref = 3 * (alt // 3) + random.integers(0, 3, 40)  # from the same family
     pairs = pd.DataFrame(
         {"kind": "SNVs", "alt_row_id": (59 - alt) * 10, "ref_row_id": (59 - ref) * 10, "public": alt < 10}
     )

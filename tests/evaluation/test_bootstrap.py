@@ -25,7 +25,7 @@ def make_pairs(ends, kind="SNVs"):
 
 
 def slow_intervals(predictions, measurements, num_resamples, seed):
-    """Intervals by repeating the rows and pairs of the drawn clusters, and scoring them."""
+    """Compute intervals by repeating and scoring the rows and pairs of drawn clusters."""
     rows, pairs, _ = measurements
     names, codes = np.unique(rows["cluster"], return_inverse=True)
     members = [np.flatnonzero(codes == code) for code in range(len(names))]
@@ -36,7 +36,7 @@ def slow_intervals(predictions, measurements, num_resamples, seed):
         draws = random.integers(len(names), size=len(names))
         taken = np.concatenate([members[code] for code in draws])
         drawn = pd.concat([own_pairs[code] for code in draws])
-        place = {row: position for position, row in enumerate(taken)}  # any copy of a row will do
+        place = {row: position for position, row in enumerate(taken)}  # any copy of the row
         drawn = drawn.assign(**{name: drawn[name].map(place).astype(int) for name in ("alt", "ref")})
         part = Measurements(rows.iloc[taken].reset_index(drop=True), drawn, None)
         for name, figures in score(predictions[taken], part)["all"].items():
@@ -84,7 +84,7 @@ def test_undefined_intervals():
     assert all(np.isnan(found[name][key]).all() for name in ("random", "SNVs") for key in KEYS)
     constant = bootstrap_intervals(np.ones(12), measurements, num_resamples=50)["all"]
     assert all(np.isnan(constant[key]).all() for key in KEYS)
-    # Half of the resamples of two rows hold one row twice and are left out. The others give 1 or -1.
+    # Half of the resamples of two rows have one row twice and are skipped. The others give 1 or -1.
     predictions, measurements = make(["a", "b"])
     sign = np.sign(np.diff(predictions)[0] * measurements.rows["activity"].diff()[1])
     found = bootstrap_intervals(predictions, measurements, num_resamples=50)["all"]

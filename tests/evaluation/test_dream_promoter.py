@@ -22,7 +22,7 @@ WEIGHTS = {"all": 1, "high": 0.3, "low": 0.3, "yeast": 0.3, "random": 0.3, "chal
 
 
 def random_arguments(seed, rows=60, pairs=45):
-    """Arguments in which every category occurs, public and private."""
+    """Arguments with every category, public and private."""
     random = np.random.default_rng(seed)
     measured = random.normal(size=rows)
     return {

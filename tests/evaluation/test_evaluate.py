@@ -37,7 +37,7 @@ def cells(text):
 
 @pytest.mark.slow
 def test_official_figures_in_a_new_process(shared, tmp_path):
-    """Python puts the folder of the script first on its path, where a file has the name of the library `evaluate`."""
+    """The script's folder is first on the path and has a file named like the library `evaluate`."""
     data, fixture = shared / "data" / "dream2022", shared / "fixtures" / "dream_score"
     options = arguments(
         predictions=fixture / "predictions.parquet", table=data / "measured_library.parquet",

@@ -22,7 +22,7 @@ COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
 def slow_counts(sequence, size):
-    """Count the words of one sequence in alphabetical order, a word and its reverse complement as one."""
+    """Count the k-mers of one sequence in alphabetical order, merging reverse complements."""
     words = {min(word, word.translate(COMPLEMENT)[::-1]): 0 for word in map("".join, product("ACGT", repeat=size))}
     for start in range(len(sequence) - size + 1):
         word = sequence[start : start + size]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def squeeze(path, head, piece, megabytes):
-    """Write a gzip file that becomes large: `head`, then megabytes of `piece`, each a member of the file."""
+    """Write a gzip file that expands to `head` and megabytes of `piece`, each in its own member."""
     content = piece * (1_000_000 // len(piece))
     path.write_bytes(gzip.compress(head) + gzip.compress(content) * megabytes)
     return path, megabytes * (1_000_000 // len(piece))
@@ -36,7 +36,7 @@ print(rows)
 
 
 def read_within(path, memory, read=READ):
-    """Read a file in a process that may take so much memory; return its exit code and output."""
+    """Read a file in a process with limited memory. Returns its exit code and output."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))  # noqa: E731
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind: order, errors, and how far they go."""
+"""Reading ahead and writing behind: order, errors and limits."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ def test_items_keep_their_order():
     assert list(read_ahead([None, 0, ""])) == [None, 0, ""]
 
 
-def test_reading_goes_on_while_the_caller_computes():
+def test_reading_continues_while_the_caller_computes():
     second_was_read = threading.Event()
 
     def source():
@@ -28,7 +28,7 @@ def test_reading_goes_on_while_the_caller_computes():
     assert list(items) == [2]
 
 
-def test_error_of_the_source_comes_in_its_place():
+def test_source_errors_are_raised_in_order():
     def source():
         yield 1
         yield 2
@@ -68,7 +68,7 @@ def test_everything_is_written_in_order():
     assert written == list(range(100))
 
 
-def test_writing_goes_on_while_the_caller_computes_but_not_far_behind():
+def test_writing_continues_while_the_caller_computes():
     may_write, written, handed_in = threading.Event(), [], []
 
     def write(item):

@@ -90,7 +90,7 @@ def test_formats_and_compressions_agree(tmp_path, kind, suffix):
     assert [row[-2:] for row in read(open_table(path, require_value=True))] == rows
 
 
-def test_a_spreadsheet_is_read_as_text_is(tmp_path):
+def test_spreadsheets_are_read_like_text(tmp_path):
     rows = [[None, None, None], ["name", "sequence", "expression"], ["a", "1 acgtac\n7 gtac", 1.5], [None] * 3]
     rows += [["b", "ACGT", "NA"], ["c,d", None, 2]]
     for header in (True, False):
@@ -106,7 +106,7 @@ def test_a_spreadsheet_is_read_as_text_is(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_damaged_spreadsheet_is_one_clear_error(tmp_path):
+def test_damaged_spreadsheets_give_one_clear_error(tmp_path):
     path, random = tmp_path / "t.xlsx", np.random.default_rng(0)
     pd.DataFrame({"sequence": ["ACGTACGT", "GGGGTTTT"], "value": [1.5, 2]}).to_excel(path, index=False)
     content, num_errors = path.read_bytes(), 0
@@ -148,14 +148,14 @@ def test_decimal_commas_are_found_by_column(tmp_path, kind, header, values, expe
 
 
 @pytest.mark.parametrize(("name", "text"), [("t.csv", "sequence\tvalue\nACGT\t1,5\n"), ("t.txt", "ACGT,1\nTTTT,2\n")])
-def test_another_delimiter_than_the_suffix_says(tmp_path, name, text):
+def test_delimiters_other_than_the_suffix(tmp_path, name, text):
     table = open_table(write(tmp_path / name, text), require_value=True)
     assert [len(row) for row in read(table)] == [3] * (len(text.splitlines()) - (name == "t.csv"))
     assert table.decimal_comma == (("value",) if name == "t.csv" else ())
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_among_several_names_the_content_decides(tmp_path, kind, caplog):
+def test_content_decides_between_several_names(tmp_path, kind, caplog):
     frame = pd.DataFrame(
         {
             "promoter": ["pTDH3", "pGAL1"],
@@ -190,7 +190,7 @@ def test_columns_with_and_without_header(tmp_path, text, options, columns, num_r
 
 
 @pytest.mark.parametrize(("text", "is_dna"), [("1 acgtac gtacgt 13 a", True), ("GATA4321", False), ("1234", False)])
-def test_what_looks_like_dna(text, is_dna):
+def test_detection_of_dna(text, is_dna):
     assert delimited.looks_like_dna(text) == is_dna
 
 
@@ -232,7 +232,7 @@ def test_a_table_of_malformed_lines_names_the_first(tmp_path):
         ("a expression=1,5", "a", "1,5"),
         ("a label: high", "a", ""),
         ("a note", "a", ""),
-        ("a 5 6", "a", ""),  # a number among words may count anything
+        ("a 5 6", "a", ""),  # a number between words may be any count
         ("a upstream of gene 7", "a", ""),
         ("a|chr1|100", "a|chr1|100", ""),
         ("", "", ""),
@@ -300,7 +300,7 @@ def test_missing_files_and_folders(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_a_truncated_file_is_an_error_and_no_short_table(tmp_path, suffix):
+def test_truncated_files_raise(tmp_path, suffix):
     rng = np.random.default_rng(0)
     text = "".join(f"{''.join(rng.choice(list('ACGT'), 80))}\t{i}\n" for i in range(3000)).encode()
     data = gzip.compress(text) if suffix == ".gz" else zstandard.compress(text)
@@ -310,8 +310,8 @@ def test_a_truncated_file_is_an_error_and_no_short_table(tmp_path, suffix):
         read(open_table(path))
 
 
-def test_utf8_at_the_end_of_what_is_read_first(tmp_path):
-    """A character of two bytes that a megabyte's end cuts is valid."""
+def test_utf8_at_the_end_of_the_first_block(tmp_path):
+    """A two-byte character across the end of a megabyte is valid."""
     (tmp_path / "t.tsv").write_bytes(b"ACGT\t1" + (b"\t" + "µ".encode() * 50_000) * 12)
     assert open_table(tmp_path / "t.tsv").columns.sequence == "0"
 

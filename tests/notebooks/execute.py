@@ -1,6 +1,6 @@
-"""Execute notebooks from the first cell to the last; `python -m tests.notebooks.execute NOTEBOOK...` saves the outputs.
+"""Execute notebooks and save the outputs: `python -m tests.notebooks.execute NOTEBOOK...`.
 
-A notebook is written only when all its cells have run, without what would differ from run to run (times, versions).
+A notebook is written after all its cells have run, without times and versions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CELL_TIMEOUT = 600  # seconds; minutes where several tests share a core
 
 
 def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
-    """Run a copy of a notebook in a fresh kernel, with `folder` as its working directory; the file stays as it is."""
+    """Run a copy of a notebook in a fresh kernel with working directory `folder`. Does not change the file."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,

@@ -1,4 +1,4 @@
-"""Notebooks run from the first cell to the last, and what is saved in them is what they give."""
+"""Notebooks run and reproduce their saved outputs."""
 
 import os
 import re
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["1_quickstart", "2_train_on_your_own_table", "3_variants_and_mutagenesis", "4_design"]
 
-# A folder of somebody's machine, or what a progress bar leaves.
+# A local folder, or remains of a progress bar.
 PATHS = re.compile(r"(?<![\w.~])/(?:home|root|tmp|work|Users|var|mnt|private|opt|usr)/|[A-Za-z]:\\|~/")
 PROGRESS = re.compile(r"it/s|s/it|%\|")
 
@@ -25,26 +25,26 @@ def code_cells(notebook):
 
 
 def texts(cell):
-    """Everything of a cell's outputs that is text."""
+    """Text of a cell's outputs."""
     for output in cell.outputs:
         yield output.get("text", "")
         yield from (str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/"))
 
 
 def kinds(cell):
-    """What a cell gives, whatever the values."""
+    """Kinds of a cell's outputs."""
     return sorted({(output.output_type, *sorted(output.get("data", {}))) for output in cell.outputs})
 
 
-def test_the_notebooks_are_there():
+def test_notebooks_exist():
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @every_notebook
-def test_notebook_runs_and_gives_what_is_saved(path, monkeypatch, tmp_path):
-    """In a fresh kernel, offline, from a folder that is not the repository's, where nothing is left."""
+def test_notebooks_reproduce_their_saved_outputs(path, monkeypatch, tmp_path):
+    """Runs in a fresh kernel, offline, in an empty folder outside the repository."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
@@ -85,7 +85,7 @@ def test_source_is_portable(path):
 
 
 @every_notebook
-def test_links_lead_somewhere(path):
+def test_links_are_valid(path):
     for cell in nbformat.read(path, as_version=4).cells:
         for target in re.findall(r"\]\(([^)#]+)\)", cell.source) if cell.cell_type == "markdown" else []:
             assert target.startswith("https://") or (path.parent / target).exists(), target
@@ -97,7 +97,7 @@ def test_paths_are_recognized(text):
 
 
 @pytest.mark.parametrize("text", ["checkpoints/work/x", "../home/x", "r/tmp", "5'/3' flanks", "data/usr/x"])
-def test_what_is_no_path_is_not(text):
+def test_other_texts_are_not_paths(text):
     assert not PATHS.search(text)
 
 
@@ -107,7 +107,7 @@ def write_notebook(path, *sources):
     return path
 
 
-def test_execution_in_place_saves_outputs_alone(tmp_path):
+def test_execution_in_place_saves_only_outputs(tmp_path):
     path = write_notebook(tmp_path / "some.ipynb", "1 + 1", "print('done')")
     main([str(path)])
     notebook = nbformat.read(path, as_version=4)
@@ -117,7 +117,7 @@ def test_execution_in_place_saves_outputs_alone(tmp_path):
     assert notebook.metadata == METADATA and not any(cell.metadata for cell in notebook.cells)
 
 
-def test_a_notebook_that_fails_stays_as_it_was(tmp_path):
+def test_failing_notebooks_are_not_changed(tmp_path):
     path = write_notebook(tmp_path / "some.ipynb", "1 + 1", "1 / 0")
     before = path.read_bytes()
     with pytest.raises(Exception, match="ZeroDivisionError"):

@@ -84,7 +84,7 @@ def test_existing_outputs_are_replaced_only_with_overwrite(folder, command):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_files_of_a_folder_that_is_an_input_stay(folder):
+def test_files_in_input_folders_are_kept(folder):
     before = (folder / "model" / "config.json").read_bytes()
     message = fails("evaluate --model MODEL --table in.tsv --output model/config.json", "--overwrite")
     assert "model/config.json exists already, and replacing it would change the input model" in message

@@ -85,7 +85,7 @@ def test_settings_of_a_checkpoint(tmp_path, tiny_folder):
         assert message in str(stop.value) and "\n" not in str(stop.value)
 
 
-def test_division_from_the_command_line(tmp_path, capsys):
+def test_split_options_on_the_command_line(tmp_path, capsys):
     texts = random_dna(60, 40)
     rows = [f"{text}\t{index}\t{index + 2}\tf{index // 3}" for index, text in enumerate(texts * 2)]
     (tmp_path / "t.tsv").write_text("\n".join(["sequence\tr1\tr2\tfamily", *rows]) + "\n")
@@ -101,7 +101,7 @@ def test_division_from_the_command_line(tmp_path, capsys):
     assert "clusters    60 (25 nt in common), the largest of 2 rows" in capsys.readouterr().out
 
 
-def test_simulated_table_is_not_replaced_unasked(tmp_path):
+def test_simulated_tables_are_not_replaced_by_default(tmp_path):
     output = tmp_path / "t.tsv"
     output.write_text("mine\n")
     with pytest.raises(SystemExit, match=r"error: .*t.tsv exists already; choose another name or pass --overwrite"):

@@ -1,4 +1,4 @@
-"""Pushing to the Hub: complete folders only, without training state; errors in one line."""
+"""Pushing to the Hub: complete folders only, no training state, errors in one line."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ STEPS = ["create_repo", "create_branch", "upload_folder"]
 
 
 class FakeHub:
-    """Stands for the three calls of a push."""
+    """Fake of the three calls of a push."""
 
     def __init__(self, monkeypatch):
         self.files, self.arguments, self.error_at = {}, {}, {}

@@ -1,4 +1,4 @@
-"""What answers on the tiny model, which has no reference, and the reference of the checkpoint."""
+"""Answers of the tiny model, which has no reference, and the reference of the checkpoint."""
 
 import pytest
 

@@ -10,7 +10,7 @@ ONE, OTHER = "ACGTTTATATAAGGCACGTA", "ACGTTTATATAAGGC"
 FLANKED = "ACCA" + ONE + "GGT"
 
 
-def test_predictions_are_the_librarys(answers, tiny_folder):
+def test_predictions_equal_those_of_the_library(answers, tiny_folder):
     found = answers.predict(f">one\n{FLANKED}\n>bad\nACXT\n>other\n{OTHER.lower()}")
     assert [one.name for one in found] == ["one", "bad", "other"]
     assert [one.promoter and one.promoter.sequence for one in found] == [ONE, None, OTHER]
@@ -70,7 +70,7 @@ def test_the_strongest_substitutions_replace_known_bases(answers):
         ("ACGTTTATATAAGG", "ACGTTTATATAAGG"),
     ],
 )
-def test_variants_are_the_librarys(answers, tiny_folder, alternative, changed):
+def test_variants_equal_those_of_the_library(answers, tiny_folder, alternative, changed):
     found = answers.compare(ONE, alternative)
     assert (found.reference.sequence, found.alternative.sequence) == (ONE, changed)
     expected = variant_effects(tiny_folder, [ONE], [changed])
@@ -88,35 +88,35 @@ def test_variants_are_the_librarys(answers, tiny_folder, alternative, changed):
         (ONE, " ", "alternative", "Write a change, such as A12G, or paste the other sequence"),
         ("NN" + OTHER[:4], "", "alternative", "such as A3G"),
         (ONE, "acgtttatataaggcacgta", "alternative", "same as the reference"),
-        (ONE, "C1A", "alternative", "C1A does not fit the reference: it has A, not C, at position 1 .counted"),
+        (ONE, "C1A", "alternative", "C1A does not match the reference: it has A, not C, at position 1 .counted"),
         (ONE, "A21C", "alternative", "A21C lies outside the reference, which has positions 1 to 20"),
-        (ONE, "GTC18C", "alternative", "does not fit the reference: it has GTA, not GTC, at position 18"),
-        (ONE, "A20del,", "alternative", "is not a change that is understood here"),
+        (ONE, "GTC18C", "alternative", "does not match the reference: it has GTA, not GTC, at position 18"),
+        (ONE, "A20del,", "alternative", "is not a valid change"),
         (ONE, "CGTAC17G", "alternative", "lies outside the reference"),
         (ONE, "A0C", "alternative", "A0C lies outside the reference"),
-        (ONE, "A1A", "alternative", "A1A cannot be made: both alleles are the same"),
-        (ONE, "A1AC", "alternative", "A1AC makes it 21 nt long, 1 more than the model reads. Allow to cut the 5' end"),
+        (ONE, "A1A", "alternative", "A1A cannot be applied: both alleles are the same"),
+        (ONE, "A1AC", "alternative", "A1AC makes it 21 nt long, 1 more than the model reads. Allow cutting the 5' end"),
         (ONE, "ACGZ", "alternative", "“Z” at position 4"),
     ],
 )
-def test_variants_that_are_none(answers, reference, alternative, field, message):
+def test_invalid_variants(answers, reference, alternative, field, message):
     with pytest.raises(BadInput, match=message) as caught:
         answers.compare(reference, alternative)
     assert caught.value.field == field
 
 
-def test_a_change_that_makes_it_too_long_is_cut_where_that_is_allowed(answers, tiny_folder):
+def test_long_alternatives_are_cut_if_allowed(answers, tiny_folder):
     found = answers.compare(ONE, "T4TCC", cut=True)
     changed = "GTCCTTATATAAGGCACGTA"
     assert found.alternative.sequence == changed and found.num_cut == 2 and found.difference == (4, "", "CC")
     expected = variant_effects(tiny_folder, [ONE], ["ACGTCCTTATATAAGGCACGTA"], overflow="trim")
     np.testing.assert_allclose(found.forward, [expected.reference[0], expected.alternative[0]], rtol=1e-6)
-    with pytest.raises(BadInput, match="With its 5' end cut off, this is the same"):
+    with pytest.raises(BadInput, match="After cutting the 5' end, this is the same"):
         answers.compare(ONE, "A1CA", cut=True)
     assert answers.compare(ONE, "A1C", cut=True).num_cut == 0
 
 
-def test_a_change_stands_where_it_was_written(answers):
+def test_changes_keep_their_written_position(answers):
     assert answers.compare(ONE, "TT4T").difference == (4, "T", "")
     assert answers.compare(ONE, "GT3G").difference == (3, "T", "")
     assert answers.compare(ONE, "ACGTTATATAAGGCACGTA").difference == (5, "T", "")

@@ -1,4 +1,4 @@
-"""The page follows the model that is loaded, and its command line ends with one line where it cannot start."""
+"""The demo describes the loaded model, and its command reports errors in one line."""
 
 import json
 import shutil
@@ -16,13 +16,13 @@ CLAIMS = ("measured", "cerevisiae", "yeast", "DREAM", "rained on 5", "designed",
 
 
 def shown(answers):
-    """All texts of the page."""
+    """Return all texts of the demo."""
     return json.dumps(build_page(answers).get_config_file()["components"], ensure_ascii=False, default=str)
 
 
 @pytest.fixture
 def saved(tmp_path, make_model):
-    """Save a tiny model and its tokenizer; fields of the config and of the tokenizer may be given."""
+    """Save a tiny model and its tokenizer, with optional fields of both."""
 
     def save(trimming="auto", flanks=("ACCA", "GGT"), reference=None, **fields):
         folder = tmp_path / "model"
@@ -45,7 +45,7 @@ OWN = {
 }  # fmt: skip
 
 
-def test_without_a_reference_nothing_is_claimed(answers):
+def test_without_a_reference_no_data_are_described(answers):
     assert answers.reference is None
     text = shown(answers)
     assert [claim for claim in CLAIMS if claim in text] == [] and "up to 20 nt of their DNA" in text
@@ -100,7 +100,7 @@ def test_a_damaged_reference_is_left_out(saved, caplog, content):
         ("auto", ("", ""), "The model reads up to {} nt."),
     ],
 )
-def test_examples_and_sentences_follow_length_and_flanks(saved, length, trimming, flanks, told):
+def test_examples_and_messages_follow_length_and_flanks(saved, length, trimming, flanks, told):
     own = OWN | {"examples": [OWN["examples"][0] | {"sequence": "ANGTNA"}]}
     for reference in (None, own):
         answers = Answers(saved(trimming, flanks, reference, strand_length=length))
@@ -143,7 +143,7 @@ def taken_port():
 
 
 def ending(capsys, *arguments):
-    """Last line of a command that cannot start."""
+    """Return the last line of a command that cannot start."""
     with pytest.raises(SystemExit) as caught:
         main(list(arguments))
     if caught.value.code == 2:  # argparse
@@ -152,17 +152,17 @@ def ending(capsys, *arguments):
     return caught.value.code
 
 
-def test_a_port_that_is_taken_is_one_line(capsys, taken_port, tiny_folder):
+def test_used_ports_are_reported_in_one_line(capsys, taken_port, tiny_folder):
     told = ending(capsys, "--checkpoint", str(tiny_folder), "--port", str(taken_port))
     assert told.startswith(f"error: port {taken_port} cannot be used (Address already in use): choose another")
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "70000", "http"])
-def test_a_port_that_is_none(capsys, port):
+def test_invalid_ports(capsys, port):
     assert "--port" in ending(capsys, "--port", port)
 
 
-def test_a_checkpoint_that_is_none(capsys, tmp_path, tiny_folder):
+def test_invalid_checkpoints(capsys, tmp_path, tiny_folder):
     assert "there is no checkpoint folder" in ending(capsys, "--checkpoint", str(tmp_path / "absent"))
     assert "there is no checkpoint folder" in ending(capsys, "--checkpoint", str(ROOT / "README.md"))
     assert "config.json is missing" in ending(capsys, "--checkpoint", str(tmp_path))
@@ -174,7 +174,7 @@ def test_a_checkpoint_that_is_none(capsys, tmp_path, tiny_folder):
     assert "error:" in ending(capsys, "--checkpoint", str(folder))
 
 
-def test_a_name_that_the_hub_does_not_give_is_one_line(capsys, monkeypatch):
+def test_hub_errors_are_reported_in_one_line(capsys, monkeypatch):
     def fail(name):
         raise OSError("cannot connect\nCheck the connection")
 

@@ -13,7 +13,7 @@ def pinned(name):
     return re.search(rf"^{name}==([\d.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
 
 
-def test_metadata_are_what_the_hub_reads():
+def test_metadata_is_valid_on_the_hub():
     text = (ROOT / "space/README.md").read_text()
     metadata = yaml.safe_load(text.split("---")[1])
     assert metadata["sdk"] == "gradio" and metadata["sdk_version"] == pinned("gradio")
@@ -44,7 +44,7 @@ def test_folder_is_complete_and_clean(tmp_path):
     )
 
 
-def test_a_folder_is_replaced_only_when_asked(tmp_path):
+def test_folders_are_replaced_only_with_overwrite(tmp_path):
     build_space(tmp_path / "new", CHECKPOINT)
     with pytest.raises(FileExistsError, match="exists already"):
         build_space(tmp_path / "new", CHECKPOINT)

@@ -18,13 +18,13 @@ EVIL = '<img src=x onerror="alert(1)">'
 
 
 def downloaded(html):
-    """Name and content of the file that a link saves."""
+    """Return the name and content of a link's file."""
     name, content = re.search(r'download="([^"]*)" href="data:[a-z/.-]+;base64,([^"]*)"', html).groups()
     return name, base64.b64decode(content).decode()
 
 
 def parsed(html):
-    """The answer as XML, in which what is open is closed."""
+    """Parse the answer as XML, which checks that all tags are closed."""
     return ElementTree.fromstring(f"<div>{html.replace('<wbr>', '')}</div>")
 
 
@@ -35,7 +35,7 @@ def test_signs(value, expected):
     assert figures.signed(value) == expected
 
 
-def test_nothing_that_was_entered_is_markup(reference):
+def test_input_is_escaped(reference):
     promoter = Promoter(EVIL, "ACGT", (EVIL,))
     fine = PredictedPromoter(EVIL, promoter, 0.5, 60.0, None, "")
     bad = PredictedPromoter(EVIL, None, None, None, None, EVIL)
@@ -66,7 +66,7 @@ def test_a_table_of_predictions_can_be_saved(reference):
 
 
 @pytest.mark.parametrize(("percentile", "told"), [(0.0, "below all"), (100.0, "above all"), (36.6, "higher than 37 %")])
-def test_where_a_prediction_stands(percentile, told, reference):
+def test_predictions_are_compared_with_measurements(percentile, told, reference):
     answer = PredictedPromoter("", Promoter("", "ACGT", ()), 0.1, percentile, -0.25, "")
     html = figures.predicted_one(answer, reference)
     assert told in html and "Measured: <strong>\u22120.25" in html
@@ -81,7 +81,7 @@ def test_marks_of_the_histogram_stand_at_the_values(reference):
 
 
 @pytest.mark.parametrize("length", [1, 20, 21, 45])
-def test_each_cell_tells_its_substitution(length):
+def test_each_cell_describes_its_substitution(length):
     sequence = ("ACGTN" * 9)[:length]
     deltas = np.linspace(-1, 2, 4 * length).reshape(length, 4)
     for position, letter in enumerate(sequence):
@@ -140,7 +140,7 @@ def test_both_orientations_are_shown():
 @pytest.mark.parametrize(
     ("before", "after", "told"), [(1.3249, 1.2751, "\u22120.04"), (1.0, 1.004, "0.00"), (-0.004, 0.006, "+0.01")]
 )
-def test_a_change_follows_from_the_values_that_are_shown(before, after, told):
+def test_changes_are_differences_of_rounded_values(before, after, told):
     assert figures.change(before, after) == told
 
 
@@ -153,7 +153,7 @@ def test_all_substitutions_can_be_saved():
     assert html.count('class="own"') == 1
 
 
-def test_doubts_stand_beside_the_predictions(reference):
+def test_warnings_are_shown_with_predictions(reference):
     promoter = Promoter("", "A", (), ("doubt",))
     one = PredictedPromoter("", promoter, 0.5, 60.0, None, "")
     html = figures.predicted_one(one, reference)
@@ -183,7 +183,7 @@ def test_ticks_are_few_and_round_on_every_scale(reference, low, high, names):
     assert re.findall(r'class="tick".*?>(.*?)<', html) == names
 
 
-def test_without_a_reference_there_are_predictions_alone():
+def test_without_a_reference_only_predictions_are_shown():
     one = PredictedPromoter("", Promoter("", "A", ()), 0.5, None, None, "")
     bad = PredictedPromoter("", None, None, None, None, "no DNA")
     file = PredictedFile("a.csv", b"a", 1, 0, 0, 0, 0, 0, np.array([0.5]), "id", ((1, "x", 0.5),), (), ())
@@ -234,9 +234,9 @@ def test_designs_can_be_saved_and_their_edits_are_marked():
         "designs.fasta",
         ">start predicted=0.5000\nACGT\n>design_1 predicted=1.2500 edits=A1T,T4A\nTCGA\n",
     )
-    assert "Nothing was found" in figures.designed(DesignedPromoters(None, (), ""))
+    assert "No design was found" in figures.designed(DesignedPromoters(None, (), ""))
     html = figures.designed(DesignedPromoters(None, (design,), "Stopped.", ("far away",)))
     assert "Stopped. Below is the best" in html and '<p class="warning">far away</p>' in html
     unchanged = design._replace(sequence="ACGT", expression=0.5, edits=())
     html = figures.designed(DesignedPromoters(None, (unchanged,), ""))
-    assert "No edit that was tried keeps to the rules and brings the start nearer" in html
+    assert "No edit was found that keeps the rules and brings the start closer" in html

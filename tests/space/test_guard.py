@@ -25,13 +25,13 @@ def test_small_requests_pass_with_a_policy(client):
     assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
 
 
-def test_large_requests_are_refused(client):
+def test_large_requests_are_rejected(client):
     assert client.post("/", content=b"a" * 101).status_code == 413
-    assert client.post("/", content=(b"a" * 60 for _ in range(2))).status_code == 413  # of unknown length
+    assert client.post("/", content=(b"a" * 60 for _ in range(2))).status_code == 413  # unknown length
     assert client.post("/", content=b"a", headers={"content-length": "many"}).status_code == 413
 
 
-def test_closed_paths_are_not_there(client):
+def test_closed_paths_are_not_found(client):
     for path in ("/api/upload", "/api/upload/", "/api/upload?session=1"):
         assert client.post(path, content=b"a").status_code == 404
     assert client.post("/uploads", content=b"a").text == "1"

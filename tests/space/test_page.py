@@ -1,6 +1,6 @@
-"""The page in Chromium, served by a Space that was assembled and stands alone; it takes the README's pictures too.
+"""The demo in Chromium, served by an assembled Space.
 
-`MACARON_SCREENSHOTS=docs/space pytest tests/space/test_page.py` renews those.
+`MACARON_SCREENSHOTS=docs/space pytest tests/space/test_page.py` updates the README's pictures.
 """
 
 import os
@@ -30,10 +30,8 @@ pytestmark = pytest.mark.slow
 CHECKPOINT = ROOT / "checkpoints/macaron-promoter-library"
 LOW, MIDDLE, HIGH, RANDOM, NATIVE = load_reference(CHECKPOINT).examples
 NUM_USERS = 20
-WIDER_THAN_THEIR_BOX = (
-    "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length"
-)
-# What an installation of the package for development makes importable is taken away.
+OVERFLOWING_TABLES = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length"
+# Remove imports from a development installation of the package.
 ALONE = """
 import runpy, sys
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
@@ -55,7 +53,7 @@ def predictor():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Address of the page, and the folder where its temporary files are."""
+    """Address of the demo and its folder of temporary files."""
     folder = tmp_path_factory.mktemp("space")
     build_space(folder / "built", CHECKPOINT)
     (folder / "temporary").mkdir()
@@ -105,7 +103,7 @@ def chromium(require_or_skip):
 
 
 class Visit:
-    """A person with a browser of their own; everything the page asks for and complains of is noted."""
+    """User with their own browser. Records all requests and errors of the page."""
 
     def __init__(self, browser, address, **options):
         self.page = browser.new_context(viewport={"width": 1280, "height": 900}, **options).new_page()
@@ -127,7 +125,7 @@ class Visit:
         self.page.click(f"#{button}")
 
     def run(self, tab):
-        """Press the button of a tab and wait until the answer, or a sentence about the input, is another."""
+        """Press the button of a tab and wait for a new answer or problem."""
         self.page.evaluate(
             "tab => document.querySelectorAll(`[id^=${tab}] .card, [id^=${tab}] .problem`)"
             ".forEach(one => one.classList.add('old'))", tab,
@@ -180,7 +178,7 @@ def test_the_first_answer_comes_within_two_seconds(visit):
         began = time.monotonic()
         one.run("predict")
         seconds.append(time.monotonic() - began)
-    assert min(seconds) < 2  # the least, since other tests run beside this one
+    assert min(seconds) < 2  # the minimum, since other tests run at the same time
 
 
 def test_predict(visit, predictor):
@@ -193,7 +191,7 @@ def test_predict(visit, predictor):
     one.fill("predict-sequence", f"TGCATTTTTTTCACATC{RANDOM.sequence[:-3].lower()}NRNGGTTACGGCTGTT")
     one.run("predict")
     assert one.outputs("predict") == [number(predictor.predict([RANDOM.sequence[:-3] + "NNN"])[0])]
-    assert "flanks were trimmed" in one.result("predict") and "3 ambiguous letters read as N (R" in one.result(
+    assert "flanks were trimmed" in one.result("predict") and "3 ambiguous bases read as N (including R" in one.result(
         "predict"
     )
     one.fill("predict-sequence", f">low\n{LOW.sequence}\n>none\nACXT\n>short\nACGT")
@@ -223,7 +221,7 @@ def test_predict(visit, predictor):
     assert "Only 1 of the 80 nt" in one.page.inner_text("#predict-result .warning")
     one.fill("predict-sequence", f"{LOW.sequence[:40]}\n{LOW.sequence[40:]}")
     one.run("predict")
-    assert "read as a promoter of its own" in one.page.inner_text("#predict-result .card > .warning")
+    assert "read as a separate promoter" in one.page.inner_text("#predict-result .card > .warning")
 
 
 def test_mutagenesis(visit, predictor):
@@ -250,14 +248,14 @@ def test_mutagenesis(visit, predictor):
     np.testing.assert_allclose(table["delta"], deltas, atol=1e-5)
     one.fill("mutagenesis-sequence", "ACGT\nACGT")
     one.run("mutagenesis")
-    assert "One promoter, please" in one.problem("mutagenesis-sequence")
+    assert "Enter one promoter, not 2" in one.problem("mutagenesis-sequence")
 
 
 def test_variant(visit, predictor):
     one = visit()
     one.open_tab("Variant")
     one.fill("variant-reference", NATIVE.sequence)
-    one.run("variant")  # what stands in the fields at first
+    one.run("variant")  # initial values of the fields
     assert one.result("variant").strip() != ""
     letter = NATIVE.sequence[65]
     other = "T" if letter != "T" else "A"
@@ -311,14 +309,14 @@ def test_design(visit, predictor):
     one.page.get_by_label("as near as possible to").check()
     one.fill("design-value", "")
     one.run("design")
-    assert "Give the expression that you want" in one.problem("design-goal")
+    assert "Enter the wanted expression" in one.problem("design-goal")
     one.page.get_by_label("higher", exact=True).check()
     one.fill("design-start", "ACGN")
     one.run("design")
     assert "none of A, C, G and T" in one.problem("design-start")
 
 
-def test_a_design_is_stopped_and_another_one_begun(visit):
+def test_designs_can_be_stopped_and_restarted(visit):
     one = visit()
     one.open_tab("Design")
     for name, most in (("edits", "10"), ("num", "3")):
@@ -336,7 +334,7 @@ def test_a_design_is_stopped_and_another_one_begun(visit):
     assert len(one.outputs("design")) == 2 and "Stopped." not in one.result("design")
 
 
-def test_a_design_that_waits_gives_way_to_the_next_one_of_its_person(visit):
+def test_waiting_designs_are_replaced_by_the_next_of_their_session(visit):
     others, one = [visit(), visit()], visit()
     for someone in (*others, one):
         someone.open_tab("Design")
@@ -391,7 +389,7 @@ def test_file(visit, server, predictor, tmp_path):
     assert left == []
 
 
-def test_nothing_can_be_uploaded_or_read_past_the_page(server):
+def test_other_uploads_and_files_are_rejected(server):
     address, temporary = server
     files = {"files": ("a.txt", b"x" * 10)}
     assert httpx.post(f"{address}/gradio_api/upload", files=files).status_code == 404
@@ -401,7 +399,7 @@ def test_nothing_can_be_uploaded_or_read_past_the_page(server):
     assert [path for path in temporary.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
-def test_twenty_people_at_once_get_their_own_answers(visit, predictor):
+def test_twenty_concurrent_users_get_their_own_answers(visit, predictor):
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACGT"), 80)) for _ in range(NUM_USERS)]
     expected = predictor.predict(sequences)
@@ -418,7 +416,7 @@ def test_twenty_people_at_once_get_their_own_answers(visit, predictor):
             assert one.outputs("predict") == [number(value)]
         sequences, expected = sequences[::-1], expected[::-1]
     for one in people:
-        one.open_tab("Variant")  # all first: a field that is filled while its tab still comes up may lose that
+        one.open_tab("Variant")  # open all tabs first: a field filled during opening may lose its text
     for one, sequence, other in zip(people, sequences, changed, strict=True):
         one.fill("variant-reference", sequence)
         one.fill("variant-alternative", other)
@@ -445,9 +443,9 @@ def test_phone(visit, scheme):
             one.run(tab.lower())
             one.page.wait_for_timeout(300)
         assert one.page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert one.page.evaluate(WIDER_THAN_THEIR_BOX) == 0
+        assert one.page.evaluate(OVERFLOWING_TABLES) == 0
         place = one.page.locator(f"#{tab.lower()}-result").bounding_box()
-        assert tab == "File" or place["y"] < 700  # the answer is in sight
+        assert tab == "File" or place["y"] < 700  # the answer is visible
     one.open_tab("Mutagenesis")
     one.page.locator(".map .cell.down").first.tap()
     assert "at position" in one.page.inner_text(".readout")

@@ -32,7 +32,7 @@ LIMITS = Limits(characters=200, promoters=3)
         (">\nACGT", [("", "ACGT", 1)]),
     ],
 )
-def test_what_is_pasted_is_taken_apart(text, expected):
+def test_pasted_text_is_split(text, expected):
     assert read_pasted(text, LIMITS) == [Pasted(*one) for one in expected]
 
 
@@ -44,11 +44,11 @@ def test_what_is_pasted_is_taken_apart(text, expected):
         (" \n\t\n", "Paste a promoter first"),
         ("A" * 201, "201 characters; at most 200"),
         ("A\n" * 4, "4 promoters; at most 3"),
-        (">one\n>two\nACGT", "“one” .line 1. has a name and no sequence"),
+        (">one\n>two\nACGT", "“one” .line 1. has a name but no sequence"),
         ("ACGT\n>two\nACGT", "Line 2 begins with >"),
     ],
 )
-def test_what_cannot_be_taken_apart(text, message):
+def test_pasted_text_that_cannot_be_split(text, message):
     with pytest.raises(BadInput, match=message):
         read_pasted(text, LIMITS)
 
@@ -58,13 +58,13 @@ def test_what_cannot_be_taken_apart(text, message):
     [
         ("ACGTACGTACGTACGTACGT", "ACGTACGTACGTACGTACGT", ()),
         ("acguR", "ACGTN", ("5 nt long: padded to 20 with N, 7 before and 8 after it.",
-                            "1 ambiguous letter read as N (R among them).", "U was read as T.")),
+                            "1 ambiguous base read as N (including R).", "U was read as T.")),
         ("ACCA" + "ACGTACGTACGTACGTACNN" + "GGT", "ACGTACGTACGTACGTACNN",
          ("The constant flanks were trimmed: 4 nt at the 5' end, 3 nt at the 3' end.",
-          "2 ambiguous letters read as N.")),
+          "2 ambiguous bases read as N.")),
     ],
 )  # fmt: skip
-def test_what_the_model_reads_is_told(tiny_tokenizer, text, sequence, notes):
+def test_notes_describe_what_the_model_reads(tiny_tokenizer, text, sequence, notes):
     found = read_one(tiny_tokenizer, text, LIMITS)
     assert found == Promoter("", sequence, notes, found.warnings)
 
@@ -72,12 +72,12 @@ def test_what_the_model_reads_is_told(tiny_tokenizer, text, sequence, notes):
 @pytest.mark.parametrize(
     ("text", "sequence", "note"),
     [
-        ("accaUU" + "T" * 16, "T" * 18, "The constant 5' flank was trimmed (4 nt); the 3' flank is not"),
-        ("C" * 20 + "GGT", "C" * 20, "The constant 3' flank was trimmed (3 nt); the 5' flank is not there."),
+        ("accaUU" + "T" * 16, "T" * 18, "The constant 5' flank was trimmed (4 nt); the 3' flank is missing"),
+        ("C" * 20 + "GGT", "C" * 20, "The constant 3' flank was trimmed (3 nt); the 5' flank is missing."),
         ("CACCATTTTGGTC", "CACCATTTTGGTC", ""),
     ],
 )
-def test_one_flank_alone_is_trimmed_and_told(tiny_tokenizer, text, sequence, note):
+def test_single_flanks_are_trimmed_and_reported(tiny_tokenizer, text, sequence, note):
     found = read_one(tiny_tokenizer, text, LIMITS)
     assert found.sequence == sequence
     assert any("flank" in one for one in found.notes) == bool(note) and (not note or found.notes[0].startswith(note))
@@ -87,7 +87,7 @@ def test_one_flank_alone_is_trimmed_and_told(tiny_tokenizer, text, sequence, not
     ("text", "known"),
     [("A", 1), ("ACGTACGTA", 9), ("ACGTACGTAC", None), ("ACGTACGTAC" + "N" * 10, None)],
 )
-def test_what_is_mostly_unknown_is_warned_of(tiny_tokenizer, text, known):
+def test_mostly_unknown_promoters_give_a_warning(tiny_tokenizer, text, known):
     told = read_one(tiny_tokenizer, text, LIMITS).warnings
     expected = f"Only {known} of the 20 nt that the model reads are known: do not trust this prediction."
     assert told == (() if known is None else (expected,))
@@ -104,12 +104,12 @@ def test_what_is_mostly_unknown_is_warned_of(tiny_tokenizer, text, known):
         ("ACGT\nAXGT", False),
     ],
 )
-def test_a_sequence_over_several_lines_is_warned_of(tiny_tokenizer, text, warned):
+def test_sequences_over_several_lines_give_a_warning(tiny_tokenizer, text, warned):
     told = doubt_lines(text, LIMITS, tiny_tokenizer)
     assert told.startswith(f"Each of the {text.count(chr(10)) + 1} lines") if warned else told == ""
 
 
-def test_too_long_is_refused_or_cut(tiny_tokenizer):
+def test_long_sequences_are_rejected_or_cut(tiny_tokenizer):
     pasted = read_pasted("T" + "ACGTACGTACGTACGTACGT" + "CC", LIMITS)
     (refused,) = read_promoters(tiny_tokenizer, pasted)
     assert isinstance(refused, BadInput) and "23 nt are too many: the model reads up to 20 nt" in str(refused)
@@ -121,31 +121,31 @@ def test_too_long_is_refused_or_cut(tiny_tokenizer):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ACXT", "letter “X” at position 3 is not DNA"),
+        ("ACXT", "character “X” at position 3 is not DNA"),
         ("ACG,0.5", "“,” at position 4: paste the DNA alone"),
         ("1acgt", "a number at position 1"),
         ("N/A", "“N/A” marks a missing value"),
         ("nan", "“nan” marks a missing value"),
-        ("N" * 20, "There is no A, C, G or T in it"),
+        ("N" * 20, "The sequence has no A, C, G or T"),
         ("AC--GT", "“-” at position 3: write N"),
-        ("AC[MASK]T", "letter “\\[” at position 3"),
+        ("AC[MASK]T", "character “\\[” at position 3"),
         ("hello", "This does not look like DNA: it has E, L, O."),
-        ("MKVLAAG", "This looks like a protein, and not like DNA: it has L."),
-        ("ACUX", "A, C, G, T and U are, and N and IUPAC's others"),
-        ("ACſT", "letter “ſ” at position 3"),  # noqa: RUF001  its capital is S, which is a letter of IUPAC
-        ("ACGT\nACGT", "One promoter, please: here are 2"),
-        ("3'", "There is no DNA in it"),
-        ("ACCAGGT", "There is no DNA in it"),
+        ("MKVLAAG", "This looks like a protein, not like DNA: it has L."),
+        ("ACUX", "Use A, C, G, T, U, or N and other IUPAC codes"),
+        ("ACſT", "character “ſ” at position 3"),  # noqa: RUF001  its capital is S, an IUPAC code
+        ("ACGT\nACGT", "Enter one promoter, not 2"),
+        ("3'", "The sequence has no DNA"),
+        ("ACCAGGT", "The sequence has no DNA"),
     ],
 )
-def test_sentences_on_what_is_no_promoter(tiny_tokenizer, text, message):
+def test_messages_about_invalid_promoters(tiny_tokenizer, text, message):
     with pytest.raises(BadInput, match=message) as caught:
         read_one(tiny_tokenizer, text, LIMITS, "start")
     assert caught.value.field == "start"
 
 
 @given(text=st.text(max_size=60) | st.text("ACGTNacgtRU>5'-3 \n[MASK],", max_size=60))
-def test_any_text_is_read_or_refused_with_a_sentence(tiny_tokenizer, text):
+def test_any_text_is_read_or_rejected_with_a_message(tiny_tokenizer, text):
     try:
         promoter = read_one(tiny_tokenizer, text, LIMITS)
     except BadInput as error:
@@ -174,8 +174,8 @@ def test_changes(text, expected):
 
 
 @pytest.mark.parametrize("text", ["12", "A12", "X1A", "T12G, T13A", "g.12T>G", "12T", "12insA", "p.Gly12Asp"])
-def test_changes_that_are_none(text):
-    with pytest.raises(BadInput, match="is not a change that is understood here") as caught:
+def test_invalid_changes(text):
+    with pytest.raises(BadInput, match="is not a valid change") as caught:
         read_change(text)
     assert caught.value.field == "alternative"
 
@@ -194,7 +194,7 @@ def test_sites_and_positions():
         ("1-2-3", "is not a position"), ("99999999999999999999", "is not a position"),
     ],
 )  # fmt: skip
-def test_positions_that_are_none(text, message):
+def test_invalid_positions(text, message):
     with pytest.raises(BadInput, match=message) as caught:
         read_positions(text, 80)
     assert caught.value.field == "positions"

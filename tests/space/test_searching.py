@@ -13,7 +13,7 @@ from space.searching import DesignedPromoters, DesignRequest, search_designs
 START = "ACGTTTATATAAGGCACGTA"
 
 
-def test_designs_are_the_librarys(answers, tiny_folder):
+def test_designs_equal_those_of_the_library(answers, tiny_folder):
     request = DesignRequest("ACCA" + START + "GGT", "lower", max_edits=3, num_designs=2, gc_percent=(None, 60),
                             sites="GAATTC", positions="1-3")  # fmt: skip
     *progress, last = search_designs(answers, request, Event())
@@ -25,7 +25,7 @@ def test_designs_are_the_librarys(answers, tiny_folder):
     assert progress and progress == sorted(progress) and progress[-1] <= 1 + 2 * 3 * 3 * 17
 
 
-def test_a_wanted_value_and_random_starts(answers):
+def test_target_values_and_random_starts(answers):
     *_, near = search_designs(answers, DesignRequest(START, "value", 11.0, quick=True), Event())
     assert abs(near.designs[0].expression - 11.0) <= abs(near.designs[0].start_expression - 11.0)
     starts = set()
@@ -43,7 +43,7 @@ def test_a_search_can_be_stopped(answers):
     assert last.reason == "Stopped." and [one.sequence for one in last.designs] == [START]
 
 
-def test_a_target_that_nobody_measured_is_warned_of(answers, reference, monkeypatch):
+def test_targets_beyond_the_measurements_give_a_warning(answers, reference, monkeypatch):
     monkeypatch.setattr(answers, "reference", reference)
     for target, warned in ((100.0, True), (-1.5, True), (0.5, False), (1.6, False)):
         *_, last = search_designs(answers, DesignRequest(START, "value", target, max_edits=1, quick=True), Event())
@@ -71,7 +71,7 @@ def test_the_searches_of_a_session_are_stopped_one_by_one():
 
 
 def test_a_search_that_waits_is_stopped_by_the_next_one():
-    """Both are begun before the first has its turn in the queue."""
+    """Both start before the first leaves the queue."""
     searches, one = Searches(), SimpleNamespace(session_hash="one")
     first, second = searches.begin(one)[0], searches.begin(one)[0]
     assert searches.of(one, first).is_set()
@@ -82,7 +82,7 @@ def test_a_search_that_waits_is_stopped_by_the_next_one():
     assert stop.is_set()
 
 
-def test_a_search_that_is_left_alone_ends(answers):
+def test_abandoned_searches_end(answers):
     stop = Event()
     search = search_designs(answers, DesignRequest(START, max_edits=10, num_designs=3), stop)
     next(search)
@@ -111,14 +111,14 @@ def test_a_search_that_takes_too_long_ends(answers, monkeypatch):
         ),
         ({"gc_percent": (80, 90)}, "gc", "The start .* GC content 35 % is outside 80 to 90 %. Edit the start"),
         ({"gc_percent": (22, 24), "start": ""}, "gc", "None of 1000 .* GC content 25 % is outside 22 to 24 %"),
-        ({"positions": "1-20"}, "positions", "All positions stay: leave at least one free"),
+        ({"positions": "1-20"}, "positions", "All positions are fixed: leave at least one"),
         ({"positions": "20", "start": "ACGT"}, "start", "position 20"),
-        ({"target": "value", "value": None}, "value", "Give the expression"),
+        ({"target": "value", "value": None}, "value", "Enter the wanted expression"),
         ({"target": "value", "value": float("nan")}, "value", "Target must be"),
         ({"target": "up"}, "value", "Target must be"),
-        ({"max_edits": 0}, "max_edits", "Between 1 and 10 edits"),
-        ({"max_edits": 11}, "max_edits", "Between 1 and 10 edits"),
-        ({"num_designs": 4}, "num_designs", "Between 1 and 3 designs"),
+        ({"max_edits": 0}, "max_edits", "Choose 1 to 10 edits"),
+        ({"max_edits": 11}, "max_edits", "Choose 1 to 10 edits"),
+        ({"num_designs": 4}, "num_designs", "Choose 1 to 3 designs"),
         ({"gc_percent": (60, 40)}, "gc", "from a smaller to a larger percentage, not 60 to 40"),
         ({"gc_percent": (0, 101)}, "gc", "in percent, 0 to 100, not 0 to 101"),
         ({"gc_percent": (-5, 200)}, "gc", "in percent, 0 to 100, not -5 to 200"),
@@ -127,7 +127,7 @@ def test_a_search_that_takes_too_long_ends(answers, monkeypatch):
         ({"positions": "0"}, "positions", "0 does not lie within 1 to 20"),
     ],
 )
-def test_searches_that_are_none(answers, fields, field, message):
+def test_invalid_searches(answers, fields, field, message):
     with pytest.raises(BadInput, match=message) as caught:
         list(search_designs(answers, DesignRequest(**{"start": START, **fields}), Event()))
     assert caught.value.field == field

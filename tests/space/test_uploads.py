@@ -11,7 +11,7 @@ from space.uploads import FileProgress, predict_upload
 
 
 def upload(*arguments):
-    """The file that comes at the end."""
+    """Return the final file."""
     *progress, last = predict_upload(*arguments)
     assert all(0 <= one.num_done <= one.num_rows for one in progress)
     return last
@@ -39,7 +39,7 @@ def test_rows_keep_their_place_and_columns(answers, tiny_folder, output_format, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_is_told(answers, monkeypatch):
+def test_progress_is_reported(answers, monkeypatch):
     monkeypatch.setattr(uploads, "BATCH_SIZE", 1)
     monkeypatch.setattr(answers, "limits", Limits())
     content = "sequence\n" + "".join(f"{row:08b}\n".replace("0", "A").replace("1", "T") for row in range(600))
@@ -49,17 +49,17 @@ def test_progress_is_told(answers, monkeypatch):
     assert done == sorted(done) and last.num_rows == 600 and len(last.values) == 600 and len(last.preview) == 5
 
 
-def test_what_is_mostly_unknown_is_counted(answers):
+def test_mostly_unknown_rows_are_counted(answers):
     content = b"sequence\nNNNNNNNNNNNNNNNNNNNN\nA\nACGTACGTAC\nACGTACGTACNNNNNNNNNN\nAX\n"
     assert upload(answers, "a.csv", content).num_unknown == 1
 
 
-def test_one_flank_alone_is_counted(answers):
+def test_rows_with_one_flank_are_counted(answers):
     found = upload(answers, "a.csv", b"sequence\nACCATTTT\nTTTTGGT\nACCATTTTGGT\nTTTT\nACCAX\n")
     assert (found.num_rows, found.num_problems, found.num_flanked) == (5, 1, 2)
 
 
-def test_what_is_too_long_is_cut_where_that_is_wanted(answers, tiny_folder):
+def test_long_rows_are_cut_on_request(answers, tiny_folder):
     content = b"sequence\nGACGTTTATATAAGGCACGTAC\nACGT\nACCA" + b"T" * 22 + b"GGT\n"
     found = upload(answers, "a.csv", content)
     assert (found.num_problems, found.num_cut) == (2, 0)
@@ -70,7 +70,7 @@ def test_what_is_too_long_is_cut_where_that_is_wanted(answers, tiny_folder):
     )
 
 
-def test_fasta_and_lines_that_are_no_rows(answers):
+def test_fasta_and_malformed_lines(answers):
     found = upload(answers, "promoters.fa", b">a\nACGT\nAC\n>b\nTTTT\n")
     assert (found.num_rows, found.num_problems) == (2, 0)
     found = upload(answers, "promoters.csv", b"sequence,value\nACGT,1\nACGT,1,2\nACXT,3\n")
@@ -100,7 +100,7 @@ def test_fasta_and_lines_that_are_no_rows(answers):
         ("a.csv", b"sequence,name\nACGT,caf\xe9\n", "", "not plain text in UTF-8"),
     ],
 )
-def test_files_that_are_none(answers, name, content, column, message, tmp_path, monkeypatch):
+def test_invalid_files(answers, name, content, column, message, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(BadInput, match=message) as caught:
         upload(answers, name, content, column)
@@ -109,6 +109,6 @@ def test_files_that_are_none(answers, name, content, column, message, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_of_another_kind(answers):
+def test_unknown_output_formats(answers):
     with pytest.raises(BadInput, match="CSV or Parquet"):
         upload(answers, "a.tsv", TABLE.encode(), "dna", "xlsx")

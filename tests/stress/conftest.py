@@ -1,4 +1,4 @@
-"""Inputs of the command lines that are killed, or whose disk is full."""
+"""Inputs for commands that are killed or run on a full disk."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ ROWS = 20_000
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory, tiny_folder):
-    """Folder with a model, promoters for it as Parquet, a table to prepare, and prepared data to train on."""
+    """Folder with a model, its promoters as Parquet, a table to prepare and prepared training data."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "model").symlink_to(tiny_folder)
     bases = np.array(list("ACGT"))[np.random.default_rng(0).integers(0, 4, (ROWS, 12))]
@@ -27,7 +27,7 @@ def inputs(tmp_path_factory, tiny_folder):
 
 @pytest.fixture(scope="session")
 def training_command(inputs):
-    """Make the command line of a training of 40 steps that saves every second one and resumes where it can."""
+    """Make the command of a training of 40 steps that saves every second step and resumes."""
 
     def make(output, processes=1):
         launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0", "--num_machines", "1"]

@@ -1,4 +1,4 @@
-"""Run command lines of this repository in processes of their own, and kill them."""
+"""Run commands of this repository in their own processes, and kill them."""
 
 import os
 import random
@@ -12,12 +12,12 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STRESS_KILLS", "20"))
-_PATIENCE_S = 600  # bounds a hang
+_PATIENCE_S = 600  # limit for a hang
 
 
 @contextmanager
 def started(command, log):
-    """Start a command line in the repository's root; whatever still runs at the end is killed."""
+    """Start a command in the repository's root. Kills it if it still runs at the end."""
     with open(log, "w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [sys.executable, *map(str, command)], cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
@@ -30,7 +30,7 @@ def started(command, log):
 
 
 def wait(process, ready=lambda: False):
-    """Wait until a process ends or something is ready; returns the exit code, None while it runs."""
+    """Wait until a process ends or a condition holds. Returns the exit code, or None if it still runs."""
     began = time.monotonic()
     while process.poll() is None and not ready():
         assert time.monotonic() - began < _PATIENCE_S, f"{process.args} hangs"
@@ -39,11 +39,11 @@ def wait(process, ready=lambda: False):
 
 
 def kill(process):
-    """Kill a process and all its descendants (SIGKILL), and wait for their end."""
+    """Kill a process and its descendants with SIGKILL and wait for them."""
     family = []
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
-        parent.suspend()  # it starts no further processes
+        parent.suspend()  # prevents new processes
         family = [*parent.children(recursive=True), parent]
     for one in family:
         with suppress(psutil.NoSuchProcess):
@@ -53,14 +53,14 @@ def kill(process):
 
 
 def run(command, log):
-    """Run a command line to its end; returns the exit code and its output."""
+    """Run a command. Returns its exit code and output."""
     with started(command, log) as process:
         code = wait(process)
     return code, Path(log).read_text(encoding="utf-8", errors="replace")
 
 
 def run_well(command, log):
-    """Run a command line that must succeed; returns the seconds it took."""
+    """Run a command that must succeed. Returns its seconds."""
     began = time.monotonic()
     code, output = run(command, log)
     assert code == 0, output[-3000:]
@@ -78,11 +78,11 @@ def written(folder, patterns, since):
 
 
 def kill_again_and_again(command, folder, moments, finish, log):
-    """Kill a command line `KILLS` times and start it again each time.
+    """Kill and restart a command `KILLS` times.
 
-    `moments` are pairs, taken in turn: patterns of files in `folder` whose writing is awaited (none: the start of the
-    program), and the longest delay of the kill after that, in seconds. `finish` is called after each run: it compares
-    an output that is complete, and removes it.
+    `moments` are pairs, used in turn: patterns of files in `folder` to wait for (none: the start of the program), and
+    the longest delay before the kill, in seconds. `finish` is called after each run. It compares a complete output and
+    removes it.
     """
     rng, kills = random.Random(0), 0
     while kills < KILLS:

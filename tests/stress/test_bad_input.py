@@ -1,4 +1,4 @@
-"""What people get wrong: every command ends with one clear error, no output, and files as they were."""
+"""Mistakes of users: every command ends with one clear error, no output and unchanged files."""
 
 import gzip
 import importlib

@@ -1,4 +1,4 @@
-"""A full disk ends a program with one clear line, and leaves nothing half-written."""
+"""A full disk ends a command with one clear line and no partial output."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ from tests.stress.programs import run
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mount a disk of so many bytes; needs root, and Linux."""
+    """Mount a disk with the given number of bytes. Needs root and Linux."""
     disk = tmp_path / "disk"
     disk.mkdir()
 

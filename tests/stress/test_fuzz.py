@@ -1,4 +1,4 @@
-"""Mutated input: everything that reads files from others gives a right answer or a documented error, in time."""
+"""Mutated input: readers of untrusted files give a correct result or a documented error in time."""
 
 import csv
 import gzip
@@ -70,7 +70,7 @@ CONFIG = b'{"model_type": "macaron", "hidden_size": 8, "num_hidden_layers": 1, "
 
 @st.composite
 def mutated(draw, seeds):
-    """Replace a few bytes of a seed: many mutants stay readable."""
+    """Replace a few bytes of a seed, so many mutants stay readable."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 3))):
         start, piece = draw(st.integers(0, len(data))), draw(st.sampled_from(PIECES) | st.binary(max_size=4))
@@ -80,7 +80,7 @@ def mutated(draw, seeds):
 
 
 def fuzz(*strategies, share=1.0):
-    """Try a number of inputs; one that takes ten seconds fails."""
+    """Try a number of inputs. An input that takes ten seconds fails."""
     quiet = settings(
         max_examples=max(1, int(share * EXAMPLES)), deadline=10_000, database=None,
         suppress_health_check=list(HealthCheck),
@@ -110,7 +110,7 @@ def test_tokenizer(tiny_tokenizer):
 
 
 def known_rows(content, kind):
-    """Number and fields of each row of a table so plain that `csv` reads it beyond doubt; None of others."""
+    """Number and fields of each row of a simple table that `csv` can read. None for other tables."""
     if not re.fullmatch(rb"[\n\t -~]*", content):
         return None
     lines = content.decode().split("\n")
@@ -130,7 +130,7 @@ def known_rows(content, kind):
 
 
 def read_rows(path, kind):
-    """Number and fields of each row; numbers must increase."""
+    """Number and fields of each row. Numbers must increase."""
     found = []
     for batch in open_table(path, batch_rows=7):
         columns = batch.table.select(["sequence"]) if kind == "fa" else batch.table
@@ -206,7 +206,7 @@ def test_config():
 
 
 def settings_of(predictor):
-    """Everything but the weights that a prediction depends on."""
+    """Settings that a prediction depends on, without the weights."""
     fields = [getattr(predictor.config, name) for name in MacaronConfig.__annotations__]
     return fields, [getattr(predictor.tokenizer, name) for name in TOKENIZER_SETTINGS], predictor.model.dtype
 

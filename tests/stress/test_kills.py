@@ -1,4 +1,4 @@
-"""Programs that are killed and started again end with what an undisturbed run writes."""
+"""Killed and restarted commands write the same as an undisturbed run."""
 
 import shutil
 
@@ -14,7 +14,7 @@ SHORT = 0.01  # less than it takes to write a checkpoint, the final folder or th
 
 
 def same_tree(one, other, suffix):
-    """Whether two folders hold the same files with a suffix, byte for byte, and there are any."""
+    """Whether two folders have the same files with a suffix, byte for byte, and at least one."""
     names = sorted(path.relative_to(one) for path in one.rglob(f"*{suffix}"))
     assert names == sorted(path.relative_to(other) for path in other.rglob(f"*{suffix}")) != []
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)

@@ -1,4 +1,4 @@
-"""The quick tests on the lowest and the newest versions that `pyproject.toml` allows, in environments made by uv."""
+"""Quick tests on the lowest and newest versions that `pyproject.toml` allows, in environments made by uv."""
 
 import os
 import shutil
@@ -46,5 +46,5 @@ def test_quick_tests_pass(tmp_path, python, end):
 
 
 @pytest.mark.parametrize("path", LEFT_OUT + LEFT_OUT_OF_LOWEST)
-def test_what_is_left_out_exists(path):
+def test_excluded_tests_exist(path):
     assert (ROOT / path).exists()

@@ -1,4 +1,4 @@
-"""Tokenizer, compared with a slow and obvious one."""
+"""Tokenizer against a slow reference."""
 
 import doctest
 
@@ -23,7 +23,7 @@ any_letters = dna_letters | st.lists(st.sampled_from([*DNA, *"XéÀ"]), max_size
 
 
 class SlowTokenizer:
-    """The documented behaviour, letter by letter."""
+    """Documented behaviour, base by base."""
 
     def __init__(self, strand_length, flank5, flank3, trimming):
         self.strand_length, self.flank5, self.flank3, self.trimming = strand_length, flank5, flank3, trimming
@@ -38,7 +38,7 @@ class SlowTokenizer:
         return "N" if letter in "NRYSWKMBDHV" else None
 
     def encode(self, letters, truncation=False):
-        """Ids of both strands, or None where there is a problem."""
+        """Ids of both strands, or None for a problem."""
         if "".join(letters).upper() in ("NA", "NAN", "ND", "NTC", "TBD", "WT"):
             return None
         letters = [self.letter(letter) for letter in letters]
@@ -83,7 +83,7 @@ def tokenizer_settings(draw):
 
 @st.composite
 def batches(draw, letters):
-    """Settings, and sequences of letters, some with the flanks."""
+    """Settings and sequences, some with flanks."""
     settings_ = draw(tokenizer_settings())
     rows = draw(st.lists(letters, min_size=1, max_size=8))
     flanked = draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
@@ -314,7 +314,7 @@ def test_impossible_settings_are_rejected_by_name(options):
 
 @settings(deadline=None, max_examples=10)
 @given(tokenizer_settings())
-def test_saved_settings_come_back(tmp_path_factory, settings_):
+def test_saved_settings_load(tmp_path_factory, settings_):
     folder = tmp_path_factory.mktemp("saved")
     KmerTokenizer(**settings_).save_pretrained(folder)
     for loaded in (

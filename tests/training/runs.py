@@ -1,4 +1,4 @@
-"""Short training runs, in this process or as users launch them."""
+"""Short training runs in this process or under the launcher."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def parse(data, output_dir, *words, recipe=RECIPE):
 
 
 def run(data, output_dir, *words):
-    """Train in this process; returns the final folder."""
+    """Train in this process. Returns the final folder."""
     return train(*parse(data, output_dir, *words))
 
 
@@ -71,7 +71,7 @@ def weights_of(folder, name="model.safetensors"):
 
 
 def assert_close(folder, other, name="model.safetensors", **tolerance):
-    """Compare the weights of two folders, bit for bit without a tolerance."""
+    """Compare the weights of two folders, exactly if there is no tolerance."""
     tolerance = tolerance or {"rtol": 0, "atol": 0}
     torch.testing.assert_close(weights_of(folder, name), weights_of(other, name), **tolerance)
 

@@ -61,7 +61,7 @@ def test_fine_tuning_keeps_the_bins_of_a_checkpoint(final, prepared):
         assert torch.equal(model.expression_head.weight, expected.expression_head.weight)
         assert model.config.both_orientations
     assert not build(prepared, str(final), both_orientations="false").config.both_orientations
-    with pytest.raises(ValueError, match="has 6 bins, the recipe says `expression_bins` 8"):
+    with pytest.raises(ValueError, match="has 6 bins, but the recipe sets `expression_bins` to 8"):
         build(prepared, str(final), expression_bins=8)
 
 
@@ -70,7 +70,7 @@ def test_checkpoint_without_bins_gets_a_new_head(prepared, tmp_path, caplog):
     before.save_pretrained(tmp_path / "plain")
     PreparedData(prepared).tokenizer.save_pretrained(tmp_path / "plain")
     model = build(prepared, str(tmp_path / "plain"), expression_bins=NUMBER)
-    assert "the expression head is new, with 6 bins" in caplog.text
+    assert "a new expression head with 6 bins" in caplog.text
     assert torch.equal(model.macaron.layers[0].layer_norm.weight, before.macaron.layers[0].layer_norm.weight)
     ids = random_ids(3, length=160)
     model(ids, labels=torch.zeros(3)).loss.backward()

@@ -1,4 +1,4 @@
-"""Averaged weights, which are evaluated, saved and resumed while training continues from the raw ones; clipping."""
+"""Averaged weights and clipped gradients."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ DECAY = 0.3
 
 
 class Record(TrainerCallback):
-    """Keep the model's weights before the first step and after every one."""
+    """Record the weights before the first step and after every step."""
 
     def __init__(self):
         self.weights = []
@@ -46,7 +46,7 @@ def assert_equal(got, expected):
 
 
 def trained(prepared, folder, resume=None, **values):
-    """Train with dropout; the trainer and the raw weights of every step."""
+    """Train with dropout. Returns the trainer and the raw weights of every step."""
     model = tiny_model(hidden_dropout=0.1)
     trainer = make_trainer(prepared, folder, model=model, **{**OPTIONS, "ema_decay": DECAY, **values})
     record = Record()
@@ -57,7 +57,7 @@ def trained(prepared, folder, resume=None, **values):
 
 @pytest.fixture(scope="module")
 def finished(prepared, tmp_path_factory):
-    """An undisturbed training of 6 steps: its folder, its trainer, and the raw weights of every step."""
+    """Folder, trainer and raw weights of every step of an undisturbed training of 6 steps."""
     folder = tmp_path_factory.mktemp("averaged")
     return folder, *trained(prepared, folder)
 
@@ -79,12 +79,12 @@ def test_checkpoints_hold_the_average_and_the_raw_weights(finished):
     assert_equal(copy_of(trainer.model), averaged(folder / "checkpoint-6"))
 
 
-def test_training_is_that_of_the_raw_weights(finished, prepared, tmp_path):
+def test_training_uses_the_raw_weights(finished, prepared, tmp_path):
     assert_equal(trained(prepared, tmp_path, ema_decay=None)[1], finished[2])
     assert not (tmp_path / "checkpoint-6" / RAW_WEIGHTS).exists()
 
 
-def test_evaluation_and_prediction_in_training_are_those_of_the_checkpoint(finished, prepared, tmp_path):
+def test_evaluation_in_training_equals_that_of_the_checkpoint(finished, prepared, tmp_path):
     folder, trainer, _ = finished
     measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert [entry["step"] for entry in measured] == [2, 4, 6]
@@ -108,7 +108,7 @@ def test_raw_weights_are_restored_if_an_evaluation_fails():
 
 
 @pytest.mark.parametrize("step", [2, 4])
-def test_resumed_training_is_the_undisturbed_one(finished, prepared, tmp_path, step):
+def test_resumed_training_equals_undisturbed_training(finished, prepared, tmp_path, step):
     folder, trainer, weights = finished
     shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
     resumed, later = trained(prepared, tmp_path, resume=str(tmp_path / f"checkpoint-{step}"))
@@ -133,7 +133,7 @@ def test_final_folder_holds_the_average(prepared, tmp_path, best):
 
 
 @pytest.mark.slow
-def test_two_processes_average_and_resume_as_one_does(prepared, tmp_path):
+def test_two_processes_average_and_resume_like_one(prepared, tmp_path):
     words = [*TINY, *SHORT, *options(ema_decay=0.9, max_steps=8, dataset=prepared)]
     one, two = tmp_path / "one", tmp_path / "two"
     finish(launch([*words, "--output_dir", two], processes=2))

@@ -1,4 +1,4 @@
-"""Complete checkpoints: found, written over leftovers, and resumed with any number of processes."""
+"""Complete checkpoints are found, replace leftovers, and resume with any number of processes."""
 
 import errno
 import json
@@ -61,12 +61,12 @@ def test_latest_complete_checkpoint_is_found_and_skipped_ones_are_named(prepared
     for folder in (four, ten):
         (folder / "optimizer.pt").write_bytes(b"")
     assert find() == str(two)
-    assert "checkpoint-10, checkpoint-4 not complete" in caplog.text and "from checkpoint-2" in caplog.text
+    assert "skipped the incomplete checkpoint-10, checkpoint-4" in caplog.text and "from checkpoint-2" in caplog.text
     with pytest.raises(ValueError, match="checkpoint-4: not a complete checkpoint"):
         find(four)
     (two / "trainer_state.json").write_text('{"global_step": 1')
     assert find() is None
-    assert "checkpoint-2 not complete" in caplog.text and "STARTS ANEW" in caplog.text
+    assert "checkpoint-2; there is no other" in caplog.text and "STARTS FROM STEP 0" in caplog.text
 
 
 def test_leftover_folder_is_removed_before_a_checkpoint_is_written(prepared, tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_run_resumed_at_its_end_takes_no_step(prepared, tmp_path, max_steps):
 
 @pytest.mark.slow
 def test_run_continues_with_more_and_with_fewer_processes(prepared, tmp_path):
-    """Two processes train; from their checkpoints, four and one continue, and from that of four, two."""
+    """Four processes and one continue from the checkpoint of two, and two from that of four."""
     words = [*TINY, *SHORT, *options(dataset=prepared, hidden_dropout=0.0)]
     finish(launch([*words, "--output_dir", tmp_path / "2"], processes=2))
     for source, step, processes in (("2", 4, 4), ("2", 8, 1), ("2-4", 8, 2)):
@@ -152,7 +152,7 @@ def test_only_the_checkpoint_that_fills_a_disk_is_removed(tmp_path, error, is_fu
 
 @pytest.mark.slow
 def test_training_on_a_full_disk_leaves_nothing_half_written(prepared, tmp_path):
-    """The weights do not fit, then the optimizer's state, then the final folder; a limit on file sizes stands in."""
+    """The weights, the optimizer state or the final folder do not fit. A limit on file sizes simulates this."""
     run = tmp_path / "run"
 
     def train_with_limit(size, *more):

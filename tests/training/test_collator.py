@@ -77,7 +77,7 @@ def test_shift_moves_padding_and_loses_nothing(input_ids, max_shift, epoch):
         assert len(set(moved.tolist())) <= 1 and (np.abs(moved) <= max_shift).all()
 
 
-def test_every_shift_is_as_likely():
+def test_shifts_are_uniform():
     input_ids = np.full((4000, 12), 4, np.uint8)
     input_ids[:, 5:9] = [0, 1, 2, 3]  # 5 to the left, 3 to the right
     collator = PromoterCollator(0.0, 1.0, mask_probability=0.0, max_shift=4)

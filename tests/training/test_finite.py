@@ -1,4 +1,4 @@
-"""A loss that is not finite ends the run: the rows are named and nothing is saved."""
+"""A loss that is not finite ends the run, names the rows and saves nothing."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""More machines: accelerate's launch files, two nodes of one process each, and the model in shards."""
+"""Launch files of accelerate, two nodes of one process each, and sharded models."""
 
 import json
 import os
@@ -75,8 +75,8 @@ def start_with(file, rank, words, port, script=ROOT / "scripts" / "train.py"):
 
 
 @pytest.mark.slow
-def test_two_nodes_train_as_one_process_does(prepared, tmp_path):
-    """Each node has one process here; with GPUs the launch files start four on each."""
+def test_two_nodes_train_like_one_process(prepared, tmp_path):
+    """Each node has one process here. With GPUs, the launch files start four per node."""
     words = [*TINY, *SHORT, *options(dataset=prepared, hidden_dropout=0.0)]
     finish(launch([*words, "--output_dir", tmp_path / "one"]))
     port = free_port()
@@ -88,7 +88,7 @@ def test_two_nodes_train_as_one_process_does(prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_sharded_training_is_that_of_one_process_and_resumes(prepared, tmp_path):
+def test_sharded_training_equals_one_process_and_resumes(prepared, tmp_path):
     clipped = options(clip_grad_value=0.5, clip_tensor_norm=1.0)  # a tensor's norm is over all its shards
     words = [*TINY, *SHORT, *options(dataset=prepared, hidden_dropout=0.0), *clipped]
     one, run = tmp_path / "one", tmp_path / "sharded"

@@ -1,4 +1,4 @@
-"""Prediction intervals: conformal quantiles, and the bounds that every way of predicting gives."""
+"""Prediction intervals: conformal quantiles and bounds from every way of predicting."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def folder(request, tmp_path_factory, make_model, tiny_tokenizer):
 
 @pytest.fixture(scope="module")
 def expected(folder, tiny_tokenizer):
-    """Expression and half width of an interval of 90 %, in assay units, written out."""
+    """Explicit expression and half width of a 90 % interval in assay units."""
     model = MacaronForExpressionPrediction.from_pretrained(folder).eval()
     with torch.no_grad():
         outputs = model(**tiny_tokenizer(SEQUENCES, return_tensors="pt"))
@@ -48,7 +48,7 @@ def expected(folder, tiny_tokenizer):
         (999, {"50": 500, "80": 800, "90": 900, "95": 950}), (9, {"50": 5, "80": 8, "90": 9}), (1, {"50": 1}), (0, None)
     ],
 )  # fmt: skip
-def test_ranks_are_those_of_split_conformal_prediction(rows, ranks):
+def test_ranks_follow_split_conformal_prediction(rows, ranks):
     assert conformal_quantiles(np.random.default_rng(0).permutation(rows) + 1.0) == ranks
 
 
@@ -150,7 +150,7 @@ def test_training_calibrates_on_validation(prepared, tmp_path, options):
 
 
 def test_evaluation_reports_coverage(folder, expected, tmp_path, capsys):
-    """Of each category of rows, beside its correlation; not of pairs."""
+    """Coverage is reported for each category of rows, but not for pairs."""
     low, high = expected[0] - expected[1], expected[0] + expected[1]
     measured = [low[0] - 0.1, low[1] + 0.1, high[2] - 0.1, high[3] + 0.1]
     rows = pd.DataFrame({"sequence": SEQUENCES, "activity": measured, "random": [0, 1, 1, 1], "row_id": range(4)})

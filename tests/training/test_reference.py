@@ -1,4 +1,4 @@
-"""The measured values that training saves with a model, and how they are read."""
+"""Saving and reading of the measured values of a model."""
 
 import json
 
@@ -21,7 +21,7 @@ def data(prepared):
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
-def test_it_describes_the_rows(data, tmp_path, split):
+def test_reference_describes_the_rows(data, tmp_path, split):
     write_reference(tmp_path, "mine.tsv", data, split, save_examples=True)
     found = load_reference(tmp_path)
     held_out = data.validation.__getitems__(range(len(data.validation)))
@@ -53,7 +53,7 @@ def test_examples_lose_their_padding(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [(), ("--save_examples", "true")])
-def test_a_run_saves_it_and_examples_on_request(prepared, data, tmp_path, options):
+def test_run_saves_the_reference_and_examples_on_request(prepared, data, tmp_path, options):
     final = run(prepared, tmp_path / "run", *ONE_STEP, *options)
     found = load_reference(final)
     assert (found.data, found.split, found.num_promoters) == ("simulate", "training", len(data.train))
@@ -63,7 +63,7 @@ def test_a_run_saves_it_and_examples_on_request(prepared, data, tmp_path, option
     _check_final_is_ours(final)
 
 
-def test_the_checkpoint_has_its_own(shared):
+def test_checkpoint_has_a_reference(shared):
     import pandas as pd
 
     found = load_reference(CHECKPOINT)
@@ -96,7 +96,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("damaged", DAMAGED, ids=lambda one: one[:40].decode(errors="replace"))
-def test_a_damaged_one_is_reported_in_one_line(damaged, tmp_path, caplog):
+def test_damaged_references_are_reported_in_one_line(damaged, tmp_path, caplog):
     assert load_reference(tmp_path) is None and not caplog.records
     (tmp_path / REFERENCE).write_bytes(content())
     assert load_reference(tmp_path).num_promoters == 3 and not caplog.records
@@ -107,7 +107,7 @@ def test_a_damaged_one_is_reported_in_one_line(damaged, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("answer", ["name", EntryNotFoundError("404"), ConnectionError("closed")])
-def test_on_the_hub_it_is_downloaded(tmp_path, monkeypatch, caplog, answer):
+def test_references_on_the_hub_are_downloaded(tmp_path, monkeypatch, caplog, answer):
     (tmp_path / REFERENCE).write_bytes(content())
 
     def download(repository, name):

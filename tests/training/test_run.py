@@ -1,4 +1,4 @@
-"""Training runs as users start them: options, processes, interruption, and the folder that results."""
+"""Training runs: options, processes, interruption and the final folder."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_final_model_is_the_best_on_validation(finished):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reconstruction_weight", [1.0, 0.0])
-def test_two_processes_train_as_one_does(prepared, tmp_path, reconstruction_weight):
+def test_two_processes_train_like_one(prepared, tmp_path, reconstruction_weight):
     words = [*TINY, *SHORT, *options(dataset=prepared, reconstruction_weight=reconstruction_weight)]
     for name, processes in (("one", 1), ("two", 2)):
         output = finish(launch([*words, "--output_dir", tmp_path / name], processes))
@@ -133,7 +133,7 @@ def test_checkpoint_of_a_running_training_loads_without_this_package(finished, t
     assert result.returncode == 0 and "expression" in result.stdout, result.stderr[-2000:]
 
 
-def test_files_of_others_are_not_replaced(copied, prepared, tmp_path):
+def test_foreign_files_are_not_replaced(copied, prepared, tmp_path):
     final = copied / "final"
     with pytest.raises(FileExistsError, match="--resume_from_checkpoint auto"):
         run(prepared, copied, *SHORT)
@@ -152,10 +152,10 @@ def test_files_of_others_are_not_replaced(copied, prepared, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--hidden_size", "32"], "model setting hidden_size: 16, and would continue with 32"),
-        (["--expression_bins", "8"], "model setting expression_bins: 0, and would continue with 8"),
-        (["--ema_decay", "0.9"], r"model setting ema_decay: None, and would continue with 0\.9"),
-        (None, "data setting train: .* would continue with another"),
+        (["--hidden_size", "32"], "model setting hidden_size: 16, not 32"),
+        (["--expression_bins", "8"], "model setting expression_bins: 0, not 8"),
+        (["--ema_decay", "0.9"], r"model setting ema_decay: None, not 0\.9"),
+        (None, "data setting train: .*, not another"),
     ],
 )
 def test_resuming_with_other_settings_is_rejected(copied, prepared, tmp_path, change, message):
@@ -278,7 +278,7 @@ def test_recipes_are_valid(recipe, prepared, tmp_path):
     assert args.early_stopping_patience is None or 0 < args.early_stopping_patience * args.eval_steps < args.max_steps
 
 
-def test_paper_recipe_is_the_paper():
+def test_paper_recipe_matches_the_paper():
     recipe = yaml.safe_load((ROOT / "configs" / "paper_4gpu.yaml").read_text())
     fields = {name: value for name, value in recipe.items() if hasattr(MacaronConfig, name)}
     assert MacaronConfig(**fields).to_dict() == MacaronConfig().to_dict()
@@ -294,22 +294,22 @@ def test_paper_recipe_is_the_paper():
     ("words", "message"),
     [
         ([RECIPE], "--dataset"),
-        ([RECIPE, "--dataset", "DATA", "NO OUTPUT"], "--output_dir OUTPUT"),
+        ([RECIPE, "--dataset", "DATA", "NO OUTPUT"], "--output_dir is missing"),
         (["absent.yaml", "--dataset", "x"], r"absent\.yaml"),
         (["BROKEN", "--dataset", "DATA"], r"broken\.yaml"),
         (["UNKNOWN", "--dataset", "DATA"], "unknown options surprise"),
         ([RECIPE, "--dataset", "absent"], "absent is not a prepared data set"),
         ([RECIPE, "--dataset", "DATA", "--hidden_dropout", "1.5"], "`hidden_dropout`"),
-        ([RECIPE, "--dataset", "DATA", "--gradient_accumulation_steps", "3"], "cannot be divided"),
+        ([RECIPE, "--dataset", "DATA", "--gradient_accumulation_steps", "3"], "is not a multiple of"),
         ([RECIPE, "--dataset", "DATA", "--mask_probability", "1.5"], "`mask_probability`"),
         ([RECIPE, "--dataset", "DATA", "--ema_decay", "1.0"], "ema_decay must lie between 0 and 1"),
         ([RECIPE, "--dataset", "DATA", "--expression_bins", "3"], "expression_bins must be 4 to 1000"),
         ([RECIPE, "--dataset", "DATA", "--resume_from_checkpoint", "absent"], "not a complete checkpoint"),
-        ([RECIPE, "--dataset", "DATA", "--stream", "x.parquet"], "--stream has no end"),
+        ([RECIPE, "--dataset", "DATA", "--stream", "x.parquet"], "--stream needs --max_steps"),
         ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true"], "--hub_model_id OWNER/NAME"),
         ([RECIPE, "--dataset", "DATA", "--push_to_hub", "true", "--hub_model_id", "a/b"], "no token found"),
         ([RECIPE, "--dataset", "DATA", "--max_steps", "8", "--num_train_epochs", "2"], "--num_train_epochs has no eff"),
-        ([RECIPE, "--dataset", "DATA", "--per_device_train_batch_size", "8"], "no effect beside global_batch_size"),
+        ([RECIPE, "--dataset", "DATA", "--per_device_train_batch_size", "8"], "no effect if global_batch_size is set"),
         (
             [RECIPE, "--dataset", "DATA", "--global_batch_size", "1000"],
             "training rows are fewer than the batch of 1000",

@@ -48,7 +48,7 @@ def test_a_loss_is_better_when_it_is_lower(few, tmp_path):
 def test_a_warm_up_of_more_than_half_of_the_run_is_reported(few, tmp_path, caplog, warmup_steps, warns):
     with caplog.at_level(logging.WARNING):
         run(few, tmp_path / "run", *options(global_batch_size=4, max_steps=8, warmup_steps=warmup_steps))
-    assert ("and the run has 8: pass a smaller --warmup_steps" in caplog.text) == warns
+    assert ("of 8 steps: pass a smaller --warmup_steps" in caplog.text) == warns
 
 
 def test_a_run_prints_only_its_summary(few, tmp_path, capfd):
@@ -75,7 +75,7 @@ def test_small_tables_are_compared_with_ridge_regression(few, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("ours", "comparison"), [(0.36, "ahead of this model (0.360)"), (0.73, "behind this model")])
-def test_the_comparison_says_who_is_ahead(ours, comparison):
+def test_comparison_names_the_better_model(ours, comparison):
     facts = {"metrics": {"pearson_r": ours}, "ridge": {"pearson_r": 0.68, "spearman_rho": 0.66}}
     assert f"Pearson r 0.680, {comparison}" in compare_with_ridge(facts)
 

@@ -1,4 +1,4 @@
-"""Training rows that are streamed from Parquet files."""
+"""Training rows streamed from Parquet files."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ def random_rows(number, seed):
 
 
 def write_parts(folder, *parts, row_group_size=30):
-    """Write a file for each pair of sequences and values; returns their pattern."""
+    """Write a file for each pair of sequences and values. Returns their pattern."""
     for number, (sequences, values) in enumerate(parts):
         table = pa.table(
             {"name": ["x"] * len(sequences), "sequence": pa.array(sequences, pa.string()), "value": values}
@@ -58,7 +58,7 @@ def text_of(ids):
 
 @pytest.fixture(scope="module")
 def source():
-    """300 rows, of which three are not promoters or have no value."""
+    """300 rows; three are not promoters or have no value."""
     sequences, values = random_rows(300, 0)
     sequences[10], sequences[150], values[200] = "ACXT", "A" * 81, np.nan
     return sequences, values
@@ -119,7 +119,7 @@ def test_any_layout_gives_every_row_once_in_a_pass(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[2000] + [100] * 39, [30] * 33, [9000] + [30] * 35, [100] * 3, [40, 60, 900]])
 def test_shards_have_about_as_many_rows_each(tmp_path, sizes):
-    """After a pass's worth of rows, few have not been seen, however unequal the files are."""
+    """After as many rows as a pass has, few rows are unseen, even for files of unequal sizes."""
     sequences, values = random_rows(50, 0)
     parts = [((sequences * 200)[:size], np.resize(values, size)) for size in sizes]
     files, total = write_parts(tmp_path, *parts, row_group_size=100), sum(sizes)
@@ -160,7 +160,7 @@ def test_process_reads_its_share_of_the_files_alone(tmp_path, monkeypatch):
 
 
 def test_trainer_reads_the_share_of_its_process(files, prepared, tmp_path, monkeypatch):
-    workers = options(dataloader_num_workers=2, dataloader_persistent_workers="true")  # as the recipes for GPUs
+    workers = options(dataloader_num_workers=2, dataloader_persistent_workers="true")  # as in the recipes for GPUs
     model_arguments, args = parse(prepared, tmp_path, *STEPS, "--stream", files, *workers)
     data = PreparedData(args.dataset)
     trainer = make_trainer(build_model(model_arguments, data, None), args, data)
@@ -174,7 +174,7 @@ def test_trainer_reads_the_share_of_its_process(files, prepared, tmp_path, monke
 
 @pytest.mark.parametrize("split_by", ["cluster", "row"])
 def test_held_out_rows_and_near_copies_are_skipped(tmp_path, caplog, split_by):
-    """Reverse complements and rows with 20 nt in common, on either strand; only copies if rows were divided so."""
+    """Skips reverse complements and rows that share 20 nt, or only copies after a split by row."""
     write_parts(tmp_path, (random_rows(200, 5)[0], np.arange(200.0)))
     prepare_dataset(
         open_table(tmp_path / "part-00.parquet"), tmp_path / "data", tokenizer=TOKENIZER, split_by=split_by,
@@ -218,11 +218,11 @@ def test_run_names_its_stream_and_is_resumed_with_the_same_only(prepared, tmp_pa
         (["--value_column", "value"], "value_column: None", "value"),
         (["--seed", "7"], "seed: 42", "7"),
     ):
-        with pytest.raises(ValueError, match=re.escape(f"with stream setting {then}, and would continue with {now}")):
+        with pytest.raises(ValueError, match=re.escape(f"with stream setting {then}, not {now}")):
             run(prepared, tmp_path / "run", *resumed, *more)
     run(prepared, tmp_path / "run", *resumed)
     write_parts(tmp_path, *cut(sequences, values, 40))
-    with pytest.raises(ValueError, match="with stream setting files: 2, and would continue with 3"):
+    with pytest.raises(ValueError, match="with stream setting files: 2, not 3"):
         run(prepared, tmp_path / "run", *resumed)
 
 
@@ -298,7 +298,7 @@ def test_sources_without_usable_rows(tmp_path, monkeypatch):
         StreamedPromoters(files, TOKENIZER)
     with pytest.raises(ValueError, match="--stream_buffer and --stream_shards must be positive, got 100000, 0"):
         StreamedPromoters(files, TOKENIZER, num_shards=0)
-    (tmp_path / "links").mkdir()  # as those of a snapshot in the Hub's cache
+    (tmp_path / "links").mkdir()  # like a snapshot in the Hub's cache
     write_parts(tmp_path, (["ACGT"], [1.0]))
     (tmp_path / "links" / "part.parquet").symlink_to(tmp_path / "part-00.parquet")
     assert len(take(StreamedPromoters(f"{tmp_path}/links/*.parquet", TOKENIZER), 3)) == 3
@@ -307,8 +307,8 @@ def test_sources_without_usable_rows(tmp_path, monkeypatch):
         StreamedPromoters("s3://x/*.parquet", TOKENIZER)
 
 
-def test_files_elsewhere():
-    """A file system in memory stands in for the Hub and for object stores: fsspec reads all of them."""
+def test_other_file_systems():
+    """A file system in memory replaces the Hub and object stores. fsspec reads all of them."""
     memory = fsspec.filesystem("memory")
     for part in range(2):
         with memory.open(f"/streamed/part-{part}.parquet", "wb") as file:
@@ -320,7 +320,7 @@ def test_files_elsewhere():
 
 @pytest.mark.parametrize("offline", [True, False])
 def test_unreachable_hub_is_reported(offline):
-    """In a process of its own, as the Hub's address is read once."""
+    """Runs in its own process, since the Hub's address is read once."""
     code = (
         "from modeling_macaron.training.streaming import StreamedPromoters\n"
         "from tokenization import KmerTokenizer\n"
@@ -333,8 +333,8 @@ def test_unreachable_hub_is_reported(offline):
 
 
 @pytest.mark.slow
-def test_two_processes_and_resumed_runs_end_as_one_run_does(files, prepared, tmp_path):
-    """Twelve steps of 64 rows go through the 297 rows more than twice; runs are resumed in the second pass."""
+def test_two_processes_and_resumed_runs_end_like_one_run(files, prepared, tmp_path):
+    """Twelve steps of 64 rows take more than two passes over 297 rows. Runs resume in the second pass."""
     words = [*TINY, *STEPS, *options(dataset=prepared, stream=files)]
     finish(launch([*words, "--output_dir", tmp_path / "one"]))
     accumulating = ["--gradient_accumulation_steps", "2"]  # two batches a step in each process

@@ -39,7 +39,7 @@ def test_masks_follow_the_seed():
 
 
 @pytest.mark.parametrize("width", [1, 4, 5, 15])
-def test_depthwise_convolution_is_that_of_pytorch(width):
+def test_depthwise_convolution_equals_pytorch(width):
     conv = nn.Conv1d(16, 16, width, padding="same", groups=16, bias=False)
     fast = nn.Sequential(copy.deepcopy(conv))
     train_on_cpu(fast)
@@ -55,7 +55,7 @@ def test_depthwise_convolution_is_that_of_pytorch(width):
     torch.testing.assert_close(got, expected)
 
 
-def test_operators_are_declared_as_they_work():
+def test_operators_match_their_declarations():
     inputs, weight = torch.randn(2, 4, 9, requires_grad=True), torch.randn(4, 1, 3, requires_grad=True)
     torch.library.opcheck(torch.ops.macaron.depthwise_conv.default, (inputs, weight))
     checks = ("test_schema", "test_faketensor")
@@ -66,7 +66,7 @@ def test_operators_are_declared_as_they_work():
 @pytest.mark.parametrize(
     "fields", [{}, {"attention_projections": "merged"}, *ABLATIONS, {"gate_activation": "sigmoid"}]
 )
-def test_model_stays_the_same_function(make_model, fields):
+def test_outputs_stay_the_same(make_model, fields):
     model = make_model(hidden_dropout=0.0, **fields).double().train()
     fast = copy.deepcopy(model)
     train_on_cpu(fast)
@@ -77,8 +77,8 @@ def test_model_stays_the_same_function(make_model, fields):
 
 
 @pytest.mark.slow
-def test_compiled_blocks_are_the_same_function(make_model, require_or_skip):
-    """In training, with the last block at the expression positions and the masked nucleotides."""
+def test_compiled_blocks_give_the_same_outputs(make_model, require_or_skip):
+    """Checked in training, with the last block at expression positions and masked nucleotides."""
     if not cpu._can_compile():
         require_or_skip("PyTorch cannot compile here")
     torch._dynamo.reset()
@@ -111,7 +111,7 @@ def _losses_and_gradients(model, fast, batch):
     return losses, gradients
 
 
-def test_torch_compile_on_a_cpu_is_for_blocks(tmp_path, make_model, monkeypatch, caplog):
+def test_torch_compile_on_a_cpu_compiles_blocks(tmp_path, make_model, monkeypatch, caplog):
     arguments = MacaronTrainingArguments(output_dir=str(tmp_path), use_cpu=True, torch_compile=True)
     assert arguments.compile_blocks and not arguments.torch_compile
     assert not MacaronTrainingArguments(output_dir=str(tmp_path), use_cpu=True).compile_blocks

@@ -61,7 +61,7 @@ def test_accumulation_gives_the_loss_and_gradients_of_the_whole_batch(prepared, 
 
 
 @pytest.mark.parametrize("fields", [{}, {"pooling": "mean"}])
-def test_without_reconstruction_the_gradients_are_those_of_the_expression(prepared, tmp_path, fields):
+def test_without_reconstruction_gradients_come_from_the_expression(prepared, tmp_path, fields):
     model = tiny_model(reconstruction_weight=0.0, **fields)
     trainer = make_trainer(prepared, tmp_path, model=model, max_grad_norm=0.0)
     got, logged = gradients_of_first_step(trainer)
@@ -131,7 +131,7 @@ def test_batches_do_not_depend_on_worker_processes(prepared, tmp_path):
     torch.testing.assert_close(batches[1], batches[0])
 
 
-def test_schedule_is_that_of_the_original():
+def test_schedule_equals_the_original():
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=512**-0.5 * 12500**-0.5)
     schedule = get_inverse_sqrt_schedule(optimizer, num_warmup_steps=12500)
     factor = schedule.lr_lambdas[0]
@@ -140,7 +140,7 @@ def test_schedule_is_that_of_the_original():
         assert base * factor(step) == pytest.approx(expected, rel=2e-3)
 
 
-def test_correlations_are_those_of_scipy_and_zero_where_undefined():
+def test_correlations_equal_scipy_and_are_zero_if_undefined():
     rng = np.random.default_rng(0)
     predicted, measured = rng.normal(size=50), rng.normal(size=50)
     assert correlation(predicted, measured) == pytest.approx(stats.pearsonr(predicted, measured).statistic)
@@ -160,7 +160,7 @@ def test_reconstruction_measure_is_a_sum_over_a_count():
 
 @pytest.mark.slow
 def test_accumulation_takes_the_same_steps_over_whole_epochs(prepared, tmp_path):
-    """320 rows are two batches of 120 and a rest, which is dropped with any accumulation."""
+    """320 rows are two batches of 120 and a remainder, which is dropped."""
     losses, epochs = [], []
     for parts in (1, 4):
         options = {"per_device_train_batch_size": 120 // parts, "gradient_accumulation_steps": parts}

@@ -1,4 +1,4 @@
-"""Sequences of another composition than the training rows: measured as defined, and flagged by every way to predict."""
+"""Sequences unlike the training rows are flagged by every way of predicting."""
 
 import json
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory, make_model, tiny_tokenizer, settings):
     return folder
 
 
-def test_chi_square_is_that_of_both_strands(settings):
+def test_chi_square_counts_both_strands(settings):
     def turned(text):
         return text[::-1].translate(str.maketrans("ACGT", "TGCA"))
 

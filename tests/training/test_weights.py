@@ -1,4 +1,4 @@
-"""Weights of rows: from the table to the loss."""
+"""Row weights from the table to the loss."""
 
 import json
 
@@ -21,7 +21,7 @@ HEADER = ("sequence", "expression", "noise", "split")
 
 
 def table_of(folder, rows):
-    """Write a table of 40 nt promoters: (value, weight, split) a row."""
+    """Write a table of 40 nt promoters from rows (value, weight, split)."""
     sequences = random_dna(len(rows), length=40)
     return write_tsv(folder, [HEADER, *((sequence, *row) for sequence, row in zip(sequences, rows, strict=True))])
 
@@ -50,7 +50,7 @@ def test_weights_are_stored(weighted):
     assert set(rows["weight"][:]) == {0.25, 0.5, 1.0, 2.0, 4.0}
 
 
-def test_other_weights_are_other_data(tmp_path):
+def test_other_weights_change_the_fingerprint(tmp_path):
     fingerprints = set()
     for weight in ("1", "2"):
         source = table_of(tmp_path, [(1.0, weight, "train"), (2.0, 1.0, "train"), (1.0, 1.0, "validation")])
@@ -87,7 +87,7 @@ def test_duplicates_are_averaged_by_weight(tmp_path):
     np.testing.assert_allclose(train["weight"], [4.0, 2.0])
 
 
-def test_collator_gives_them_for_training_only(weighted):
+def test_collator_returns_weights_in_training_only(weighted):
     data = PreparedData(weighted)
     collator, batch = PromoterCollator(0.0, 1.0), data.train.__getitems__([1, 2])
     np.testing.assert_array_equal(collator(batch)["row_weights"], batch["weight"])
@@ -141,5 +141,5 @@ def test_run_and_its_card(weighted, tmp_path):
     final = run(weighted, tmp_path / "run", *short)
     assert json.loads((final / "training.json").read_text())["weight_column"] == "noise"
     assert "| Row weights | column `noise` |" in (final / "README.md").read_text()
-    with pytest.raises(ValueError, match="prepare it without --weight_column"):
+    with pytest.raises(ValueError, match="prepare the data set without --weight_column"):
         run(weighted, tmp_path / "stream", *short, "--stream", "x.parquet")

@@ -1,6 +1,6 @@
-"""Run `scripts/train.py` in shards on CPU processes, which accelerate trains with DDP only.
+"""Run `scripts/train.py` with FSDP on CPU processes, for which accelerate only supports DDP.
 
-Writing the folder for the Hub takes two more seconds, and each process records at its end whether the folder exists.
+Delays writing the final folder by two seconds. Each process records at its end whether the folder exists.
 """
 
 import atexit
