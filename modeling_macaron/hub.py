@@ -21,7 +21,7 @@ NOT_UPLOADED = (
 
 
 def check_hub_folder(folder: str | Path) -> None:
-    """Raise a ValueError that names all files that a folder lacks to load by the Auto classes without this package."""
+    """Raise a ValueError that names all missing files that the Auto classes need to load a folder by itself."""
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"there is no folder {folder}")
@@ -148,7 +148,7 @@ def reading_from_hub() -> Iterator[None]:
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Whether an HTTP error came without an answer from the Hub."""
+    """Whether an HTTP error means that the Hub did not answer."""
     return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
 
 

@@ -271,7 +271,7 @@ def test_split_column(tmp_path):
         ([("ACGT", 1)], {"cluster_kmer": 33}, "cluster_kmer must be 1 to 32, got 33"),
         ([("ACGT", 1)], {"cluster_column": "x", "split_by": "row"}, "cluster_column is for split_by 'cluster'"),
         ([("ACGT", 1)], {"extra_columns": ["cluster"]}, "extra column 'cluster' has the name of a column"),
-        ([("ACGT", 1)], {"extra_columns": ["name"]}, "extra column 'name' is not there"),
+        ([("ACGT", 1)], {"extra_columns": ["name"]}, "there is no extra column 'name'"),
     ],
 )
 def test_nothing_to_train_on_is_one_clear_error(tmp_path, rows, options, message):

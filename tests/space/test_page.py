@@ -315,7 +315,7 @@ def test_design(visit, predictor):
     one.page.get_by_label("higher", exact=True).check()
     one.fill("design-start", "ACGN")
     one.run("design")
-    assert "none of A, C, G and T" in one.problem("design-start")
+    assert "is not A, C, G or T" in one.problem("design-start")
 
 
 def test_a_design_is_stopped_and_another_one_begun(visit):
