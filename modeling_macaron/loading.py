@@ -89,10 +89,7 @@ def load_checkpoint(
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} of the model's weights, such as {missing[0]}")
     if unused := sorted(report["unexpected_keys"]):
-        raise ValueError(
-            f"the checkpoint {name} has {len(unused)} weights unknown to its config, "
-            f"such as {unused[0]}"
-        )
+        raise ValueError(f"the checkpoint {name} has {len(unused)} weights unknown to its config, such as {unused[0]}")
     for weight, values in model.state_dict().items():
         if not values.isfinite().all():
             raise ValueError(f"the checkpoint {name} has weights that are not finite: {weight}")

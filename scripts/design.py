@@ -42,7 +42,7 @@ def parse_positions(text: str) -> range:
     except ValueError:
         positions = range(0)
     if not positions or positions[0] < 0:
-        raise argparse.ArgumentTypeError(f"expected a position from 1 such as 12, or a range as 1-5, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a position from 1 such as 12, or a range such as 1-5, got {text!r}")
     return positions
 
 
@@ -84,7 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_search_options(parser)
     parser.add_argument("--gc_range", type=float, nargs=2, metavar=("MIN", "MAX"), help="GC fractions of a design")
     parser.add_argument("--forbid", nargs="+", default=[], metavar="SITE", help="IUPAC sites to avoid on both strands")
-    parser.add_argument("--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="keep, as 12, 1-5")
+    parser.add_argument(
+        "--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="positions to keep, such as 12 or 1-5"
+    )
     parser.add_argument("--training", type=Path, metavar="FILE", help="training table, for nearest_training_distance")
     parser.add_argument("--fasta", type=Path, metavar="FILE", help="also write the designs as FASTA")
     command_line.add_run(parser, strict="stop at the first start that cannot be used")

@@ -3,9 +3,9 @@
 
     python scripts/export_onnx.py MODEL OUTPUT
 
-MODEL is a checkpoint folder or a name on the Hub. OUTPUT is a .onnx file with the input `input_ids` (batch, 2 *
-strand_length) and the output `expression` (batch,) in assay units. The export is compared with PyTorch before OUTPUT is
-written.
+MODEL is a checkpoint folder or a name on the Hub. OUTPUT is a .onnx file with the input `input_ids`
+(batch, 2 * strand_length) and the output `expression` (batch,) in assay units. The export is compared with PyTorch
+before OUTPUT is written.
 """
 
 import argparse

@@ -171,6 +171,6 @@ def random_promoters(num: int, length: int, gc: float, rules: Rules, seed: int, 
             if broken is None:
                 break
         else:
-            raise ValueError(f"none of {max_draws} random promoters of {length} nt is allowed; of the last, {broken}")
+            raise ValueError(f"none of {max_draws} random promoters of {length} nt is allowed; the last: {broken}")
         found[index] = ids
     return found

@@ -213,8 +213,8 @@ def design(
     Returns
     -------
     list of Design
-        In the order of the starts, the best design of each start first. If none is better, it is the start without
-        edits.
+        In the order of the starts, the best design of each start first. If no sequence is better, the design is the
+        start without edits.
 
     Raises
     ------

@@ -52,7 +52,7 @@ def _roll(ids: np.ndarray, kmer_size: int, keys: np.ndarray, valid: np.ndarray) 
     known = columns < N_ID
     two, top, all_bits = np.uint64(2), np.uint64(2 * (kmer_size - 1)), np.uint64(4**kmer_size - 1)
     forward, reverse = np.zeros((2, len(ids)), np.uint64)
-    run = np.zeros(len(ids), np.uint16)  # number of known nucleotides before
+    run = np.zeros(len(ids), np.uint16)  # known nucleotides in a row
     for position in range(len(columns)):
         code = columns[position].astype(np.uint64)
         code &= np.uint64(3)

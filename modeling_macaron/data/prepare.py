@@ -46,8 +46,8 @@ def prepare_dataset(
     Parameters
     ----------
     table : PromoterTable
-        The source, with a value column. A split column assigns each row (`train`; `validation`, `valid`, `val` or
-        `dev`; `test`).
+        The source, with a value column. A split column assigns each row to a split (`train`; `validation`, `valid`,
+        `val` or `dev`; `test`).
     output_dir : str or Path
         Folder to write.
     tokenizer : KmerTokenizer, optional

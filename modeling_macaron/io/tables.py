@@ -151,8 +151,8 @@ def open_table(
     source : str or Path
         `.tsv`, `.txt` (tab-separated), `.csv` (also with semicolons), `.fa`, `.fasta`, `.fna`, each also with `.gz` or
         `.zst`, or `.parquet`, or `.xlsx` (its first sheet). The header is optional. Decimal commas are detected by
-        column, except in comma-separated text. A FASTA record may carry its value as `>name expression=1.25`, `>name
-        1.25` or `>name|1.25`.
+        column, except in comma-separated text. A FASTA record may carry its value as `>name expression=1.25`,
+        `>name 1.25` or `>name|1.25`.
     sequence_column, value_column, split_column : str, optional
         Column names, or positions counted from 0 (`"0"`) in a file without header. By default, the first two are found
         by the usual names (`SEQUENCE_NAMES`, `VALUE_NAMES`), or by their contents if several columns fit or there is no
