@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     if result.num_problems:
         print(f"{plural(result.num_problems, 'start')} could not be used: the column `problem` gives the reason")
     if unchanged := details["num_unchanged"]:
-        print(f"{plural(unchanged, 'design')} without an edit: none brought the start closer to the target")
+        print(f"{plural(unchanged, 'design')} without an edit: no edit brought the start closer to the target")
     if far := details["num_out_of_range"]:
         print(f"{plural(far, 'design')} predicted beyond 3 standard deviations of the training data: `out_of_range`")
     if num_designs and args.training is None:

@@ -148,7 +148,7 @@ def _open_hub(
 
 @contextmanager
 def _explain_hub_errors(where: str) -> Iterator[None]:
-    """Raise a `ValueError` of one line if a data set cannot be read."""
+    """Raise a one-line `ValueError` if a data set cannot be read."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:

@@ -69,7 +69,7 @@ def test_random_promoters_meet_the_constraints(rules):
         ({"forbidden_sites": "GAATTC"}, "got one str"),
         ({"forbidden_sites": ("GAAXTC",)}, "'GAAXTC' is not DNA in IUPAC codes"),
         ({"forbidden_sites": ("",)}, "not DNA"),
-        ({"forbidden_sites": ("NN",)}, "everywhere"),
+        ({"forbidden_sites": ("NN",)}, "matches every sequence"),
         ({"fixed_positions": (-1,)}, "counted from 0"),
     ],
 )

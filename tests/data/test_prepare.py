@@ -243,7 +243,7 @@ def test_split_column(tmp_path):
     expected = ["train", *["validation"] * 4, "test", "train", "test"]
     assert splits == dict(enumerate(expected, start=2))
     assert report["duplicates"]["held_out_rows_seen_in_training"] == 1
-    assert "trained on as well" in format_report(report)
+    assert "also in training rows" in format_report(report)
     assert report["validation_fraction"] is None
     assert report["expression_mean"] == 3.0 and report["expression_std"] == 3.0
 

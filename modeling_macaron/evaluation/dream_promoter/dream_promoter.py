@@ -155,7 +155,7 @@ def dream_score(
     notes: list[str] = []
     result: dict = {"all": _score_part(categories, "all", notes)}
     if public is None:
-        notes.append("private: left out, because it is not known which rows are public.")
+        notes.append("private: left out, because the public rows are unknown.")
     else:
         private = {name: Category(*(field[~one.public] for field in one)) for name, one in categories.items()}
         private = {name: one for name, one in private.items() if one.measured.size}
