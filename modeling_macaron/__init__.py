@@ -17,7 +17,7 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str):
-    """Import a class when it is asked for: preparing data needs no torch."""
+    """Import a class on first access, since preparing data does not need torch."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

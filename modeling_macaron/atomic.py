@@ -16,7 +16,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_free(path: str | Path, overwrite: bool, inputs: Iterable[object] = ()) -> None:
-    """Raise if an output file is a folder, exists and may not be replaced, or is an input (see `check_not_input`)."""
+    """Raise if an output is a folder, exists without `overwrite`, or is an input (see `check_not_input`)."""
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the file to write")
     check_not_input(path, inputs)
@@ -25,7 +25,7 @@ def check_free(path: str | Path, overwrite: bool, inputs: Iterable[object] = ())
 
 
 def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
-    """Raise if an existing output is an input, lies in one, or holds one; inputs that are not paths are ignored."""
+    """Raise if an existing output is, contains or lies within an input. Inputs that are not paths are ignored."""
     output = Path(output)
     for one in inputs:
         if isinstance(one, (str, Path)) and output.exists() and Path(one).exists():
@@ -39,8 +39,8 @@ def check_not_input(output: str | Path, inputs: Iterable[object]) -> None:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an error says that a disk, a quota or the largest size of a file is used up."""
-    if isinstance(error, SafetensorError):  # the message holds the system's number
+    """Whether an error reports a full disk, an exhausted quota or the limit of a file's size."""
+    if isinstance(error, SafetensorError):  # its message contains the error number
         found = re.search(r"\b(?:os error|code:) (\d+)\b", str(error))
         return found is not None and int(found[1]) in _FULL
     return isinstance(error, OSError) and error.errno in _FULL
@@ -48,22 +48,23 @@ def is_full_disk(error: BaseException) -> bool:
 
 @contextmanager
 def explain_full_disk(path: str | Path) -> Iterator[None]:
-    """Raise an `OSError` that names the file if a disk is full; other errors stay as they are."""
+    """Raise an `OSError` that names the file if a disk is full. Other errors do not change."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         if not is_full_disk(error):
             raise
-        full = OSError(f"no space is left for {path}: make room, or name a place on another disk")
+        full = OSError(f"no space is left for {path}: make room, or choose another disk")
         full.errno = getattr(error, "errno", errno.ENOSPC)
         raise full from error
 
 
 @contextmanager
 def new_file(path: str | Path, *, shared: bool = False) -> Iterator[Path]:
-    """Yield the name of a hidden file beside `path` to write to, which is renamed to `path` if the block succeeds.
+    """Yield a hidden file beside `path`, which is renamed to `path` if the block succeeds.
 
-    Folders are made and an existing file is replaced. Only one process may write a path at a time, unless `shared`.
+    Parent folders are created, and an existing file is replaced. Only one process may write a path at a time, unless
+    `shared`.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,15 +83,15 @@ def new_folder(
 ) -> Iterator[Path]:
     """Yield an empty hidden folder beside `output_dir`, which is renamed to `output_dir` if the block succeeds.
 
-    An existing folder is replaced with `overwrite`, if it holds the file `marker`. What a killed process has left is
+    With `overwrite`, an existing folder is replaced if it contains the file `marker`. Leftovers of a killed process are
     removed. Only one process may write a folder at a time. Raises a `FileExistsError` if `output_dir` exists and may
-    not be replaced, or is or holds one of the `inputs`.
+    not be replaced, or if it is or contains one of the `inputs`.
     """
     output_dir = Path(output_dir).absolute()
     partial, replaced = (output_dir.with_name(f".{output_dir.name}.{kind}") for kind in ("partial", "replaced"))
 
     def tidy() -> None:
-        if replaced.exists() and not output_dir.exists():  # interrupted between the two renamings
+        if replaced.exists() and not output_dir.exists():  # interrupted between the two renames
             replaced.rename(output_dir)
         for left in (partial, replaced):
             shutil.rmtree(left, ignore_errors=True)

@@ -23,7 +23,7 @@ _TF_BOOKKEEPING = re.compile(r"\.OPTIMIZER_SLOT/|^optimizer/|^_CHECKPOINTABLE_OB
 
 _ORIGIN = "Converted weights of the original TensorFlow implementation of team Unlock_DNA (Proformer)."
 
-# Names of the original and of this library, applied in this order.
+# Patterns of original names and their replacements, applied in this order.
 _RENAMES = (
     (r"^blocks/layer_with_weights-(\d+)/", r"macaron.layers.\1."),
     (r"\.ff([12])/net/layer_with_weights-0/", r".feed_forward\1.layer_norm."),
@@ -46,7 +46,7 @@ _RENAMES = (
 
 
 def _to_torch_layout(name: str, array: np.ndarray) -> np.ndarray:
-    """Change the layout of a variable of the original from Keras' to PyTorch's."""
+    """Convert a variable of the original from Keras' layout to PyTorch's."""
     if name.endswith("/depthwise_kernel"):  # (width, hidden, 1) to (hidden, 1, width)
         return array.transpose(1, 2, 0)
     if re.search(r"/_(query|key|value)_dense/kernel$", name):  # (hidden, heads, head_dim) to (heads * head_dim, hidden)

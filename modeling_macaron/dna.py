@@ -44,7 +44,7 @@ def encode_bases(sequence: str) -> np.ndarray:
 
 
 def pad_centered(ids: np.ndarray, strand_length: int) -> np.ndarray:
-    """Pad token ids (sequences, length) with N to (sequences, strand_length); an odd N goes to the right."""
+    """Pad token ids (sequences, length) with N to (sequences, strand_length); an extra N goes to the right."""
     left = (strand_length - ids.shape[1]) // 2
     strands = np.full((len(ids), strand_length), N_ID, dtype=np.uint8)
     strands[:, left : left + ids.shape[1]] = ids
@@ -52,7 +52,7 @@ def pad_centered(ids: np.ndarray, strand_length: int) -> np.ndarray:
 
 
 def turn_around(strands: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Reverse complement of variable parts in padded strands (rows, strand_length), padded as the tokenizer does."""
+    """Reverse-complement the variable parts of padded strands (rows, strand_length); padding as by the tokenizer."""
     turned = reverse_complement(strands)
     odd = (strands.shape[1] - lengths) % 2 == 1
     turned[odd] = np.roll(turned[odd], -1, axis=1)
@@ -65,7 +65,7 @@ def without_trimming(tokenizer: KmerTokenizer) -> KmerTokenizer:
 
 
 def encode_sequences(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> StrandBatch:
-    """Encode sequences. Raises a `ValueError` naming the first that is not DNA, masked, empty or too long."""
+    """Encode sequences. Raises a `ValueError` that names the first one that is not DNA, masked, empty or too long."""
     if isinstance(sequences, str):
         raise ValueError("`sequences` must be a list of sequences, got one str")
     sequences = list(sequences)
@@ -75,7 +75,7 @@ def encode_sequences(tokenizer: KmerTokenizer, sequences: Sequence[str]) -> Stra
     if strands.problem.any():
         tokenizer(sequences)  # raises unless a base is masked
         index = int(np.flatnonzero(strands.problem)[0])
-        raise ValueError(f"sequence {index} of the batch: a masked letter is not a base")
+        raise ValueError(f"sequence {index} of the batch: a masked base cannot be used")
     return strands
 
 
@@ -110,7 +110,7 @@ def string_buffers(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.n
 
 
 class Difference(NamedTuple):
-    """Difference of two sequences without their common ends.
+    """Difference of two sequences outside their common ends.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class Difference(NamedTuple):
 
 
 def where_they_differ(reference: str, alternative: str) -> Difference:
-    """Find the difference of two sequences without their common ends.
+    """Find the difference of two sequences outside their common ends.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def where_they_differ(reference: str, alternative: str) -> Difference:
     Returns
     -------
     Difference
-        Aligned to the right. Empty, at the end, if the sequences are equal.
+        As far to the right as possible. Empty, at the end, if the sequences are equal.
 
     Examples
     --------

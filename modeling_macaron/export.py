@@ -66,8 +66,8 @@ def export_onnx(
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes. It is not changed. Half precision is exported as
-        float32.
+        A predictor, or any model that `Predictor.from_pretrained` accepts. It is not changed. Half precision is
+        exported as float32.
     output : str or Path
         `.onnx` file. It appears when it is complete and checked.
     merged : bool, optional
@@ -86,7 +86,7 @@ def export_onnx(
     Raises
     ------
     ValueError
-        If the name of the output or the opset is not possible, or the model exceeds 2 GB.
+        If the name of the output or the opset is invalid, or the model exceeds 2 GB.
     OSError
         If the output exists or cannot be written, or the checkpoint does not exist.
     ImportError
@@ -172,7 +172,7 @@ def build_graph(model: MacaronForExpressionPrediction, opset: int | None = None)
     proto = program.model_proto
     if opset not in (None, proto.opset_import[0].version):
         raise ValueError(f"opset {opset} is not possible: torch exports {proto.opset_import[0].version}")
-    # torch stores paths and lines of this machine's files at each node.
+    # torch stores local paths and line numbers at each node.
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]

@@ -21,7 +21,7 @@ NOT_UPLOADED = (
 
 
 def check_hub_folder(folder: str | Path) -> None:
-    """Raise a ValueError that names all files that a folder lacks to load by the Auto classes without this package."""
+    """Raise a ValueError that names all missing files that the Auto classes need to load a folder by itself."""
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"there is no folder {folder}")
@@ -74,7 +74,7 @@ def push_folder(
     revision : str, optional
         Branch to push to, created if needed. Default: `main`.
     commit_message : str, optional
-        Default: that of huggingface_hub.
+        Default: the message of huggingface_hub.
     token : str, optional
         Access token with write permission. Default: the environment variable HF_TOKEN or the stored login.
 
@@ -115,7 +115,7 @@ def ensure_repository(repo_id: str, *, private: bool = False, token: str | None 
 
 @contextmanager
 def _explain_rejection(repo_id: str, endpoint: str) -> Iterator[None]:
-    """Turn any error of an upload into an OSError of one line."""
+    """Turn any upload error into a one-line OSError."""
     try:
         yield
     except (HFValidationError, LocalTokenNotFoundError):
@@ -132,7 +132,7 @@ def _explain_rejection(repo_id: str, endpoint: str) -> Iterator[None]:
 
 @contextmanager
 def reading_from_hub() -> Iterator[None]:
-    """Turn Hub read errors into a ConnectionError or an OSError of one line; local errors pass through."""
+    """Turn Hub read errors into a one-line ConnectionError or OSError; local errors pass through."""
     try:
         yield
     except (OSError, HTTPError) as error:
@@ -148,7 +148,7 @@ def reading_from_hub() -> Iterator[None]:
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Whether an HTTP error came without an answer from the Hub."""
+    """Whether an HTTP error means that the Hub did not answer."""
     return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
 
 

@@ -1,4 +1,4 @@
-"""Load a checkpoint, with checks of everything that its files say."""
+"""Load a checkpoint and validate all its files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OF_DAMAGED_FILES = (SafetensorError, StrictDataclassError, ValueError)
 _OF_WRONG_SETTINGS = (AttributeError, LookupError, OverflowError, RecursionError, TypeError)
 _ATTENTION = (None, "eager", "sdpa")
 _DTYPES = (None, "float64", "float32", "bfloat16", "float16")
-# Fields that transformers acts on: a kernel from the Hub, another library, another file.
+# Fields that can make transformers load a Hub kernel, another library or another file.
 _CHOICES_OF_A_FILE = {
     "attn_implementation": _ATTENTION,
     "_attn_implementation": _ATTENTION,
@@ -42,7 +42,7 @@ _CHOICES_OF_A_FILE = {
 
 
 def default_device() -> str:
-    """Return a GPU if there is one; each of several processes on a machine has its own."""
+    """Return a GPU if there is one. Each process on a machine has its own."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
@@ -57,7 +57,7 @@ def load_checkpoint(
         Checkpoint folder, or name on the Hub.
     tokenizer : KmerTokenizer, optional
         Default: the checkpoint's.
-    dtype : str or torch.dtype
+    Type of the weights. Default: as saved.
         Of the weights. Default: as saved.
     **changes
         Fields of the config that replace the checkpoint's.
@@ -72,9 +72,9 @@ def load_checkpoint(
     OSError
         If there is no such checkpoint, it has no safetensors weights, or the Hub cannot be reached.
     ValueError
-        If weights are missing, unexpected, of another shape or not finite; if the checkpoint has files other than
-        safetensors that transformers would read; if its config is damaged or makes a choice that only the caller may
-        make; or if a change is not possible.
+        If weights are missing, unexpected, of another shape or not finite; if transformers would read other weight
+        files than safetensors; if the config is damaged or sets an option reserved for the caller; or if a change is
+        invalid.
     """
     config, tokenizer = load_settings(name, tokenizer)
     config.update(changes)
@@ -85,14 +85,11 @@ def load_checkpoint(
             name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     if others := sorted(report["mismatched_keys"]):
-        raise ValueError(f"the checkpoint {name} has weights of other shapes than its config: {others[0][0]}")
+        raise ValueError(f"the checkpoint {name} has weights whose shapes do not match its config: {others[0][0]}")
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"the checkpoint {name} lacks {len(missing)} of the model's weights, {missing[0]} among them")
+        raise ValueError(f"the checkpoint {name} lacks {len(missing)} of the model's weights, such as {missing[0]}")
     if unused := sorted(report["unexpected_keys"]):
-        raise ValueError(
-            f"the checkpoint {name} has weights that the model of its config lacks: {len(unused)}, "
-            f"{unused[0]} among them"
-        )
+        raise ValueError(f"the checkpoint {name} has {len(unused)} weights unknown to its config, such as {unused[0]}")
     for weight, values in model.state_dict().items():
         if not values.isfinite().all():
             raise ValueError(f"the checkpoint {name} has weights that are not finite: {weight}")
@@ -152,7 +149,7 @@ def check_checkpoint_name(name: str | Path) -> None:
 
 
 def _check_choices(fields: dict) -> None:
-    """Reject a config.json that chooses how the model is run."""
+    """Reject a config.json that selects how to run the model."""
     for name, choices in _CHOICES_OF_A_FILE.items():
         if (value := fields.get(name)) not in choices:
             possible = " or ".join("absent" if choice is None else repr(choice) for choice in choices)
@@ -182,7 +179,7 @@ def _check_index(index: str) -> None:
         raise ValueError(f"{index} is not an index of weights: save the model again")
     for shard in content["weight_map"].values():
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
-            raise ValueError(f"{shard!r} in {index}: weights are read from safetensors files beside it only")
+            raise ValueError(f"{shard!r} in {index}: weights are read only from safetensors files beside it")
 
 
 @contextmanager

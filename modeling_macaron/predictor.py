@@ -93,7 +93,7 @@ class Predictor:
         dtype : str or torch.dtype, optional
             Convert the weights, for example to `"bfloat16"`. Default: unchanged.
         merged : bool
-            Merge the attention's projections: the same numbers for less arithmetic, see `to_merged`.
+            Merge the attention's projections: the same predictions with less arithmetic, see `to_merged`.
         compile : bool
             Compile the model for this machine (`torch.compile`). The start is slower, the rest faster.
         batch_size : int
@@ -157,14 +157,14 @@ class Predictor:
     def predict_intervals(
         self, sequences: Sequence[str], *, coverage: int = 90, verbose: bool = False
     ) -> PredictedIntervals:
-        """Predict the expression of sequences, with bounds for what would be measured.
+        """Predict the expression of sequences, with prediction intervals.
 
         Parameters
         ----------
         sequences, verbose
             See `predict`.
         coverage : int
-            Percent of the measurements that lie within the bounds, for promoters like those of the validation split.
+            Coverage in percent, for promoters like those of the validation split.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class Predictor:
         MemoryError
             If a batch is too large for the GPU.
         ValueError
-            If a prediction is not finite, for example since weights overflow in half precision.
+            If a prediction is not finite, for example because weights overflow in half precision.
         """
         started: deque[tuple] = deque()
         with self.explain_lack_of_memory():
@@ -269,14 +269,14 @@ PredictorLike = Predictor | str | Path | MacaronForExpressionPrediction
 
 
 def as_predictor(model: PredictorLike) -> Predictor:
-    """Return a predictor as it is, and make one of a checkpoint or a model."""
+    """Return a predictor unchanged, and make one from a checkpoint or a model."""
     return model if isinstance(model, Predictor) else Predictor.from_pretrained(model)
 
 
 def _choose_attention(model: MacaronForExpressionPrediction) -> None:
     """Use batched products for merged heads that are too wide for flash attention on a GPU.
 
-    They are faster there than PyTorch's other kernels: 16,500 against 14,200 sequences/s of the paper's model on an
+    They are faster than PyTorch's other kernels: 16,500 against 14,200 sequences/s of the paper's model on an
     H200 (`benchmarks/results/nvidia-h200.json`).
     """
     is_wide = model.config.attention_projections == "merged" and model.config.hidden_size > _WIDEST_FLASH_HEAD

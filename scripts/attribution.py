@@ -4,8 +4,8 @@
     python scripts/attribution.py MODEL INPUT OUTPUT
     python scripts/attribution.py MODEL INPUT OUTPUT --method gradient_x_input --plots figures
 
-MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
-.zst); OUTPUT is a .tsv, .csv or .parquet file with one line per base: row of INPUT (from 1), its name if it has one,
+MODEL is a checkpoint folder or a name on the Hub. INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
+.zst). OUTPUT is a .tsv, .csv or .parquet file with one line per base: row of INPUT (from 1), its name if it has one,
 position in the variable part (from 1), base, attribution, predicted_expression, predicted_baseline (in assay units)
 and `problem`.
 """

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole way on simulated promoters, offline: prepare, train, score, load as a stranger would, predict.
+# Offline demo on simulated promoters: prepare, train, score, load without this package installed, predict.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # threads that wait leave their cores to other programs
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # waiting threads free their cores
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONWARNINGS=ignore
 started=$SECONDS
 rm -rf demo
@@ -28,13 +28,13 @@ run python scripts/evaluate.py --model demo/run/final --table demo/test.parquet 
     --baseline_train demo/data --output demo/score.json --plots demo/plots
 
 echo
-echo "4. Load it as a stranger would: the folder's own code, another working directory"
+echo "4. Load it without this package installed: the folder's own code, another working directory"
 (
     cd demo/stranger
     run python - <<'PYTHON'
 import sys
 
-sys.modules["modeling_macaron"] = sys.modules["tokenization"] = None  # as where this package is not installed
+sys.modules["modeling_macaron"] = sys.modules["tokenization"] = None  # hide this package
 
 from transformers import pipeline
 

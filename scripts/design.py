@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Design promoters in silico: edit given or random starts towards higher, lower or a target expression.
+"""Design promoters in silico: edit given or random starts for higher, lower or a target expression.
 
     python scripts/design.py MODEL OUTPUT --starts FILE --target higher --max_edits 5
     python scripts/design.py MODEL OUTPUT --random 10 --target 12.5 --gc_range 0.3 0.6 --forbid GAATTC GGTCTC
 
-MODEL is a checkpoint folder or a name on the Hub; FILE is a TSV, CSV, XLSX, FASTA or Parquet file of starts; OUTPUT is
+MODEL is a checkpoint folder or a name on the Hub. FILE is a TSV, CSV, XLSX, FASTA or Parquet file of starts. OUTPUT is
 a .tsv, .csv or .parquet file with one line per design: row of FILE (from 1), its name if it has one, rank, start,
 sequence, their predictions (in assay units), expression_low and expression_high if the model has prediction intervals,
 num_edits, edits (such as A12G, positions from 1 in the variable part), nearest_training_distance (positions that differ
@@ -42,7 +42,7 @@ def parse_positions(text: str) -> range:
     except ValueError:
         positions = range(0)
     if not positions or positions[0] < 0:
-        raise argparse.ArgumentTypeError(f"expected a position from 1 on such as 12, or a range as 1-5, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a position from 1 such as 12, or a range such as 1-5, got {text!r}")
     return positions
 
 
@@ -84,7 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_search_options(parser)
     parser.add_argument("--gc_range", type=float, nargs=2, metavar=("MIN", "MAX"), help="GC fractions of a design")
     parser.add_argument("--forbid", nargs="+", default=[], metavar="SITE", help="IUPAC sites to avoid on both strands")
-    parser.add_argument("--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="kept, as 12 or 1-5")
+    parser.add_argument(
+        "--fix", nargs="+", default=[], type=parse_positions, metavar="POS", help="positions to keep, such as 12 or 1-5"
+    )
     parser.add_argument("--training", type=Path, metavar="FILE", help="training table, for nearest_training_distance")
     parser.add_argument("--fasta", type=Path, metavar="FILE", help="also write the designs as FASTA")
     command_line.add_run(parser, strict="stop at the first start that cannot be used")
@@ -101,14 +103,14 @@ def main(argv: list[str] | None = None) -> None:
     details, num_designs = result.details, int(result.details["num_designs"])
     print(f"{plural(num_designs, 'design')} for {plural(result.num_rows, 'start')} written to {args.output}")
     if num_designs:
-        print(f"predicted change in the median: {details['median_change']:+.3f} assay units")
+        print(f"median predicted change: {details['median_change']:+.3f} assay units")
     if "nearest" in details:
         reached = f"{details['num_reached']} of {num_designs} reached {args.target:g}"
         print(f"{reached}; nearest {details['nearest']:.2f}")
     if result.num_problems:
         print(f"{plural(result.num_problems, 'start')} could not be used: the column `problem` gives the reason")
     if unchanged := details["num_unchanged"]:
-        print(f"{plural(unchanged, 'design')} without an edit: none brought the start closer to the target")
+        print(f"{plural(unchanged, 'design')} without an edit: no edit brought the start closer to the target")
     if far := details["num_out_of_range"]:
         print(f"{plural(far, 'design')} predicted beyond 3 standard deviations of the training data: `out_of_range`")
     if num_designs and args.training is None:

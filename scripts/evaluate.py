@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sequence_column", help="sequence column, if its name is not a usual one")
     parser.add_argument("--value_column", help="value column, if its name is not a usual one")
     parser.add_argument("--split", help="score only this split of the table, without official scores")
-    baseline = "promoter table, or data set folder of prepare_data.py, to train a ridge baseline on (its rows train)"
+    baseline = "promoter table, or data set folder of prepare_data.py, to train a ridge baseline on (its split train)"
     parser.add_argument("--baseline_train", type=Path, help=baseline)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--plots", type=Path, help="folder for a scatter plot of each category")

@@ -3,8 +3,9 @@
 
     python scripts/export_onnx.py MODEL OUTPUT
 
-MODEL is a checkpoint folder or a name on the Hub; OUTPUT is a .onnx file: `input_ids` (batch, 2 * strand_length) in,
-`expression` (batch,) in assay units out. The export is compared with PyTorch before OUTPUT is written.
+MODEL is a checkpoint folder or a name on the Hub. OUTPUT is a .onnx file with the input `input_ids`
+(batch, 2 * strand_length) and the output `expression` (batch,) in assay units. The export is compared with PyTorch
+before OUTPUT is written.
 """
 
 import argparse
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="checkpoint folder or name on the Hub")
     parser.add_argument("output", type=Path, help="file to write: .onnx")
     projections = parser.add_mutually_exclusive_group()
-    help_merged = "merge the attention projections (default: if that costs nothing)"
+    help_merged = "merge the attention projections (default: if it adds no parameters and no arithmetic)"
     projections.add_argument("--merged", action="store_true", default=None, help=help_merged)
     projections.add_argument("--separate", dest="merged", action="store_false", help="keep them as they are")
     parser.add_argument("--opset", type=int, help="version of the ONNX operators (default: chosen by torch)")

@@ -4,8 +4,8 @@
     python scripts/mutagenesis.py MODEL INPUT OUTPUT
     python scripts/mutagenesis.py MODEL INPUT OUTPUT --window 10 --method shuffle
 
-MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
-.zst); OUTPUT is a .tsv, .csv or .parquet file with one line per mutant: row of INPUT (from 1), its name if it has one,
+MODEL is a checkpoint folder or a name on the Hub. INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
+.zst). OUTPUT is a .tsv, .csv or .parquet file with one line per mutant: row of INPUT (from 1), its name if it has one,
 position in the variable part (from 1), ref, alt, predicted_reference, delta (mutant minus original, in assay units) and
 `problem`.
 """

@@ -5,11 +5,11 @@
     python scripts/predict.py MODEL PROMOTERS.bed OUTPUT --genome GENOME.fa
     accelerate launch --num_processes 4 scripts/predict.py MODEL INPUT OUTPUT      (four GPUs)
 
-MODEL is a checkpoint folder or a name on the Hub; INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
-.zst), or a BED of six columns whose intervals are read from the genome's FASTA, on their strand; OUTPUT is a .tsv,
+MODEL is a checkpoint folder or a name on the Hub. INPUT is a TSV, CSV, XLSX, FASTA or Parquet file (text also as .gz or
+.zst), or a BED of six columns whose intervals are read from the genome's FASTA, on their strand. OUTPUT is a .tsv,
 .csv or .parquet file with the columns of INPUT, `predicted_expression`, `problem` and, depending on the model,
-`expression_low`, `expression_high` (prediction interval) and `unlike_training`. OUTPUT appears when it is complete;
-until then finished rows are in OUTPUT.parts, and --resume continues from there.
+`expression_low`, `expression_high` (prediction interval) and `unlike_training`. OUTPUT appears when it is complete.
+Until then finished rows are in OUTPUT.parts, and --resume continues from there.
 """
 
 import argparse

@@ -20,14 +20,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument_group("source").add_argument
     add("--source", help="a .tsv, .csv, .xlsx, .parquet or .fasta file (text also .gz or .zst), 'simulate', or a data "
-        f"set on the Hub as owner/name; without it {DEFAULT_DATASET}")  # fmt: skip
-    add("--sequence_column", help="name, or 0, 1, 2, ... without a header; else the usual names")
-    add("--value_column", nargs="+", help="the same for the expression; several columns are averaged without missing "
-        "values; in FASTA the key before '='")  # fmt: skip
+        f"set on the Hub as owner/name (default: {DEFAULT_DATASET})")  # fmt: skip
+    add("--sequence_column", help="name, or 0, 1, 2, ... without a header (default: usual names)")
+    add("--value_column", nargs="+", help="columns of the expression, averaged without missing values; in FASTA "
+        "the key before '='")  # fmt: skip
     add("--split_column", help="column with train, validation or test")
     add("--config", help="configuration of a data set on the Hub")
     add("--revision", help="commit, tag or branch of a data set on the Hub; the default data set is pinned")
-    add("--hub_split", help="use and divide only this split of a data set on the Hub")
+    add("--hub_split", help="use only this split of a data set on the Hub, and split it anew")
     add("--num_sequences", type=int, default=100_000, help="promoters to simulate")
     add("--extra_columns", nargs="*", help="other columns to keep")
     add = parser.add_argument_group("output").add_argument
@@ -35,8 +35,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace an existing data set")
     add("--split_by", choices=("cluster", "row"), default="cluster", help="keep near-copies together, or only "
         "identical sequences")  # fmt: skip
-    add("--cluster_kmer", type=int, default=Division().cluster_kmer, help="nt, up to 32, that near-copies have in "
-        "common")  # fmt: skip
+    add("--cluster_kmer", type=int, default=Division().cluster_kmer, help="length in nt, up to 32, of the k-mer that "
+        "near-copies share")  # fmt: skip
     add("--cluster_column", help="column with cluster names, instead of near-copies")
     add("--weight_column", help="column with the weight (positive) of each row in the training loss")
     add("--average_duplicates", action="store_true", help="store equal sequences once, with the mean of their values")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Simulate a table of promoters with planted yeast motifs, for experiments with known truth.
+"""Simulate a table of promoters with planted yeast motifs, for experiments with a known ground truth.
 
     python scripts/simulate.py OUTPUT --num_sequences 1000 --seed 0
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="file to write: .parquet, .csv or .tsv")
     parser.add_argument("--num_sequences", type=int, default=1000, help="promoters (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
-    parser.add_argument("--noise", type=float, default=1.0, help="standard deviation of the measurement (%(default)s)")
+    parser.add_argument("--noise", type=float, default=1.0, help="standard deviation of the noise (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     args = parser.parse_args(argv)
     columns = ["sequence", "expression", "expression_noise_free"]

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--both_orientations", action="store_true", help="average over both orientations")
     command_line.add_figures(parser, of="promoters")
-    command_line.add_run(parser, "stop at the first variant without an effect or bad line", sequence_column=False)
+    command_line.add_run(parser, "stop at the first malformed line or variant without an effect", sequence_column=False)
     command_line.add_model(parser)
     return parser
 

@@ -100,7 +100,7 @@ def test_invalid_options(tiny_folder, options, message):
         (["ACGT", "ACX"], "sequence 1 of the batch: letter 'X' at position 3"),
         (["ACGT", ""], "sequence 1 of the batch: empty"),
         (["A" * 21], r"21 nt are more than the 20 that the model reads \(`strand_length`\)"),
-        (["ACGT", "AC[MASK]GT"], "sequence 1 of the batch: a masked"),
+        (["ACGT", "AC[MASK]GT"], "sequence 1 of the batch: a masked base"),
         (["ACGT", b"ACGT"], "expected DNA as a str, got bytes"),
         ([None], "expected DNA as a str, got NoneType"),
     ],

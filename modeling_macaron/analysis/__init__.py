@@ -1,1 +1,1 @@
-"""What people do with a trained model."""
+"""Predict, interpret and design promoters with a trained model."""

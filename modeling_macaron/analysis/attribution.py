@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 METHODS = ("integrated_gradients", "gradient_x_input")
 BASELINES = ("n", "uniform")
-_GRADIENT_SHARE = 4  # a backward pass needs more memory: batches are so many times smaller
+_GRADIENT_SHARE = 4  # batches of backward passes are this many times smaller, to save memory
 
 
 class Attribution(NamedTuple):
@@ -34,7 +34,7 @@ class Attribution(NamedTuple):
     Attributes
     ----------
     sequences : list[str]
-        Variable parts, of A, C, G, T and N.
+        Variable parts of A, C, G, T and N.
     attributions : list[numpy.ndarray]
         (length, 4) float64 for each sequence, with columns A, C, G, T.
     expression, baseline_expression : numpy.ndarray
@@ -95,13 +95,13 @@ def as_one_hot_module(predictor: PredictorLike) -> OneHotExpression:
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes. The model is not copied.
+        A predictor, or any model that `Predictor.from_pretrained` accepts. The model is not copied.
 
     Returns
     -------
     OneHotExpression
-        Maps variable parts without flanks, (batch, 4, length) floats with channels A, C, G, T and a length of up to
-        `strand_length`, to expression (batch, 1) in assay units.
+        Maps one-hot variable parts without flanks, (batch, 4, length) floats with channels A, C, G, T, to expression
+        (batch, 1) in assay units. The length is at most `strand_length`.
 
     Examples
     --------
@@ -128,9 +128,8 @@ def gradient_x_input(
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes. Use float32 or float64 weights, since gradients in half
-        precision are coarse. A backward pass takes a quarter of its batch size.
-    sequences : sequence of str
+        A predictor, or any model that `Predictor.from_pretrained` accepts. Use float32 or float64 weights, since
+        gradients in half precision are coarse. Backward passes use a quarter of its batch size.
         DNA, with or without the constant flanks.
     gradient_correction : bool
         Subtract the mean over A, C, G and T from the gradient at each position. One-hot sequences cannot move in that
@@ -172,10 +171,10 @@ def integrated_gradients(
         Nodes of the Gauss-Legendre quadrature. The ReLU of the convolution makes gradients jump along the path, so the
         error falls only as 1 / steps. Check it with `completeness_error`.
     baseline : str or numpy.ndarray
-        `"n"`: N at every position. `"uniform"`: a quarter of each base. Or weights of A, C, G and T, for example of
-        shuffled sequences: (4,), (length, 4) or (sequences, length, 4). The remaining weight is that of N.
+        `"n"`: N at every position. `"uniform"`: a quarter of each base. An array: weights of A, C, G and T, for example
+        of shuffled sequences, with shape (4,), (length, 4) or (sequences, length, 4). N gets the remaining weight.
     gradient_correction : bool
-        As in `gradient_x_input`. The sum is then complete only if sequence and baseline have no N.
+        As in `gradient_x_input`. The attributions then sum to the difference only if sequence and baseline have no N.
 
     Returns
     -------
@@ -185,7 +184,7 @@ def integrated_gradients(
     Raises
     ------
     ValueError
-        As in `gradient_x_input`; if `steps` is below 1; or if the baseline is invalid.
+        As `gradient_x_input`, or if `steps` is below 1 or the baseline is invalid.
 
     Examples
     --------
@@ -210,14 +209,14 @@ def _spread_baseline(baseline: str | np.ndarray, spans: Sequence[slice], strand_
     if weights.ndim not in (1, 2, 3) or weights.shape[-1] != len(BASES):
         raise ValueError(f"baseline must be (4,), (length, 4) or (sequences, length, 4), got {weights.shape}")
     if weights.ndim == 3 and len(weights) != len(spans):
-        raise ValueError(f"baseline has {len(weights)} sequences for {len(spans)}")
+        raise ValueError(f"baseline has {len(weights)} sequences, but {len(spans)} were given")
     if not ((weights >= 0).all() and (weights.sum(axis=-1) <= 1 + 1e-5).all()):
         raise ValueError("baseline must be weights of A, C, G and T: 0 or more, with a sum of at most 1")
     spread = np.zeros((len(spans), len(BASES), strand_length), np.float32)
     for row, span in enumerate(spans):
         own = weights[row] if weights.ndim == 3 else weights
         if own.ndim == 2 and len(own) != span.stop - span.start:
-            raise ValueError(f"baseline has {len(own)} bases, sequence {row} of the batch {span.stop - span.start}")
+            raise ValueError(f"baseline has {len(own)} bases, sequence {row} of the batch has {span.stop - span.start}")
         spread[row, :, span] = own.T if own.ndim == 2 else own[:, None]
     return spread
 
@@ -232,7 +231,7 @@ def _attribute(
 ) -> Attribution:
     """Multiply the weighted sum of gradients along each path by the difference between sequence and baseline.
 
-    Without `steps`, the only gradient is that at the sequence.
+    Without `steps`, only the gradient at the sequence is used.
     """
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -313,7 +312,7 @@ def attribution_file(
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes.
+        A predictor, or any model that `Predictor.from_pretrained` accepts.
     source : str or Path
         TSV, CSV, XLSX, FASTA or Parquet; see `open_table`.
     output : str or Path

@@ -25,12 +25,12 @@ Result = TypeVar("Result")
 
 
 def make_parser(text: str | None) -> argparse.ArgumentParser:
-    """Make a parser with the documentation of a script."""
+    """Make a parser with the docstring of a script."""
     return argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def run(work: Callable[[], Result]) -> Result:
-    """Prepare the process and do the work of a command; expected errors end it with one line."""
+    """Prepare the process and run a command. Expected errors exit with a one-line message."""
     prepare_process()
     try:
         return work()
@@ -41,12 +41,12 @@ def run(work: Callable[[], Result]) -> Result:
 
 
 def is_main_process() -> bool:
-    """Whether this is the first of the processes that `accelerate launch` has started."""
+    """Whether this is the main process of `accelerate launch`."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def prepare_process() -> None:
-    """Prepare the process of a command: memory, messages about chosen columns, progress bars of downloads only."""
+    """Configure memory, messages about chosen columns, and progress bars (of downloads only)."""
     if not torch.cuda.is_available():
         keep_freed_memory()
     _show_choices()
@@ -88,14 +88,14 @@ def add_run(
     if sequence_column:
         parser.add_argument("--sequence_column", help="column of the DNA; without a header columns are 0, 1, 2, ...")
     if name_column:
-        parser.add_argument("--name_column", help="column with names of the rows; default: the records' names in FASTA")
+        parser.add_argument("--name_column", help="column of row names (default: the record names of a FASTA file)")
     parser.add_argument("--strict", action="store_true", help=strict)
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
 
 
 def file_options(args: argparse.Namespace) -> FileOptions:
-    """Make the `FileOptions` of a command line, and say if there is nothing to resume."""
+    """Make the `FileOptions` of a command line, and report if there is nothing to resume."""
     is_interrupted = parts_folder(args.output).is_dir() or os.path.exists(args.output)
     if args.resume and is_main_process() and not is_interrupted:
         print(f"no interrupted run of {args.output} was found: starting from the beginning")
@@ -121,9 +121,9 @@ def add_model(parser: argparse.ArgumentParser, dtype: str = "convert the weights
     """Add the options of `Predictor.from_pretrained`."""
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per forward pass (%(default)s)")
     parser.add_argument("--device", help="for example cuda:1 or cpu; default: a GPU if there is one")
-    parser.add_argument("--merged", action="store_true", help="merge the attention's projections: same numbers, faster")
+    parser.add_argument("--merged", action="store_true", help="merge attention projections: same predictions, faster")
     parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), help=dtype)
-    compiling = "compile the model, for large files: slower start, then faster"
+    compiling = "compile the model: slower start, then faster; for large files"
     parser.add_argument("--compile", action="store_true", help=compiling)
 
 
@@ -149,7 +149,7 @@ def report_lines(result: FileResult, source: Path, output: Path) -> None:
 
 
 def report_malformed(result: FileResult, source: Path | None) -> None:
-    """Print which lines of a file were left out as malformed."""
+    """Print the malformed lines of a file, which were left out."""
     if not result.num_malformed:
         return
     numbers = ", ".join(f"{number:,}" for number, _ in result.malformed)

@@ -23,8 +23,8 @@ class Constraints:
     gc_range : (float, float), optional
         Lowest and highest GC content of the variable part, as fractions, limits included.
     forbidden_sites : tuple of str
-        Sites in IUPAC codes, such as `"GAATTC"`, that occur on neither strand. Sites that overlap the variable part and
-        a constant flank count; sites within a flank do not. A run of one base is a site too: `"AAAAAAAA"`.
+        Sites in IUPAC codes, such as `"GAATTC"`, to avoid on both strands. Sites across the border of a flank count;
+        sites within a flank do not. To avoid runs of a base, add a site such as `"AAAAAAAA"`.
     fixed_positions : tuple of int
         Positions of the variable part, from 0, that are not edited.
 
@@ -54,14 +54,14 @@ class Constraints:
             if not site or set(site.upper()) - set(IUPAC):
                 raise ValueError(f"forbidden site {site!r} is not DNA in IUPAC codes")
             if set(site.upper()) == {"N"}:
-                raise ValueError(f"forbidden site {site!r} is everywhere")
+                raise ValueError(f"forbidden site {site!r} matches every sequence")
         for position in self.fixed_positions:
             if position < 0:
                 raise ValueError(f"fixed position {position}: positions are counted from 0")
 
 
 class _Pattern(NamedTuple):
-    """A site on one strand: `allowed` (width, 4) bool, the bases that fit each position, and the flanks."""
+    """A site on one strand, with the bases `allowed` at each position, (width, 4) bool, and the flanks."""
 
     site: str
     strand: str
@@ -70,7 +70,7 @@ class _Pattern(NamedTuple):
     right: np.ndarray
 
     def hits(self, ids: np.ndarray) -> np.ndarray:
-        """Which windows (rows, windows) of sequences (rows, length) match. Window 0 begins in the flank."""
+        """Find the windows (rows, windows) of sequences (rows, length) that match. Window 0 begins in the flank."""
         sides = [np.broadcast_to(side, (len(ids), side.size)) for side in (self.left, self.right)]
         construct = np.concatenate([sides[0], ids, sides[1]], axis=1)
         width = len(self.allowed)
@@ -126,7 +126,7 @@ class Rules:
         """Describe the first constraint that a sequence (length,) breaks; None if it meets all."""
         if any(position >= ids.size for position in self.constraints.fixed_positions):
             last = max(self.constraints.fixed_positions) + 1
-            return f"position {last} (counted from 1) is to stay, and it has {ids.size} nt"
+            return f"position {last} (counted from 1) is fixed, but it has only {ids.size} nt"
         if self.constraints.gc_range is not None:
             content, (low, high) = float(_gc_content(ids[None])[0]), self.constraints.gc_range
             if not low - _ROUNDING <= content <= high + _ROUNDING:
@@ -138,7 +138,7 @@ class Rules:
                 place = f"at position {position} (counted from 1)" if position > 0 else "across the 5' flank"
                 return f"it has the forbidden site {pattern.site} {place}, {pattern.strand} strand"
         if self._is_cut(ids[None])[0]:
-            return "its variable part begins and ends like the flanks, which would be cut off"
+            return "its variable part begins and ends like the flanks and would be trimmed"
         return None
 
     def _is_cut(self, ids: np.ndarray) -> np.ndarray:
@@ -158,7 +158,7 @@ def _gc_content(ids: np.ndarray) -> np.ndarray:
 def random_promoters(num: int, length: int, gc: float, rules: Rules, seed: int, max_draws: int = 1000) -> np.ndarray:
     """Draw random sequences (num, length) uint8 with GC content `gc` that meet the rules.
 
-    Each sequence has its own seed, so a larger `num` only appends. Raises a `ValueError` after `max_draws` draws.
+    Each sequence has its own seed, so a larger `num` only appends rows. Raises a `ValueError` after `max_draws` draws.
     """
     found = np.empty((num, length), np.uint8)
     num_gc = round(gc * length)
@@ -171,6 +171,6 @@ def random_promoters(num: int, length: int, gc: float, rules: Rules, seed: int, 
             if broken is None:
                 break
         else:
-            raise ValueError(f"none of {max_draws} random promoters of {length} nt will do; of the last one, {broken}")
+            raise ValueError(f"none of {max_draws} random promoters of {length} nt is allowed; the last: {broken}")
         found[index] = ids
     return found

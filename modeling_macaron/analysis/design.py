@@ -1,8 +1,8 @@
-"""Design promoters in silico: from a start, by a few substitutions, to more, less or a target expression.
+"""Design promoters in silico: a few substitutions that bring a start to more, less or a target expression.
 
-A design is only as good as the model's predictions for it. With more edits a design moves further from the sequences
-that the model has seen, and a search finds the model's errors as readily as real effects. Keep `max_edits` small, look
-at `out_of_range` and `nearest_training_distance`, and measure the designs.
+A design is only as good as the model's predictions. More edits move it further from the training sequences, and a
+search exploits the model's errors as readily as real effects. Keep `max_edits` small, check `out_of_range` and
+`nearest_training_distance`, and measure the designs.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ class Design(NamedTuple):
     Attributes
     ----------
     start, sequence : str
-        Variable part before and after, of A, C, G and T.
+        Variable part before and after the edits.
     start_expression, expression : float
         Their predictions, in assay units.
     edits : tuple of (int, str, str)
-        Position (from 0 in the variable part), base of `start` and base of `sequence`, in order.
+        Position (from 0 in the variable part), base of `start` and base of `sequence` for each edit.
     nearest_training_distance : int or None
         Hamming distance to the nearest training sequence, None if no training sequences were given.
     out_of_range : bool
-        The prediction is more than 3 standard deviations from the mean expression of the training rows
-        (`expression_mean`, `expression_std` of the config): an extrapolation, since hardly anything was measured there.
+        Whether the prediction is more than 3 standard deviations from the mean expression of the training rows
+        (`expression_mean`, `expression_std` of the config). Such a prediction is an extrapolation.
     start_index : int
         Index of the start, from 0.
     expression_low, expression_high : float or None
-        Interval of 90 % of the expression, None if the model has none.
+        Bounds of the 90 % prediction interval, None if the model has none.
     """
 
     start: str
@@ -100,27 +100,27 @@ class SearchOptions:
     Attributes
     ----------
     target : str or float
-        `"higher"`, `"lower"`, or the expression to come close to, in assay units.
+        `"higher"`, `"lower"` or a target expression in assay units.
     max_edits : int
-        Most substitutions between a start and its design.
+        Maximum number of substitutions per design.
     method : str
-        `"greedy"`: the best single substitution, again and again, up to 3 x length predictions an edit. `"beam"`: the
-        best `beam_width` sequences are carried on, the greedy line among them, for that many times the predictions.
-        `"evolution"`: a genetic algorithm, at most `population * (generations + 1)` predictions. `"gradient"`: greedy
-        among the `num_candidates` substitutions that a gradient proposes; a backward pass and these predictions an
-        edit, the cheapest.
+        `"greedy"`: repeat the best single substitution, with up to 3 x length predictions per edit. `"beam"`: keep the
+        best `beam_width` sequences after each edit, including the greedy one, with `beam_width` times as many
+        predictions. `"evolution"`: a genetic algorithm, with at most `population * (generations + 1)` predictions.
+        `"gradient"`: greedy among the `num_candidates` substitutions with the best gradients. This is the cheapest
+        method: a backward pass and `num_candidates` predictions per edit.
     num_designs : int
-        Most designs for each start, by a search each. Fewer are given if no more were found that are at least as close
-        to the target as the start.
+        Maximum number of designs per start, each from its own search. Designs are left out if they are further from the
+        target than the start.
     min_distance : int
-        Hamming distance between any two designs of a start, at least.
+        Minimum Hamming distance between two designs of a start.
     beam_width, population, generations, num_candidates : int
-        Options of single methods.
+        Options of the methods.
     seed : int
         Seed of the evolution.
     rank_by : str
-        `"expression"`, or `"bound"`: search and rank by the interval of 90 %, by its lower end for the target
-        `"higher"` and by its upper end for `"lower"`, so that an uncertain prediction does not win by its mean.
+        `"expression"`, or `"bound"`: the lower end of the 90 % interval for the target `"higher"`, the upper end for
+        `"lower"`. Searching and ranking by the bound penalizes uncertain predictions.
 
     Raises
     ------
@@ -188,32 +188,33 @@ def design(
 ) -> list[Design]:
     """Design promoters with a target expression by substitutions in starts.
 
-    Predictions are scored in steps of 1e-5 standard deviations, and of equals the first is taken, so that rounding in
-    float32 does not decide: the batch size does not change the designs, unless a difference falls on a step.
+    Scores are rounded to 1e-5 standard deviations, and ties go to the first sequence. Rounding in float32, and thus the
+    batch size, changes the designs only if a score lies on the border of two steps.
 
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes. Use float32 or float64 weights: half precision hides
-        small effects.
+        A predictor, or any model that `Predictor.from_pretrained` accepts. Use float32 or float64 weights: half
+        precision hides small effects.
     starts : sequence of str
-        DNA of A, C, G and T, with or without the constant flanks, which are not edited; see `random_starts`.
+        DNA of A, C, G and T, with or without the constant flanks. Flanks are not edited. See `random_starts`.
     options : SearchOptions, optional
         How to search. Default: greedily for higher expression with at most ten edits.
     constraints : Constraints, optional
-        Every sequence on the way meets them too. A start that does not is rejected.
+        Constraints on every sequence of the search. A start that breaks one is rejected.
     training_sequences : sequence of str, or str or Path, optional
         Sequences, or a promoter table, for `nearest_training_distance`.
     should_stop : callable, optional
-        Called after each round with the number of predictions so far. If it returns True the search ends, and the
-        designs are the best so far.
+        Called after each round with the number of predictions so far. If it returns True, the search ends with the best
+        designs so far.
     verbose : bool
         Show a progress bar.
 
     Returns
     -------
     list of Design
-        In the order of the starts, the best of each first. If nothing better is found it is the start, without edits.
+        In the order of the starts, the best design of each start first. If no sequence is better, the design is the
+        start without edits.
 
     Raises
     ------
@@ -258,17 +259,17 @@ def random_starts(
     constraints: Constraints | None = None,
     seed: int = 0,
 ) -> list[str]:
-    """Draw random promoters to start from; each has its own seed, so that a larger number only appends.
+    """Draw random promoters to start from. Each has its own seed, so a larger number only adds promoters.
 
     Parameters
     ----------
     predictor : Predictor
-        Of the model that designs.
+        Predictor for the designs.
     num_starts, length, gc : int, int, float
-        Number, length (default 80 nt, or the strand if it is shorter) and fraction of G and C (default 0.5, or the
-        middle of the constraints' range).
+        Number, length (default: 80 nt, at most the strand length) and GC fraction (default: 0.5, or the middle of
+        `gc_range`).
     constraints : Constraints, optional
-        Which the promoters meet.
+        Constraints on the promoters.
     seed : int
         Seed of the promoters.
 
@@ -280,7 +281,7 @@ def random_starts(
     Raises
     ------
     ValueError
-        If an option is invalid, or the constraints leave no promoter.
+        If an option is invalid, or no promoter meets the constraints.
     """
     tokenizer, constraints = predictor.tokenizer, constraints or Constraints()
     length = min(DEFAULT_LENGTH, tokenizer.strand_length) if length is None else length
@@ -315,7 +316,7 @@ class _Designer:
         if not isinstance(options.target, str) and not low <= options.target <= high:
             logger.warning(
                 "the target %g is outside %.2f to %.2f, %g standard deviations around the mean of the training data: "
-                "hardly anything was measured there, and the designs will most likely not reach it",
+                "few training rows lie there, and the designs will most likely not reach it",
                 options.target, low, high, OUT_OF_RANGE,
             )  # fmt: skip
         self.training = None
@@ -323,17 +324,17 @@ class _Designer:
             self.training = TrainingStrands(predictor.tokenizer, training_sequences)
 
     def explain(self, ids: np.ndarray) -> str:
-        """Give the problem of a start (length,); empty if none."""
+        """Return the problem of a start (length,); empty if none."""
         unknown = np.flatnonzero(ids >= NUM_BASES)
         if unknown.size:
-            return f"position {unknown[0] + 1} (counted from 1) is none of A, C, G and T"
+            return f"position {unknown[0] + 1} (counted from 1) is not A, C, G or T"
         broken = self.rules.explain(ids)
         return "" if broken is None else f"breaks a constraint: {broken}"
 
     def design(
         self, starts: Sequence[np.ndarray], first: int, should_stop: Callable[[int], bool | None]
     ) -> list[Design]:
-        """Design from some starts (length,) side by side; `first` is the index of the first among all starts."""
+        """Design from starts (length,) together; `first` is the index of the first one among all starts."""
         if not len(starts):
             return []
         known: list[dict[bytes, list[float]]] = [{} for _ in starts]
@@ -355,7 +356,7 @@ class _Designer:
         known: Sequence[dict[bytes, list[float]]],
         should_stop: Callable[[int], bool | None],
     ) -> list[np.ndarray]:
-        """Find the answers (found, length) to each start, the first ones of all side by side, then the second."""
+        """Find the answers (found, length) of each start: the first answers of all starts, then the second ones."""
         goal = Goal(self.options.target, float(self.config.expression_std))
         found = [np.empty((0, ids.size), np.uint8) for ids in starts]
         for rank in range(self.options.num_designs):
@@ -382,7 +383,7 @@ class _Designer:
 
 
 def _pick(space: Space, goal: Goal, known: dict[bytes, list[float]], column: int) -> np.ndarray:
-    """Choose the best of all predictions, (1, length), or (0, length) if nothing is as good as the start."""
+    """Return the best sequence predicted, (1, length), or (0, length) if none is as good as the start."""
     ids = np.frombuffer(b"".join(known), np.uint8).reshape(len(known), -1)
     scores = goal.score(np.array([values[column] for values in known.values()]))
     fit = np.flatnonzero(space.may_end(ids) & (scores >= scores[0]))  # the start was predicted first
@@ -405,7 +406,7 @@ def design_file(
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes.
+        A predictor, or any model that `Predictor.from_pretrained` accepts.
     starts : str, Path or sequence of str
         TSV, CSV, XLSX, FASTA or Parquet, see `open_table`; or a list of sequences.
     output : str or Path
@@ -417,7 +418,7 @@ def design_file(
     search, constraints, training_sequences
         See `design`.
     fasta : str or Path, optional
-        Write the designs as FASTA too.
+        FASTA file to write the designs to as well.
     options : FileOptions, optional
         Columns, strictness, overwriting, resuming, progress.
 
@@ -425,7 +426,7 @@ def design_file(
     -------
     FileResult
         `details` has `num_designs`, `num_unchanged` (designs without an edit), `num_out_of_range`, `median_change` of
-        expression (assay units), and for a target in numbers `num_reached` (designs within 0.05 standard deviations)
+        expression (assay units), and for a numeric target `num_reached` (designs within 0.05 standard deviations)
         and `nearest` (the expression closest to it).
 
     Raises

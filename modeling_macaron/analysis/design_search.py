@@ -1,4 +1,4 @@
-"""Searches for designs: generators that request predictions, so that many of them share full batches.
+"""Search methods as generators that request predictions, so that many searches share full batches.
 
 Greedy and evolutionary design of promoters by a model's predictions: Vaishnav et al. 2022, Nature 603:455 (genetic
 algorithm); de Almeida et al. 2024, Nature 626:207.
@@ -18,14 +18,14 @@ from modeling_macaron.predictor import Predictor
 
 METHODS = ("greedy", "beam", "evolution", "gradient")
 
-_DECIMALS = 5  # of a score, in standard deviations: the rounding of float32 stays below
-_MAX_TRIES = 20  # rounds of children that may break the rules
+_DECIMALS = 5  # of a score in standard deviations; float32 errors are smaller
+_MAX_TRIES = 20  # attempts to make children that meet the rules
 _TOURNAMENT = 3
 _ELITE_SHARE = 8
 
 
 class Request(NamedTuple):
-    """Sequences (rows, length) whose values (rows,) or, with `gradient`, gradients (rows, length, 4) are requested."""
+    """Request for the values (rows,) or, with `gradient`, gradients (rows, length, 4) of sequences (rows, length)."""
 
     ids: np.ndarray
     gradient: bool = False
@@ -41,7 +41,7 @@ class Goal(NamedTuple):
     scale: float
 
     def score(self, values: np.ndarray) -> np.ndarray:
-        """Score expression (rows,), more is better, in standard deviations; equal up to rounding is equal."""
+        """Score expression (rows,) in rounded standard deviations; higher is better."""
         if self.target == "higher":
             wanted = values
         elif self.target == "lower":
@@ -61,11 +61,11 @@ class Space(NamedTuple):
     rules : Rules
         The constraints.
     max_edits : int
-        Most substitutions from the start.
+        Maximum number of substitutions from the start.
     found : numpy.ndarray
-        (found, length) answers that the next one must differ from ...
+        (found, length) earlier answers.
     min_distance : int
-        ... at so many positions.
+        Minimum Hamming distance of the next answer to the earlier ones.
     """
 
     start: np.ndarray
@@ -86,11 +86,11 @@ class Space(NamedTuple):
         return distances
 
     def may_end(self, ids: np.ndarray) -> np.ndarray:
-        """Which of sequences (rows, length) are far enough from the answers found, (rows,)."""
+        """Whether sequences (rows, length) are far enough from the answers found, (rows,)."""
         return (self.distances(ids) >= self.min_distance) | (not len(self.found))
 
     def may_pass(self, ids: np.ndarray) -> np.ndarray:
-        """Which of sequences (rows, length) keep to the rules and can still get far enough from the answers found."""
+        """Whether sequences (rows, length) meet the rules and can get far enough from the answers found, (rows,)."""
         num_edits = self.num_edits(ids)
         far = self.distances(ids) + self.max_edits - num_edits >= self.min_distance
         allowed = (num_edits <= self.max_edits) & (far | (not len(self.found)))
@@ -98,7 +98,7 @@ class Space(NamedTuple):
         return allowed
 
     def neighbours(self, ids: np.ndarray) -> np.ndarray:
-        """Every allowed substitution where `ids` (length,) is as the start: (neighbours, length), by position."""
+        """Make allowed substitutions at unedited positions of `ids` (length,): (neighbours, length), by position."""
         free = self.rules.free_positions(ids.size)
         free = free[ids[free] == self.start[free]]
         rows, bases = np.nonzero(ids[free, None] != np.arange(NUM_BASES))
@@ -108,15 +108,15 @@ class Space(NamedTuple):
 
 
 def best_first(scores: np.ndarray) -> np.ndarray:
-    """Order of scores (rows,) from the best; of equal ones the first stays first."""
+    """Find the indices that sort scores (rows,) from the best; ties keep their order."""
     return np.argsort(-scores, kind="stable")
 
 
 def search_beam(space: Space, goal: Goal, width: int) -> Search:
-    """Keep the best `width` sequences with one edit, then with two, ...
+    """Keep the best `width` sequences after each edit.
 
-    The line of best single substitutions, the greedy search, is always one of them, so a beam finds what it finds or
-    better. With a width of 1 the search is greedy: it ends when no substitution is an improvement.
+    The beam always includes the sequence of the greedy search, so its result is at least as good. With a width of 1 the
+    search is greedy: it ends when no substitution is an improvement.
     """
     states = space.start[None]
     score = goal.score((yield Request(states)))[0]
@@ -126,7 +126,7 @@ def search_beam(space: Space, goal: Goal, width: int) -> Search:
         if not len(candidates):
             return
         _, first = np.unique(candidates, axis=0, return_index=True)
-        candidates = candidates[np.sort(first)]  # the children of the greedy line come first and stay
+        candidates = candidates[np.sort(first)]  # children of the greedy sequence stay first
         scores = goal.score((yield Request(candidates)))
         order = best_first(scores)
         if width == 1 and scores[order[0]] <= score:
@@ -138,7 +138,7 @@ def search_beam(space: Space, goal: Goal, width: int) -> Search:
 
 
 def search_by_gradient(space: Space, goal: Goal, num_candidates: int) -> Search:
-    """Greedy, but only the `num_candidates` substitutions that a gradient says are best are predicted.
+    """Search greedily among the `num_candidates` substitutions with the best gradients.
 
     The change by a substitution is, to first order, the gradient at the new base minus that at the old one.
     """
@@ -164,7 +164,7 @@ def search_by_gradient(space: Space, goal: Goal, num_candidates: int) -> Search:
 def search_by_evolution(
     space: Space, goal: Goal, population: int, generations: int, random: np.random.Generator
 ) -> Search:
-    """Let a population evolve: the best stay, the others are children of tournament winners, crossed and mutated."""
+    """Evolve a population: keep the best, and fill up with crossed and mutated children of tournament winners."""
     yield Request(space.start[None])
 
     def founders(count: int) -> np.ndarray:
@@ -188,7 +188,7 @@ def search_by_evolution(
 
 
 def _breed(make: Callable[[int], np.ndarray], count: int, space: Space) -> np.ndarray:
-    """Make `count` sequences that may be answers, (count, length); fewer where the rules leave hardly any."""
+    """Make up to `count` sequences that may be answers, (count, length); fewer if the rules exclude most."""
     kept = np.empty((0, space.start.size), np.uint8)
     for _ in range(_MAX_TRIES):
         if len(kept) < count:
@@ -198,7 +198,7 @@ def _breed(make: Callable[[int], np.ndarray], count: int, space: Space) -> np.nd
 
 
 def _mutate(ids: np.ndarray, edits: np.ndarray, space: Space, random: np.random.Generator) -> np.ndarray:
-    """Substitute random ids, `edits` (rows,) in each row; what is too many edits from the start is taken back."""
+    """Make `edits` (rows,) random substitutions in each row, and undo those beyond the maximum."""
     ids, free = ids.copy(), space.rules.free_positions(space.start.size)
     for row, count in enumerate(edits):
         positions = random.permutation(free)[:count]
@@ -249,10 +249,10 @@ def run_searches(
     oracle: Oracle,
     should_stop: Callable[[int], bool | None],
 ) -> bool:
-    """Run searches side by side, and return whether they were stopped.
+    """Run searches together, and return whether they were stopped.
 
-    `known` has the predictions for each start by token ids, and grows. `should_stop(num_predictions)` is called after
-    each round of predictions.
+    `known` holds the predictions of each start by token ids and is updated. `should_stop(num_predictions)` is called
+    after each round of predictions.
     """
     waiting = {index: next(search) for index, search in searches.items()}
     while waiting:

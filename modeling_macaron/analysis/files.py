@@ -31,7 +31,7 @@ from modeling_macaron.predictor import Predictor
 from tokenization import TOKENIZER_SETTINGS, KmerTokenizer
 
 PROBLEM = "problem"
-ROWS_AT_ONCE = 16  # of commands that write many lines for each row
+ROWS_AT_ONCE = 16  # for commands that write many lines per row
 _JOINED_ROWS = 65_536
 _DETAILS = re.compile(r"'[^']*'|\d[\d,]*")
 
@@ -47,7 +47,7 @@ class FileOptions:
     strict : bool
         Raise at the first malformed line or row with a problem.
     overwrite : bool
-        Replace an existing output, and without `resume` the parts of an interrupted run.
+        Replace an existing output and, without `resume`, the parts of an interrupted run.
     resume : bool
         Continue an interrupted run.
     verbose : bool
@@ -78,9 +78,9 @@ class FileResult(NamedTuple):
     num_malformed : int
         Malformed lines of the source, which were left out.
     malformed : tuple of (int, str)
-        Number and reason of the first five of them.
+        Number and reason of the first five malformed lines.
     details : dict
-        Further figures of the command.
+        Further statistics of the command.
     """
 
     num_rows: int
@@ -93,22 +93,22 @@ class FileResult(NamedTuple):
 
 
 class Task:
-    """What a command computes from the rows of a file. Every batch of rows becomes one part of the output."""
+    """Computation of a command on the rows of a file. Every batch of rows becomes one part of the output."""
 
-    new_columns: Sequence[str] = ()  # that the rows of the source must not have
-    settings: Mapping[str, Any] = {}  # of the command, as JSON; a resumed run must have the same
+    new_columns: Sequence[str] = ()  # added to the output; the source must not have them
+    settings: Mapping[str, Any] = {}  # options of the command as JSON; a resumed run must have the same
     figures: RowFigures | None = None
 
     def encode(self, batch: TableBatch) -> tuple[Any, list[str]]:
-        """Encode rows, and give the problem of each (empty if none). Called in a thread that reads ahead."""
+        """Encode rows, and return the problem of each (empty if none). Called in a thread that reads ahead."""
         raise NotImplementedError
 
     def compute(self, batch: TableBatch, first_row: int, encoded: Any, problems: list[str], progress: tqdm) -> pa.Table:
-        """Compute the lines of rows; the first has the number `first_row` (from 1)."""
+        """Compute the output lines of rows; `first_row` is the number of the first row, from 1."""
         raise NotImplementedError
 
     def keep_for_figures(self, batch: TableBatch, first_row: int, encoded: Any, lines: pa.Table) -> None:
-        """Take the results of rows from their lines. Called in order."""
+        """Keep the results of rows for the figures. Called in order."""
 
     def draw(self) -> None:
         """Save the figures."""
@@ -122,7 +122,7 @@ class Task:
 
 
 def check_files(output: str | Path, options: FileOptions, inputs: Iterable[object]) -> None:
-    """Reject an output of unknown type, one that exists, and one that is an input (see `check_free`)."""
+    """Raise if an output has an unknown type, exists, or is an input; see `check_free`."""
     check_output(output)
     check_free(output, options.overwrite or (options.resume and parts_folder(output).is_dir()), inputs)
 
@@ -137,9 +137,9 @@ def run_task(
 ) -> FileResult:
     """Write the lines of all rows of a table, in order.
 
-    A thread reads and encodes the next rows, and another writes the last ones, while the model computes. Each process
-    computes every n-th batch, and the first joins the parts. The output appears when it is complete; until then the
-    finished parts are in `OUTPUT.parts`. `inputs` are the files that a resumed run must find unchanged.
+    One thread reads and encodes ahead and another writes, while the model computes. Each process computes every n-th
+    batch, and the first joins the parts. The output appears when it is complete; until then the finished parts are in
+    `OUTPUT.parts`. A resumed run must find the files `inputs` unchanged.
     """
     process, processes = _place_among_processes(predictor)
     request = _request(task, predictor, inputs) if process == 0 else {}
@@ -207,7 +207,7 @@ def _request(task: Task, predictor: Predictor, inputs: Sequence[str | Path]) -> 
 def _encode(
     task: Task, table: PromoterTable, is_mine: Callable[[int], bool]
 ) -> Iterator[tuple[int, TableBatch, tuple[Any, list[str]] | None]]:
-    """Yield the batches of a table with the number of their first row; those of this process encoded."""
+    """Yield the batches of a table with the number of their first row, encoded if they belong to this process."""
     first_row = 1
     for number, batch in enumerate(table):
         table.refuse_columns(batch.table.column_names, task.new_columns)
@@ -242,9 +242,10 @@ def _join(task: Task, parts: TableParts, num_parts: int, table: PromoterTable, n
 
 
 class LineTask(Task):
-    """Several lines for each row: `row` (from 1), `name` if rows have names, the command's fields, and `problem`.
+    """Write several lines per row: `row` (from 1), `name` if rows have names, the command's fields, and `problem`.
 
-    A subclass gives `fields`, `results` and `columns_of`; for figures `result_from`, its inverse, and `figures_of`.
+    A subclass defines `fields`, `results` and `columns_of`. Figures also need `figures_of` and `result_from`, the
+    inverse of `columns_of`.
     """
 
     fields: pa.Schema
@@ -253,7 +254,7 @@ class LineTask(Task):
         self.table, self.tokenizer, self.name_column = table, tokenizer, name_column
 
     def explain(self, ids: np.ndarray) -> str:
-        """Give the problem of a variable part that the tokenizer accepts; empty if none."""
+        """Return the problem of a variable part that the tokenizer accepts; empty if none."""
         return ""
 
     def results(self, ids: list[np.ndarray]) -> Iterator[Any]:
@@ -322,7 +323,7 @@ class LineTask(Task):
         return ["" if name is None else str(name) for name in batch.table.column(column).to_pylist()]
 
     def keep_for_figures(self, batch: TableBatch, first_row: int, encoded: list[np.ndarray], lines: pa.Table) -> None:
-        """Keep the results of the first rows, made from their lines."""
+        """Make the results of the first rows from their lines, and keep them."""
         problems, rows = lines[PROBLEM].to_numpy(), lines["row"].to_numpy()
         accepted, names = iter(encoded), self.names_of(batch)
         for number in dict.fromkeys(rows[problems == ""].tolist()):

@@ -31,7 +31,7 @@ _BED_PROMOTERS = 4 << 20
 
 
 class Promoter(NamedTuple):
-    """An interval [start, end) from 0, as in BED; `strand` is the one that the construct holds, 5' to 3'."""
+    """An interval [start, end) from 0, as in BED; `strand` is the strand of the construct, 5' to 3'."""
 
     contig: str
     start: int
@@ -98,11 +98,11 @@ def _bed_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     with opened(path, "rt", encoding="utf-8-sig") as file:
         for number, line in enumerate(iter(partial(file.readline, _BED_LINE_LETTERS + 1), ""), start=1):
             if len(line) > _BED_LINE_LETTERS:
-                raise ValueError(f"{path}, line {number}: more than {_BED_LINE_LETTERS:,} letters; is it a BED file?")
+                raise ValueError(f"{path}, line {number}: over {_BED_LINE_LETTERS:,} characters; is it a BED file?")
             if line.strip() and not _NO_INTERVAL.match(line):
                 letters += len(line)
                 if letters > _BED_LETTERS:
-                    raise ValueError(f"{path} has intervals of more than {_BED_LETTERS:,} letters in all")
+                    raise ValueError(f"{path} has intervals of over {_BED_LETTERS:,} characters in all")
                 yield number, line.rstrip("\r\n")
 
 
@@ -128,7 +128,7 @@ def plus_strand(fasta: pysam.FastaFile, promoter: Promoter) -> str:
         hint = hint_at_chr(promoter.contig, fasta.references[0])
         raise ValueError(f"the FASTA lacks the contig{hint}")
     if promoter.end - promoter.start > MOST_LETTERS:
-        raise ValueError(f"{promoter.end - promoter.start} nt are more than the {MOST_LETTERS:,} that a model may read")
+        raise ValueError(f"{promoter.end - promoter.start} nt are more than the {MOST_LETTERS:,} that a model can read")
     if promoter.end > fasta.get_reference_length(promoter.contig):
         raise ValueError("the promoter reaches beyond the end of its contig")
     return fasta.fetch(promoter.contig, promoter.start, promoter.end)
@@ -138,7 +138,7 @@ def hint_at_chr(first: str, second: str) -> str:
     """Explain that two contigs differ in `chr`; empty if they do not."""
     if first.startswith("chr") == second.startswith("chr"):
         return ""
-    return ": one file names its contigs with `chr`, the other without; rename those of one"
+    return ": only one file has `chr` in its contig names; rename the contigs of one file"
 
 
 @contextmanager
@@ -176,7 +176,7 @@ def open_fasta(path: str | Path) -> pysam.FastaFile:
                     shutil.copyfile(index, partial)
             return fasta
     except pysam.SamtoolsError as error:
-        raise ValueError(f"{problem}: no index can be made of it") from error
+        raise ValueError(f"{problem}: it cannot be indexed") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{problem}: {error}") from error
 

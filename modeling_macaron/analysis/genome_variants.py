@@ -43,7 +43,7 @@ class _Contig(NamedTuple):
 
 
 class _VcfTable(PromoterTable):
-    """The lines of the output for a VCF, with the sequences and problems in `_HIDDEN`; their numbers are names."""
+    """Output lines of a VCF, with sequences and problems in the columns `_HIDDEN`; row numbers are variant names."""
 
     def refuse_problems(self, numbers: np.ndarray, problems: Sequence[str]) -> None:
         """Raise for the first variant of a batch with a problem."""
@@ -70,7 +70,7 @@ def vcf_file(
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes.
+        A predictor, or any model that `Predictor.from_pretrained` accepts.
     vcf : str or Path
         VCF, plain or compressed by bgzip, or BCF. If an up-to-date index exists, only the promoters' regions are read.
         All indexes of the file (`.tbi`, `.csi`) must be up to date, see `is_current`. Otherwise the whole file is read.

@@ -1,8 +1,8 @@
 """In silico mutagenesis: all single substitutions of a promoter, and knock-outs of windows.
 
 Deltas are predictions of the mutant minus the sequence, in assay units (Alipanahi et al. 2015, Nat Biotechnol 33:831;
-Zhou & Troyanskaya 2015, Nat Methods 12:931). With two small trained models, deltas of 0.16 and 0.18 standard deviations
-of expression (root mean square) had rounding errors below 2e-7 in float32 and of 0.002 to 0.006 in bfloat16, which
+Zhou & Troyanskaya 2015, Nat Methods 12:931). In two small trained models, the root mean square delta was 0.16 and 0.18
+standard deviations of expression. Rounding errors were below 2e-7 in float32 and 0.002 to 0.006 in bfloat16, which
 hides small effects.
 """
 
@@ -82,7 +82,7 @@ def saturation_mutagenesis(
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes.
+        A predictor, or any model that `Predictor.from_pretrained` accepts.
     sequences : sequence of str
         DNA, with or without the constant flanks, which are not mutated.
     verbose : bool
@@ -132,7 +132,7 @@ def window_scan(
     method : str
         `"shuffle"`: shuffle the bases of the window. `"n"`: replace them by N. `"delete"`: delete the window.
     num_shuffles : int
-        Shuffles of each window, whose predictions are averaged.
+        Shuffles per window. Their predictions are averaged.
     seed : int
         Seed of the shuffles, which do not depend on the batch size or on other sequences.
 
@@ -144,7 +144,7 @@ def window_scan(
     Raises
     ------
     ValueError
-        As `saturation_mutagenesis`; or if an option is invalid or a sequence shorter than a window.
+        As `saturation_mutagenesis`, or if an option is invalid or a sequence is shorter than a window.
     """
     edits = WindowEdits(window, step, method, num_shuffles, seed)
     predictor = as_predictor(predictor)
@@ -161,7 +161,7 @@ def base_importance(result: Mutagenesis) -> np.ndarray:
     Parameters
     ----------
     result : Mutagenesis
-        Of one sequence.
+        Result for one sequence.
 
     Returns
     -------
@@ -214,7 +214,7 @@ def mutagenesis_file(
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes.
+        A predictor, or any model that `Predictor.from_pretrained` accepts.
     source : str or Path
         TSV, CSV, XLSX, FASTA or Parquet; see `open_table`.
     output : str or Path
@@ -223,7 +223,7 @@ def mutagenesis_file(
         `problem`. With `windows`, the columns `start`, `end` (first and last position, from 1) and `letters` replace
         `position`, `ref` and `alt`. A row without a prediction has one line with the reason.
     windows : WindowEdits, optional
-        Knock out windows; the parameters are those of `window_scan`. Default: all single substitutions.
+        Windows to knock out, with the parameters of `window_scan`. Default: all single substitutions.
     figures : RowFigures, optional
         Folder for figures of the first rows with a prediction.
     options : FileOptions, optional

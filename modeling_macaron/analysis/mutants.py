@@ -18,7 +18,7 @@ class Substitutions:
     """All single substitutions, ordered by position, then A, C, G, T."""
 
     def explain(self, ids: np.ndarray) -> str:
-        """Return no problem: every sequence can be mutated."""
+        """Return an empty text, since every sequence can be mutated."""
         return ""
 
     def count(self, ids: np.ndarray) -> int:
@@ -30,7 +30,7 @@ class Substitutions:
         return np.nonzero(ids[:, None] != np.arange(NUM_BASES))
 
     def make(self, ids: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Make the mutants (mutants, length) with these numbers."""
+        """Make the mutants (mutants, length) with these indices."""
         positions, bases = self.places(ids)
         mutants = np.repeat(ids[None], len(indices), axis=0)
         mutants[np.arange(len(indices)), positions[indices]] = bases[indices]
@@ -58,11 +58,11 @@ class WindowEdits:
 
     @property
     def repeats(self) -> int:
-        """Mutants of a window."""
+        """Number of mutants per window."""
         return self.num_shuffles if self.method == "shuffle" else 1
 
     def explain(self, ids: np.ndarray) -> str:
-        """Give the problem of a sequence that is too short; empty if none."""
+        """Return the problem of a sequence that is too short; empty if none."""
         least = self.window + (self.method == "delete")
         return "" if len(ids) >= least else f"{len(ids)} nt are fewer than the {least} that a window needs"
 
@@ -84,7 +84,7 @@ class WindowEdits:
         mutants = np.repeat(ids[None], len(indices), axis=0)
         new = N_ID
         if self.method == "shuffle":
-            # the first permutations of a generator do not depend on their number, thus not on the length
+            # a generator's first permutations do not depend on how many follow, so not on the length
             num_starts = len(ids) - self.window + 1
             unchanged = np.broadcast_to(np.arange(self.window), (num_starts, self.repeats, self.window))
             permutations = np.random.default_rng(self.seed).permuted(unchanged, axis=-1)
@@ -97,7 +97,7 @@ Edits = Substitutions | WindowEdits
 
 
 class MutantStrands:
-    """Padded strands of sequences, each followed by its mutants, made when a slice is taken.
+    """Padded strands of sequences, each followed by its mutants. Slicing makes them on demand.
 
     `Predictor.predict_batches` slices it like an array (strands, strand_length), so batches are filled across
     sequences.

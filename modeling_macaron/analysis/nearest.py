@@ -59,7 +59,7 @@ class TrainingStrands:
         blocks = _training_strands(tokenizer, training_sequences)
         self._strands = np.concatenate([np.empty((0, tokenizer.strand_length), np.uint8), *blocks])
         if not len(self._strands):
-            raise ValueError("there is no training sequence to compare with")
+            raise ValueError("there are no training sequences to compare with")
 
     def distance_to(self, strands: np.ndarray) -> np.ndarray:
         """Hamming distances (sequences,) int64 of strands (sequences, strand_length) to the training sequences."""

@@ -59,7 +59,7 @@ def mutagenesis_heatmap(result: Mutagenesis, *, title: str = "", limit: float | 
     Parameters
     ----------
     result : Mutagenesis
-        Of one sequence.
+        Result for one sequence.
     title : str
         Title above the figure.
     limit : float, optional
@@ -125,7 +125,7 @@ def sequence_logo(
     heights : numpy.ndarray
         (length,) height of each base.
     title, ylabel : str
-        Texts.
+        Title above the figure, and label of the y axis.
     limit : float, optional
         End of the axis on both sides of 0. Default: from the heights.
 
@@ -142,7 +142,7 @@ def sequence_logo(
     _check_limit(limit)
     heights = np.asarray(heights, np.float64)
     if not sequence or heights.shape != (len(sequence),) or not np.isfinite(heights).all():
-        raise ValueError(f"a logo needs a finite height for each letter, got {heights.shape} for {len(sequence)}")
+        raise ValueError(f"a logo needs a finite height for each base, got {heights.shape} for {len(sequence)}")
     matrix = np.where(np.array(list(sequence))[:, None] == np.array(list(BASES)), heights[:, None], 0.0)
     low, high = min(matrix.min(), 0.0), max(matrix.max(), 0.0)
     margin = 0.05 * (high - low) or 0.5
@@ -185,7 +185,7 @@ def window_profile(scan: WindowScan, *, title: str = "", limit: float | None = N
     Parameters
     ----------
     scan : WindowScan
-        Of one sequence.
+        Result for one sequence.
     title : str
         Title above the figure.
     limit : float, optional
@@ -219,7 +219,7 @@ _MARKERS = {"base": "o", "other": "D", "deletion": "v", "insertion": "^"}
 
 
 class _Mark(NamedTuple):
-    """How a variant is drawn; from `start` to `end` are the removed bases."""
+    """Mark of a variant; the removed bases extend from `start` to `end`."""
 
     kind: str
     start: float

@@ -31,15 +31,15 @@ def predict_file(
     deduplicate: bool = False,
     options: FileOptions | None = None,
 ) -> FileResult:
-    """Predict every row of a file in a stream, in its order and with its other columns.
+    """Predict every row of a file in a stream, keeping its order and its other columns.
 
-    Under `accelerate launch` each process predicts a share of the rows (all must call this), and the first joins them;
-    end the processes with `modeling_macaron.machine.run_command`.
+    Under `accelerate launch`, all processes must call this. Each predicts a share of the rows, and the first joins
+    them. End the processes with `modeling_macaron.machine.run_command`.
 
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes.
+        A predictor, or any model that `Predictor.from_pretrained` accepts.
     source : str or Path
         TSV, CSV, XLSX, FASTA or Parquet; see `open_table`. With `genome`, a BED of six columns or more: the genomic
         intervals of the variable parts, with strand.
@@ -51,7 +51,7 @@ def predict_file(
     genome : str or Path, optional
         FASTA of the genome of the intervals, plain or compressed by bgzip.
     coverage : int, optional
-        Percent of the measurements that an interval holds. Default: 90.
+        Coverage of the prediction intervals in percent. Default: 90.
     deduplicate : bool
         Compute equal sequences once in each process. A million different ones take about 0.3 GB of memory, 0.4 GB with
         intervals.

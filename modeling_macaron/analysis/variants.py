@@ -74,7 +74,7 @@ class Pairs(NamedTuple):
 
 
 class EncodedPairs(NamedTuple):
-    """Strands and variable parts of the references and of the alternatives; those with a problem are meaningless."""
+    """Strands and variable parts of references and alternatives. Rows with a problem are undefined."""
 
     strands: tuple[StrandBatch, StrandBatch]
     parts: tuple[list[str], list[str]]
@@ -86,9 +86,9 @@ def check_allele(allele: str) -> None:
     if characters & set("<>[]*"):
         raise ValueError("symbolic, breakend or * allele")
     if characters - _DNA:
-        raise ValueError("allele with a letter that is not DNA")
+        raise ValueError("allele with a character that is not DNA")
     if characters - _CERTAIN:
-        raise ValueError("allele with an ambiguous letter (N or another of IUPAC)")
+        raise ValueError("allele with an ambiguous base (N or another IUPAC code)")
 
 
 def check_different(reference: str, alternative: str) -> None:
@@ -133,7 +133,7 @@ def variant_effects(
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes.
+        A predictor, or any model that `Predictor.from_pretrained` accepts.
     references, alternatives : sequence of str
         (variants,) DNA without and with each variant, with or without the constant flanks.
     both_orientations : bool
@@ -183,13 +183,13 @@ def variants_file(
     """Predict the effect of every row of a table, in a stream; see `predict_file`.
 
     A row is a pair of sequences (columns `reference_sequence`, `alternative_sequence`) or a sequence with one variant
-    (`sequence`, `position`, `ref`, `alt`). For other names see `PAIR_NAMES` and `ALLELE_NAMES`. The table is of the
-    second kind if a column of sequences or positions is given, or if it has a column of positions and none of pairs.
+    (`sequence`, `position`, `ref`, `alt`). For other names see `PAIR_NAMES` and `ALLELE_NAMES`. Rows are variants if a
+    column of sequences or positions is given, or if the table has a column of positions and no pairs.
 
     Parameters
     ----------
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
-        A predictor, or what `Predictor.from_pretrained` takes.
+        A predictor, or any model that `Predictor.from_pretrained` accepts.
     source : str or Path
         TSV, CSV, XLSX or Parquet.
     output : str or Path
@@ -375,7 +375,7 @@ def effects_of(
 
 
 def _read_columns(source: str | Path, given: dict[str, str | None]) -> tuple[list[str], TextsOf]:
-    """Names of the columns of a table (numbers without a header), and how to read some of their texts."""
+    """Column names of a table (numbers without a header), and a function that samples their texts."""
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {source}")
@@ -438,14 +438,14 @@ def _apply_row(sequence: str, position: str, reference: str, alternative: str, b
     except ValueError:
         number = np.nan
     if not number.is_integer():
-        return "", "position that is not a whole number"
+        return "", "position is not a whole number"
     reference, alternative = reference.strip(), alternative.strip()
     if "-" in (reference, alternative):
         return "", "allele '-': write a deletion or an insertion as in VCF, with the base before it"
     if not (reference and alternative) or is_missing(reference) or is_missing(alternative):
         return "", "missing allele"
     if "," in alternative:
-        return "", "several alternative alleles: each needs a row of its own"
+        return "", "several alternative alleles: give each its own row"
     try:
         check_different(reference, alternative)
         return apply_variant(sequence, int(number) - base, reference, alternative), ""

@@ -52,7 +52,7 @@ def _roll(ids: np.ndarray, kmer_size: int, keys: np.ndarray, valid: np.ndarray) 
     known = columns < N_ID
     two, top, all_bits = np.uint64(2), np.uint64(2 * (kmer_size - 1)), np.uint64(4**kmer_size - 1)
     forward, reverse = np.zeros((2, len(ids)), np.uint64)
-    run = np.zeros(len(ids), np.uint16)  # of nucleotides that are known
+    run = np.zeros(len(ids), np.uint16)  # known nucleotides in a row
     for position in range(len(columns)):
         code = columns[position].astype(np.uint64)
         code &= np.uint64(3)
@@ -73,7 +73,7 @@ def _roll(ids: np.ndarray, kmer_size: int, keys: np.ndarray, valid: np.ndarray) 
 
 
 def _align(ids: np.ndarray) -> np.ndarray:
-    """Move each strand to the left end of its row, without the N at its ends."""
+    """Align each strand to the left of its row, without N at its ends."""
     known = ids != N_ID
     first = known.argmax(axis=1)[:, None]
     length = ids.shape[1] - first - known[:, ::-1].argmax(axis=1)[:, None]
@@ -83,7 +83,7 @@ def _align(ids: np.ndarray) -> np.ndarray:
 
 
 def find_clusters(chunks: Sequence[np.ndarray], kmer_size: int = DEFAULT_KMER, verbose: bool = False) -> np.ndarray:
-    """Find the clusters of strands in chunks (rows, length), int32 (all rows,) in the order of their first rows.
+    """Find the cluster numbers of strands in chunks (rows, length): int32 (all rows,), in the order of first rows.
 
     Two strands are in one cluster if they have a key in common (see `strand_keys`), or are linked by others that do.
     Keys are sorted in ranges to bound memory.
@@ -151,7 +151,7 @@ def _distinct(values: np.ndarray) -> np.ndarray:
 
 
 class KeySet:
-    """Keys of strands, each chunk (rows, length) token ids, to find other strands that have one of them."""
+    """Keys of strands in chunks (rows, length) of token ids, to find strands with a key in common."""
 
     def __init__(self, chunks: Iterable[np.ndarray], kmer_size: int | None = DEFAULT_KMER):
         self._kmer_size = kmer_size
@@ -163,7 +163,7 @@ class KeySet:
         self._is_used[self._keys >> self._shift] = True
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """Which strands (rows, length) have a key in common with these: (rows,) bool."""
+        """Find the strands (rows, length) that have a key in common with these: (rows,) bool."""
         keys, valid = strand_keys(ids, self._kmer_size)
         places = np.flatnonzero(valid & self._is_used.take((keys >> self._shift).view(np.int64)))
         asked = keys.reshape(-1)[places]

@@ -35,34 +35,33 @@ def prepare_dataset(
     verbose: bool = False,
     **division: object,
 ) -> dict:
-    """Encode a table in one pass and write it as `datasets.load_from_disk` reads it.
+    """Encode a table in one pass and write a data set for `datasets.load_from_disk`.
 
-    The splits `train`, `validation` and, where the table names it, `test` hold `input_ids` (strand_length uint8, the
-    padded forward strand), `labels` (float32, assay units), `row` (int64, line, record or row of the source), `cluster`
+    The splits `train`, `validation` and, if the table has it, `test` hold `input_ids` (strand_length uint8, the padded
+    forward strand), `labels` (float32, assay units), `row` (int64, line, record or row of the source), `cluster`
     (unless rows are split one by one), `count` (int64, only with `average_duplicates`), `weight` (float32, only with
-    `weight_column`) and the extra columns. `report.json` beside them accounts for every row. Nothing is written unless
-    all goes well. Memory grows by some 70 bytes for each row; the search for near-copies takes up to 0.7 GB more.
+    `weight_column`) and the extra columns. `report.json` beside them accounts for every row. After an error nothing is
+    written. Memory grows by about 70 bytes per row, and the search for near-copies takes up to 0.7 GB more.
 
     Parameters
     ----------
     table : PromoterTable
-        The source, with a value column. Its split column, if any, says where each row goes (`train`; `validation`,
-        `valid`, `val` or `dev`; `test`).
+        The source, with a value column. A split column assigns each row to a split (`train`; `validation`, `valid`,
+        `val` or `dev`; `test`).
     output_dir : str or Path
-        The folder to be written.
+        Folder to write.
     tokenizer : KmerTokenizer, optional
         How sequences are trimmed and padded; default: `KmerTokenizer()`.
     strict : bool
-        Stop at the first row that is rejected instead of counting it. A sequence that is too long is dropped either
-        way.
+        Raise for the first rejected row instead of counting it. Sequences that are too long are dropped in either case.
     overwrite : bool
         Replace an existing data set.
     extra_columns : sequence of str, optional
-        Columns of the table to keep beside; default: those that the table itself names.
+        Further columns of the table to keep. Default: `table.extra_columns`.
     verbose : bool
         Show progress bars.
     **division
-        How rows are divided, averaged and weighted: fields of `modeling_macaron.data.splits.Division`.
+        Options that divide, average and weight rows: fields of `modeling_macaron.data.splits.Division`.
 
     Returns
     -------
@@ -72,9 +71,8 @@ def prepare_dataset(
     Raises
     ------
     ValueError
-        On options that are out of range, a damaged source, an unknown split, a row without a cluster of its own or
-        with a weight that is not a positive number, or when a split or the spread of the training values is empty; with
-        `strict` on the first row that is rejected.
+        If an option is out of range, the source is damaged, a split is unknown or empty, a cluster is missing, a weight
+        is not a positive number, or the training values do not vary. With `strict`, for the first rejected row.
     FileExistsError
         If `output_dir` exists and may not be replaced.
     """
@@ -101,7 +99,7 @@ def prepare_dataset(
         stored = kept.divide(verbose)
         report |= describe_stored(stored, division, table)
         _write_splits(folder, stored, report["splits"], verbose)
-        del stored  # some systems do not remove a file that is mapped
+        del stored  # some systems cannot remove a mapped file
         (folder / _KEPT_FILE).unlink()
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
@@ -116,7 +114,7 @@ def _reject_first(table: PromoterTable, batch: TableBatch, rows: EncodedRows, to
 
 
 def _write_splits(folder: Path, stored: StoredRows, splits: dict, verbose: bool) -> None:
-    """Write rows as `datasets.load_from_disk` reads them."""
+    """Write rows for `datasets.load_from_disk`."""
     split_of = np.full(stored.table.num_rows, -1, np.int8)
     split_of[stored.positions] = stored.splits
     parts = DatasetDict()

@@ -38,7 +38,7 @@ class Tally:
 
 
 def describe_rows(table: PromoterTable, tally: Tally, tokenizer: KmerTokenizer) -> dict:
-    """Describe a table that was read to its end, for JSON; raise if no row is left."""
+    """Describe a table that was read to its end, for JSON; raise if no row was accepted."""
     rejected = Counter({REASONS[index]: count for index, count in tally.reasons.items() if index not in (0, TOO_LONG)})
     if table.num_malformed:
         rejected[MALFORMED] = table.num_malformed
@@ -128,7 +128,7 @@ def _count_shared(names: np.ndarray, is_training: np.ndarray) -> int:
 
 
 def _fingerprint(mask: np.ndarray, *columns: np.ndarray | None) -> str:
-    """Hash of the contents, by which `datasets` recognizes what it has computed before."""
+    """Hash of the contents, which `datasets` uses to find cached results."""
     digest = hashlib.blake2b(digest_size=8)
     for column in columns:
         if column is not None:
@@ -179,12 +179,12 @@ def _warnings(report: dict, num_rows: int) -> Iterator[str]:
     seen, clusters = report["duplicates"]["held_out_rows_seen_in_training"], report["clusters"]
     usual, kmer = _usual_length(report), report["cluster_kmer"]
     if seen:
-        yield f"{seen:,} validation or test rows have a sequence that is trained on as well"
+        yield f"{seen:,} validation or test rows have a sequence that is also in training rows"
     if clusters is None:
         return
     if (near := clusters["held_out_rows_in_clusters_of_training"]) > seen:
         yield f"{near:,} validation or test rows share a cluster with training rows"
     if usual < _FEW_KMERS * kmer and report["cluster_column"] is None:
-        yield f"most sequences have {usual} nt: near-copies seldom have {kmer} nt in common (--cluster_kmer)"
+        yield f"most sequences have {usual} nt: near-copies rarely have {kmer} nt in common (--cluster_kmer)"
     if (share := clusters["rows_of_the_largest"] / num_rows) > 0.5:
         yield f"the largest cluster has {share:.0%} of all rows (common parts: --flank5, --flank3, --cluster_kmer)"

@@ -30,7 +30,7 @@ class EncodedRows(NamedTuple):
 
     @property
     def rejected(self) -> np.ndarray:
-        """Indices of the rows that are rejected for anything but their length."""
+        """Indices of the rows that are rejected for a reason other than length."""
         return np.flatnonzero((self.reasons > 0) & (self.reasons != TOO_LONG))
 
 
@@ -46,7 +46,7 @@ def encode_rows(rows: pa.Table, table: PromoterTable, tokenizer: KmerTokenizer) 
 def explain_row(
     rows: pa.Table, encoded: EncodedRows, index: int, table: PromoterTable, tokenizer: KmerTokenizer
 ) -> str:
-    """Say why a row is rejected."""
+    """Explain why a row is rejected."""
     reason = int(encoded.reasons[index])
     if reason < len(PROBLEMS):
         text = rows[table.columns.sequence][index].as_py() or ""
@@ -57,7 +57,7 @@ def explain_row(
 
 
 def _mean_values(rows: pa.Table, table: PromoterTable) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over those replicates of each row that have a value, and reasons, both as of `parse_values`."""
+    """Average the replicates of each row, ignoring missing values; returns values and reasons as `parse_values`."""
     names = (table.columns.value, *table.replicates)
     parsed = [parse_values(table.values_of(rows, name), f"{table.path}, column {name!r}") for name in names]
     values, reasons = (np.stack(arrays) for arrays in zip(*parsed, strict=True))

@@ -1,24 +1,24 @@
 """Simulated promoters: planted yeast motifs and an expression from a thermodynamic occupancy model.
 
-The rules are known, so what a trained model has found can be checked against them. A factor occupies a site with the
-equilibrium probability of thermodynamic models of transcription (Shea & Ackers 1985, J Mol Biol 181:211), its binding
-energy is read from the sequence on both strands and chance sites count too (Granek & Clarke 2005, Genome Biol 6:R87),
-and expression follows from the occupancies of all factors together, with factors that open chromatin for the others,
-as random yeast promoters showed (de Boer et al. 2020, Nat Biotechnol 38:56).
+The rules are known, so they can be compared with what a trained model has learned. A factor occupies a site with the
+equilibrium probability of thermodynamic models of transcription (Shea & Ackers 1985, J Mol Biol 181:211). Its binding
+energy depends on the sequence on both strands, and chance sites count too (Granek & Clarke 2005, Genome Biol 6:R87).
+Expression depends on the occupancies of all factors together. Some factors open chromatin for the others, as random
+yeast promoters showed (de Boer et al. 2020, Nat Biotechnol 38:56).
 
 The model, for a variable part of any length (energies in kT):
 
 1. A site with m mismatches to the consensus is occupied with p = z / (1 + z), z = exp(`CHEMICAL_POTENTIAL` - m *
    `MISMATCH_ENERGY`). Sites with more than `MAX_MISMATCHES` are left out (p < 0.00002).
-2. A factor is there with probability F = 1 - prod(1 - w * p) over its sites on both strands, so it saturates. The
+2. A factor is bound with probability F = 1 - prod(1 - w * p) over its sites on both strands, so it saturates. The
    weight w is 1, times `Motif.reverse_weight` on the reverse strand and, for activators, times a logistic function of
    the distance from the downstream end of the site to the downstream end of the variable part: half at
    `ACTIVATION_REACH` nt and small farther upstream.
-3. A factor with energy e multiplies what its role acts on by 1 + F * (exp(e) - 1): openers the odds O of open
-   chromatin (`CLOSED_ODDS` without any), activators and the TATA box the polymerase's weight Q in open chromatin
-   (`BASAL_WEIGHT` without any), repressors (e < 0) the transcription rate T.
-4. Rate = T * (open * Q / (1 + Q) + (1 - open) * `CLOSED_RATE`) with open = O / (1 + O): the activators and the TATA box
-   hardly count without an opener, which no sum over k-mers can express.
+3. A factor with energy e multiplies one quantity by 1 + F * (exp(e) - 1). Openers multiply the odds O of open chromatin
+   (`CLOSED_ODDS` without any), activators and the TATA box the polymerase's weight Q in open chromatin (`BASAL_WEIGHT`
+   without any), and repressors (e < 0) the transcription rate T.
+4. Rate = T * (open * Q / (1 + Q) + (1 - open) * `CLOSED_RATE`) with open = O / (1 + O). Activators and the TATA box
+   have little effect without an opener, which a sum over k-mers cannot express.
 5. Expression = 17 * log(1 + D * rate) / log(1 + D), D = `DYNAMIC_RANGE`: from 0 to 17 as in the challenge.
 """
 
@@ -54,10 +54,10 @@ _BATCH_BLOCKS = 16
 
 
 class Motif(NamedTuple):
-    """A factor, where it binds and what it does."""
+    """A factor, its binding sites and its effect."""
 
     name: str
-    consensus: str  # published, in IUPAC letters, forward strand
+    consensus: str  # published, in IUPAC codes, forward strand
     role: str  # opener, activator, core or repressor
     energy: float  # kT; log of the factor by which the bound factor multiplies what its role acts on
     reverse_weight: float  # of a site on the reverse strand relative to the forward strand, 0 to 1
@@ -94,15 +94,15 @@ def simulate(num_sequences: int, *, seed: int = 0, noise: float = 1.0) -> Iterat
     """Simulate promoters with a known grammar, as a stream.
 
     Each promoter has a random variable part of 80 nt (`BASE_COMPOSITION`) between the challenge's constant flanks, with
-    0 to `MAX_SITES` planted sites that do not overlap: number, motif, strand and place are drawn uniformly, ambiguous
-    letters of the consensus among those allowed.
+    0 to `MAX_SITES` planted sites that do not overlap. Their number, motif, strand and position are drawn uniformly,
+    and so are the bases at ambiguous positions of the consensus.
 
     Parameters
     ----------
     num_sequences : int
         Number of promoters, at least 1.
     seed : int
-        Seed, not negative. The first rows of a longer simulation are those of a shorter one.
+        Seed, 0 or more. A longer simulation begins with the rows of a shorter one.
     noise : float
         Standard deviation of the Gaussian measurement noise, in units of expression. The noise-free values have a
         standard deviation of about 4.
@@ -137,13 +137,13 @@ def simulate(num_sequences: int, *, seed: int = 0, noise: float = 1.0) -> Iterat
 
 
 def noise_free_expression(sequences: Sequence[str]) -> np.ndarray:
-    """Compute the expression that the simulation gives to any sequences, without noise.
+    """Compute the noise-free expression of any sequences under the simulation's rules.
 
     Parameters
     ----------
     sequences : sequence of str
-        Variable parts, or whole constructs: the challenge's flanks are cut where both are there. Lower case and U are
-        accepted; N and other ambiguity letters match no letter of a consensus but N.
+        Variable parts, or whole constructs: the challenge's flanks are trimmed if both are present. Lower case and U
+        are accepted. N and other ambiguity codes match only N in a consensus.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def noise_free_expression(sequences: Sequence[str]) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a sequence is empty or holds a letter that is not DNA, or if `sequences` is a single str.
+        If a sequence is empty or not DNA, or if `sequences` is a single str.
     """
     if isinstance(sequences, str):
         raise ValueError("`sequences` must be a list of sequences, got one str")

@@ -28,7 +28,7 @@ from modeling_macaron.io.tables import (
 
 DEFAULT_DATASET = "HuggingFaceBio/random-promoter-dream-2022"
 DEFAULT_CONFIG = "supervised"
-DEFAULT_REVISION = "5b18e5067fd20e589f698a4406ca6e4f2344d68f"  # later ones have no such configuration
+DEFAULT_REVISION = "5b18e5067fd20e589f698a4406ca6e4f2344d68f"  # later revisions lack this configuration
 GROUND_TRUTH = ("expression_noise_free", "motif", "motif_start", "motif_strand")
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -55,13 +55,12 @@ def open_source(
     source : str, optional
         A file (see `modeling_macaron.io.tables.open_table`), `"simulate"`, a data set on the Hub (`owner/name`) or a
         folder laid out as one. Default: the measurements of the Random Promoter DREAM Challenge 2022 on the Hub.
-    sequence_column, value_column, split_column : str, optional
-        Columns, if the usual names do not find them. Several value columns (such as replicates) are averaged row by
-        row, ignoring missing values.
+    Column names, if they are not usual ones. Several value columns (such as replicates) are averaged row by row,
+    ignoring missing values.
     config : str, optional
         Configuration of a data set on the Hub.
     revision : str, optional
-        Commit, tag or branch of a data set on the Hub. Default: of the challenge's `DEFAULT_REVISION`, else `main`.
+        Commit, tag or branch of a data set on the Hub. Default: `DEFAULT_REVISION` for the challenge, else `main`.
     hub_split : str, optional
         Use only this split of a data set on the Hub, and split its rows anew.
     num_sequences, seed : int
@@ -70,12 +69,12 @@ def open_source(
     Returns
     -------
     PromoterTable
-        With a value column.
+        Table with a value column.
 
     Raises
     ------
     FileNotFoundError
-        If a file is not there.
+        If a file does not exist.
     ValueError
         If the source is unknown, cannot be read or reached, or an option does not apply to it.
     """
@@ -149,7 +148,7 @@ def _open_hub(
 
 @contextmanager
 def _explain_hub_errors(where: str) -> Iterator[None]:
-    """Raise a `ValueError` of one line if a data set cannot be read."""
+    """Raise a one-line `ValueError` if a data set cannot be read."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:

@@ -19,29 +19,29 @@ _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "te
 
 
 class Division(NamedTuple):
-    """How rows are divided and stored.
+    """Options that divide and store rows.
 
     Attributes
     ----------
     split_by : str
-        `"cluster"`: near-copies stay on one side. Two rows are in one cluster if their variable parts are equal or
-        reverse complements, or have a common stretch of `cluster_kmer` nt on either strand, and so are the near-copies
-        of near-copies. N matches nothing. `"row"`: only identical sequences stay on one side.
+        `"cluster"`: near-copies stay in one split. Two rows are near-copies if their variable parts are equal or
+        reverse complements, or share `cluster_kmer` nt on either strand. Rows linked by near-copies form a cluster. N
+        matches nothing. `"row"`: only identical sequences stay in one split.
     cluster_kmer : int
-        Length of the stretch, 1 to 32 nt.
+        Length of the shared k-mer, 1 to 32 nt.
     cluster_column : str, optional
-        Column of the table with clusters of its own, which are used instead.
+        Column of the table with clusters to use instead.
     weight_column : str, optional
-        Column of the table with the weight of each row in the training loss, a positive number. Mean and standard
-        deviation of the expression, and validation, do not use it.
+        Column of the table with the positive weight of each row in the training loss. Validation, and the mean and
+        standard deviation of the expression, ignore it.
     average_duplicates : bool
-        Store rows with equal variable parts (of one split, where the table names splits) as one: the first, with the
-        mean of their values and their number in the column `count`. With weights, it has the weighted mean and the sum
-        of the weights.
+        Store only the first of rows with equal variable parts (in each split, if the table has splits), with the mean
+        of their values and their number in the column `count`. With weights, store the weighted mean and the sum of
+        the weights.
     validation_fraction : float
         Share of the rows for validation, between 0 and 1, where the table has no split column.
     seed : int
-        Seed of that division, 0 or more. The order of the rows does not matter.
+        Seed of the split, 0 or more. The order of the rows does not matter.
     """
 
     split_by: str = "cluster"
@@ -84,7 +84,7 @@ class StoredRows(NamedTuple):
 
 
 class KeptRows:
-    """Accepted rows of a table: numbers that splits need in memory, the columns to be stored in a file."""
+    """Accepted rows of a table. Numbers for the splits stay in memory, and columns to store go to a file."""
 
     def __init__(self, path: Path, table: PromoterTable, division: Division, extra_columns: Sequence[str]):
         self._path, self._table, self._division, self._extra_columns = path, table, division, extra_columns
@@ -201,7 +201,7 @@ def _average(
 def _column(batch: TableBatch, name: str, role: str) -> pa.ChunkedArray:
     """Take a column of a batch."""
     if name not in batch.table.column_names:
-        raise ValueError(f"{role} column {name!r} is not there; the columns are {batch.table.column_names}")
+        raise ValueError(f"there is no {role} column {name!r}; the columns are {batch.table.column_names}")
     return batch.table[name]
 
 

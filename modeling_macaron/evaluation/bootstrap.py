@@ -42,7 +42,7 @@ def cluster_codes(measurements: Measurements, cluster_column: str = "cluster") -
 
 
 def _correlate(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Pearson r and Spearman rho of values (n,), faster than scipy's since without p-values; NaN if undefined."""
+    """Pearson r and Spearman rho of values (n,), without p-values for speed; NaN if undefined."""
     if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan, math.nan
     return np.corrcoef(x, y)[0, 1], np.corrcoef(stats.rankdata([x, y], axis=1))[0, 1]

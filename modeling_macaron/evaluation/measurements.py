@@ -77,9 +77,9 @@ def read_frame(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def read_prepared(folder: str | Path) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a folder of prepare_data.py: `sequence`, `activity`, `split` and, if it is there, `cluster`.
+    """Yield the rows of a folder of prepare_data.py: `sequence`, `activity`, `split` and, if present, `cluster`.
 
-    Flanks are added again if most rows had them. Raises a `FileNotFoundError` if it is another folder.
+    Flanks are added again if most rows had them. Raises a `FileNotFoundError` for any other folder.
     """
     path = Path(folder, "report.json")
     if not path.is_file():
@@ -144,9 +144,9 @@ def load_measurements(
     Parameters
     ----------
     table : str or Path
-        File as for `open_table`, with a column of values; optionally `row_id` (default: the position, from 0), which
-        pairs and files of predictions refer to, the flags `high`, `low`, `yeast`, `random`, `challenging` and
-        `leaderboard_public`, `split` and `cluster`. Or a data set folder of scripts/prepare_data.py.
+        File for `open_table` with a column of values, or a data set folder of scripts/prepare_data.py. Optional columns
+        are `row_id` (default: the position, from 0), to which pairs and predictions refer, `split`, `cluster`, and the
+        flags `high`, `low`, `yeast`, `random`, `challenging` and `leaderboard_public`.
     pairs : str or Path, optional
         Columns `kind`, `alt_row_id`, `ref_row_id` and optionally `public`.
     split : str, optional

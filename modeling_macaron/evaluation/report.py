@@ -59,7 +59,7 @@ def _cell(value: float | list[float] | str | None, key: str) -> str:
 
 
 def format_table(result: dict) -> str:
-    """Write a result of `evaluate_files` as a Markdown table with its notes.
+    """Format a result of `evaluate_files` as a Markdown table with its notes.
 
     The line `official score` holds the Pearson Score and the Spearman Score. The last column is the share of
     measurements within the prediction intervals of 90 %, if the model has them.

@@ -25,7 +25,7 @@ KMER_SIZES = (1, 2, 3, 4, 5)
 ALPHAS = tuple(float(alpha) for alpha in np.logspace(0, 4, 9))
 MAX_TRAINING_ROWS = 100_000
 
-_ALPHA_ROWS = 10_000  # more rows do not change the best penalty, noise over signal
+_ALPHA_ROWS = 10_000  # more rows do not change the best penalty
 _BATCH_BASES = 1_600_000
 _SEED = 0
 
@@ -91,7 +91,7 @@ def kmer_counts(ids: np.ndarray) -> sparse.csr_matrix:
 def fit_ridge(ids: np.ndarray, values: np.ndarray) -> Pipeline:
     """Train ridge regression on k-mer counts.
 
-    The penalty is the one of `ALPHAS` with the smallest leave-one-out error on at most 10,000 random training rows.
+    The penalty is chosen from `ALPHAS` by the leave-one-out error on at most 10,000 random training rows.
 
     Parameters
     ----------

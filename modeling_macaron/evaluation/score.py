@@ -55,7 +55,7 @@ def _remove_scores(result: dict, reason: str) -> None:
 
 
 def score(predictions: np.ndarray, measurements: Measurements) -> dict:
-    """Score predictions (rows,) by `dream_score`; without official scores if the rows are one split of a table."""
+    """Score predictions (rows,) by `dream_score`. A split of a table has no official scores."""
     result = dream_score(predictions, **metric_inputs(measurements))
     if set(result["all"]) == {"all"}:
         result["note"] = "no official score: the table has no subsets or pairs of the challenge."
@@ -65,7 +65,7 @@ def score(predictions: np.ndarray, measurements: Measurements) -> dict:
 
 
 def _check_sequences(problems: Sequence[str], measurements: Measurements) -> None:
-    """Raise if a sequence has a problem, (rows,) texts."""
+    """Raise if one of `problems` (rows,) is not empty."""
     if bad := [row for row, problem in enumerate(problems) if problem]:
         reasons = ", ".join(f"row_id {measurements.rows['row_id'][row]}: {problems[row]}" for row in bad[:3])
         raise ValueError(f"{len(bad)} of {len(problems)} sequences of the table cannot be used ({reasons})")
@@ -115,7 +115,7 @@ def calibrate(model: str | Path, measurements: Measurements, *, batch_size: int 
     `conformal_quantiles`. Raises a `ValueError` if there are too few rows.
     """
     predictor = Predictor.from_pretrained(model, batch_size=batch_size)
-    predictor.config.interval_quantiles = {"90": 1.0}  # so that the half widths are the scales
+    predictor.config.interval_quantiles = {"90": 1.0}  # makes half widths equal to scales
     values, strands = _predict(predictor, measurements)
     predicted, _, high = values.T
     errors = np.abs(measurements.rows["activity"].to_numpy(np.float64) - predicted)
@@ -187,7 +187,7 @@ def evaluate_files(
     output : str or Path
         JSON file to write.
     model, predictions : str or Path
-        One of the two: a model folder or name on the Hub, or a table for `read_predictions`.
+        Exactly one: a model folder or name on the Hub, or a table for `read_predictions`.
     options : EvaluationOptions, optional
         Baseline, intervals, plots and so on.
 
@@ -213,7 +213,7 @@ def evaluate_files(
     measurements = load_measurements(table, pairs, split=split, **columns)
     run = {"table": str(table), "pairs": pairs and str(pairs), "split": split, "rows": len(measurements.rows)}
     bootstrap = {"cluster_column": options.cluster_column, "seed": 0}
-    if options.intervals is not None:  # before a model takes its time
+    if options.intervals is not None:  # before the model runs
         num_clusters = int(cluster_codes(measurements, options.cluster_column).max()) + 1
         run |= {"intervals": options.intervals, "clusters": num_clusters} | bootstrap
     values, origin = _obtain_values(model, predictions, measurements, options)

@@ -26,7 +26,7 @@ _WANTED = "text in UTF-8 (Excel: 'CSV UTF-8')"
 _OPEN_QUOTE = 'a field in quotes (") does not end on its line; mend the quotes'
 _ERRORS = {  # part of Arrow's message: ours
     "straddl": f"has a line of more than {_BLOCK_BYTES:,} bytes; is it a table?",
-    "invalid UTF8": f"is not UTF-8 text throughout; save it as {_WANTED}",
+    "invalid UTF8": f"is not UTF-8 text; save it as {_WANTED}",
     "out of sync": f"cannot be read: {_OPEN_QUOTE}",
 }
 _NOTHING_BELOW_THE_HEADER = ("Empty CSV file", "Could not skip initial")
@@ -42,14 +42,14 @@ class Layout(NamedTuple):
     sample: list[list[str]]  # the first rows, field by field
 
     def texts_of(self, name: str) -> list[str]:
-        """Give the sampled fields of a column."""
+        """Return the sampled fields of a column."""
         index = self.names.index(name)
         return [row[index] for row in self.sample]
 
     def decimal_comma_columns(self, is_sheet: bool = False) -> list[str]:
         """Names of the columns whose numbers have a decimal comma: some sampled value has a comma, none has a point.
 
-        Text between semicolons has decimal commas unless a value has a point, and text between commas has none.
+        Without either mark, only semicolon-separated text has decimal commas. Comma-separated text never has them.
         """
         found = []
         for name in self.names if is_sheet or self.delimiter != "," else ():
@@ -60,7 +60,7 @@ class Layout(NamedTuple):
 
 
 def are_mostly(kind: Callable[[str], bool], texts: Sequence[str]) -> bool:
-    """Whether at least half of the texts that are not missing are of a kind."""
+    """Whether `kind` holds for at least half of the texts that are not missing."""
     known = [text for text in texts if text.strip() and not is_missing(text)]
     return 2 * sum(map(kind, known)) >= max(len(known), 1)
 

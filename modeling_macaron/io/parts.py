@@ -1,4 +1,4 @@
-"""Write a table in parts that outlive a crash and that several processes share, then join them."""
+"""Write a table in parts that survive a crash and can come from several processes, then join them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ REQUEST = "request.json"
 class TableParts:
     """Folder `OUTPUT.parts` with the finished parts of a table that is being written, each an Arrow file.
 
-    `request` is JSON that determines what the parts hold; parts of different requests are never joined. As a context
-    manager, entered after `begin`, it keeps the folder after an error if any part is finished. A `ValueError` in a new
-    run removes it, since the request or the source was wrong, unless a failing disk or network caused the error.
+    `request` is JSON that determines the contents of the parts. Parts of different requests are never joined. Call
+    `begin`, then enter the context. After an error, the context keeps the folder if any part is finished. A
+    `ValueError` in a new run removes it, since the request or the source was wrong, unless a failing disk or network
+    caused the error.
     """
 
     def __init__(self, output: str | Path, request: dict) -> None:
@@ -29,12 +30,12 @@ class TableParts:
         self.request = json.loads(json.dumps(request))
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder, or with `resume` take over finished parts of the same request."""
+        """Make the folder or, with `resume`, keep the finished parts of the same request."""
         check_parts(self.folder, resume=resume, overwrite=overwrite)
         if resume and (self.folder / REQUEST).is_file():
             self._check_same_request()
             return
-        self.remove()  # without their request, nothing is known of parts
+        self.remove()  # parts without a request cannot be used
         self.folder.mkdir(parents=True, exist_ok=True)
         self._put(REQUEST, lambda path: path.write_text(json.dumps(self.request, indent=1)))
 
@@ -43,8 +44,8 @@ class TableParts:
         changed = [name for name in {**before, **self.request} if before.get(name) != self.request.get(name)]
         if changed:
             raise ValueError(
-                f"the interrupted run that left {self.folder} had other values of {', '.join(changed)}: repeat it as "
-                "it was, or pass --overwrite without --resume to begin anew"
+                f"the interrupted run that left {self.folder} had other values of {', '.join(changed)}: use the "
+                "same, or pass --overwrite without --resume to start again"
             )
 
     def is_finished(self, number: int) -> bool:
@@ -102,16 +103,16 @@ def parts_folder(output: str | Path) -> Path:
 
 
 def check_parts(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise if an interrupted run left parts and neither `resume` nor `overwrite` is given, or a folder is foreign."""
+    """Raise if an interrupted run left parts, without `resume` or `overwrite`, or if the folder has other files."""
     if not folder.exists():
         return
     ours = folder.is_dir() and all(_is_ours(path) for path in folder.iterdir())
     if not ours:
-        raise FileExistsError(f"{folder} is in the way: an output's unfinished parts would stand there")
+        raise FileExistsError(f"{folder} is in the way: move it, since the output's unfinished parts need this name")
     if not (resume or overwrite):
         raise FileExistsError(
-            f"an interrupted run has left finished parts in {folder}: pass --resume to go on with them, or --overwrite "
-            "to begin anew"
+            f"an interrupted run has left finished parts in {folder}: pass --resume to continue, or --overwrite to "
+            "start again"
         )
 
 

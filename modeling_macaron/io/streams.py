@@ -48,7 +48,7 @@ def read_ahead(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
 
 @contextmanager
 def write_behind(write: Callable[[Item], object], behind: int = 2) -> Iterator[Callable[[Item], None]]:
-    """Give a function that hands items to a writing thread, which may be `behind` items late.
+    """Yield a function that passes items to a writer thread, which may be `behind` items late.
 
     An error of the writer is raised by a later call or at the end of the block.
     """

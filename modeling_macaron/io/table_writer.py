@@ -19,7 +19,7 @@ from modeling_macaron.io.tables import DELIMITERS
 def check_output(output: str | Path) -> None:
     """Raise if the suffix of an output is not `.parquet`, `.csv`, `.tsv` or `.txt`, in any case."""
     if Path(output).suffix.lower() not in (".parquet", *DELIMITERS):
-        raise ValueError(f"{output}: unknown kind of output; .parquet, .csv and .tsv are known")
+        raise ValueError(f"{output}: unknown kind of output; expected .parquet, .csv or .tsv")
 
 
 def check_columns(output: str | Path, schema: pa.Schema) -> None:

@@ -33,7 +33,7 @@ TABLE_SUFFIXES = (
     *(suffix + compression for suffix in (*DELIMITERS, *_FASTA) for compression in ("", *_COMPRESSIONS)),
 )
 _MAX_MALFORMED = 1000  # remembered one by one; all are counted
-_RECORD_LENGTH = 4 << 20  # of a FASTA record, as of a line of a table: what is longer ends the reading
+_RECORD_LENGTH = 4 << 20  # maximum of a FASTA record, as of a line of a table; longer ones raise
 _BATCH_LENGTH = 64 << 20
 _SAMPLE_ROWS = 100
 _KINDS = {"sequence": looks_like_dna, "value": is_number}
@@ -44,7 +44,7 @@ TextsOf = Callable[[str], list[str]]  # from the name of a column to some of its
 
 
 class Columns(NamedTuple):
-    """Names of the columns that matter; `None` where the table has none."""
+    """Names of the columns to read; `None` if the table has none."""
 
     sequence: str
     value: str | None = None
@@ -54,7 +54,7 @@ class Columns(NamedTuple):
 class TableBatch(NamedTuple):
     """Some rows of a promoter table."""
 
-    table: pa.Table  # all columns of the source; of text files every column is a string
+    table: pa.Table  # all columns of the source; strings if it is a text file
     numbers: np.ndarray  # (batch,) int64 line, record or row of the source of each row, counted from 1
 
 
@@ -116,7 +116,7 @@ class PromoterTable:
             raise self.error_at(int(numbers[first]), problems[first])
 
     def no_rows(self) -> ValueError:
-        """Make the error of a source in which no row was read."""
+        """Make the error for a source without readable rows."""
         if not self.malformed:
             return ValueError(f"{self.path} has no rows")
         number, reason = self.malformed[0]
@@ -127,7 +127,7 @@ class PromoterTable:
         return ValueError(f"{self.path}, {self.unit} {number}: {reason}")
 
     def refuse_columns(self, present: Sequence[str], added: Sequence[str]) -> None:
-        """Raise if the source has a column with the name of one that the output adds."""
+        """Raise if the source already has a column that the output adds."""
         if taken := [name for name in added if name in present]:
             names = ", ".join(taken)
             raise ValueError(
@@ -144,23 +144,23 @@ def open_table(
     batch_rows: int = 65_536,
     require_value: bool = False,
 ) -> PromoterTable:
-    """Open a table of promoters, whatever its format, and find its columns.
+    """Open a table of promoters and find its columns.
 
     Parameters
     ----------
     source : str or Path
-        `.tsv`, `.txt` (tab-separated), `.csv` (also with semicolons), `.fa`, `.fasta`, `.fna`, each
-        also with `.gz` or `.zst`, or `.parquet`, or `.xlsx` (its first sheet). Tables may have a header or none.
-        Numbers may have decimal commas, which are found by column, except in text between commas. A FASTA record may
-        carry its value as `>name expression=1.25`, `>name 1.25` or `>name|1.25`.
+        `.tsv`, `.txt` (tab-separated), `.csv` (also with semicolons), `.fa`, `.fasta`, `.fna`, each also with `.gz` or
+        `.zst`, or `.parquet`, or `.xlsx` (its first sheet). The header is optional. Decimal commas are detected by
+        column, except in comma-separated text. A FASTA record may carry its value as `>name expression=1.25`,
+        `>name 1.25` or `>name|1.25`.
     sequence_column, value_column, split_column : str, optional
-        Column names, or positions counted from 0 (`"0"`) in a file without header. The first two are found by the
-        usual names (`SEQUENCE_NAMES`, `VALUE_NAMES`) and, where several have one or there is no header, by what the
-        columns hold. In FASTA, `value_column` is the key before the `=`.
+        Column names, or positions counted from 0 (`"0"`) in a file without header. By default, the first two are found
+        by the usual names (`SEQUENCE_NAMES`, `VALUE_NAMES`), or by their contents if several columns fit or there is no
+        header. In FASTA, `value_column` is the key before the `=`.
     batch_rows : int
-        Most rows of a batch.
+        Maximum rows per batch.
     require_value : bool
-        Whether a table without a value column is rejected.
+        Raise if the table has no value column.
 
     Returns
     -------
@@ -216,8 +216,8 @@ def find_columns(
 ) -> tuple[Columns, str]:
     """Find the columns of a table of promoters; see `choose_columns`.
 
-    `candidates` are the columns that a role may have in a file without header. Returns the columns, and the same as
-    text.
+    `candidates` are the columns that a role may have in a file without header. Returns the columns, and a text that
+    lists them.
     """
     usual = candidates or {"sequence": SEQUENCE_NAMES, "value": VALUE_NAMES}
     roles = {
@@ -237,7 +237,7 @@ def choose_columns(
     hint: str = "",
     has_header: bool = True,
 ) -> dict[str, str]:
-    """Find the column of each role by the given or its usual names, and among several by what they hold.
+    """Find the column of each role by the given or its usual names, and among several by their contents.
 
     `where` names the source in messages, and `texts_of` gives some fields of a column as text. Raises a `ValueError` if
     a given name is missing, or if a needed column is missing or ambiguous.
@@ -258,23 +258,23 @@ def choose_columns(
             among = found if has_header else names
             if given is None and is_needed and len(among) > 1:
                 among = ", ".join(map(repr, among))
-                _LOGGER.info("%s: the %s is column %r, chosen among %s by what it holds", where, role, *fitting, among)
+                _LOGGER.info("%s: the %s is column %r, chosen among %s by its contents", where, role, *fitting, among)
         elif is_needed:
             what = f"more than one column may be the {role}" if found else f"no column is known to be the {role}"
             raise ValueError(f"{where}: {what}{hint}; {listed}. Pass --{role}_column")
     if len(set(chosen.values())) < len(chosen):
-        raise ValueError(f"{where}: one column cannot be two things: {chosen}")
+        raise ValueError(f"{where}: one column cannot have two roles: {chosen}")
     return chosen
 
 
 def parquet_texts(file: pyarrow.parquet.ParquetFile, name: str) -> list[str]:
-    """Give the first fields of a column as text, without nulls."""
+    """Return the first fields of a column as text, without nulls."""
     batches = file.iter_batches(_SAMPLE_ROWS, columns=[name])
     return [str(value) for batch in islice(batches, 1) for value in batch.column(0).to_pylist() if value is not None]
 
 
 def number_batches(tables: Iterator[pa.Table]) -> Iterator[TableBatch]:
-    """Give the rows of a stream of tables their numbers, from 1."""
+    """Add row numbers, from 1, to a stream of tables."""
     first = 1
     for table in tables:
         yield TableBatch(table, np.arange(first, first + table.num_rows, dtype=np.int64))
@@ -339,7 +339,7 @@ def _open_fasta(path: Path, compression: str | None, given: Columns, batch_rows:
 
 
 def _split_header(header: str, pair: re.Pattern, takes_number: bool) -> tuple[str, str]:
-    """Name and value of a FASTA header: behind a key, or a number alone after the name; empty if unclear."""
+    """Split a FASTA header into name and value (after a key, or the only number); empty if unclear."""
     value = ""
     pairs = [found for found in pair.finditer(header) if ":" not in found[0] or is_number(found[1])]
     if len(pairs) == 1:
@@ -354,7 +354,7 @@ def _split_header(header: str, pair: re.Pattern, takes_number: bool) -> tuple[st
 
 
 def _fasta_tables(rows: Iterator[tuple[str, str, str]], batch_rows: int) -> Iterator[pa.Table]:
-    """Collect rows of name, value and sequence, of limited number and length, in tables."""
+    """Collect rows of name, value and sequence in tables of limited size."""
     found: list[tuple[str, str, str]] = []
     length = 0
     for row in chain(rows, [None]):
@@ -374,7 +374,7 @@ def _fasta_records(lines: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, s
         line = line.strip()
         length = 0 if line.startswith(">") else length + len(line)
         if max(length, len(line)) > _RECORD_LENGTH:
-            raise ValueError(f"{path}, line {number}: a record has more than {_RECORD_LENGTH:,} letters")
+            raise ValueError(f"{path}, line {number}: a record has more than {_RECORD_LENGTH:,} characters")
         if line.startswith(">"):
             if header is not None:
                 yield header, "".join(pieces)

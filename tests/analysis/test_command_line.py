@@ -140,7 +140,7 @@ def test_design_from_end_to_end(tiny_folder, folder, capsys):
         np.testing.assert_allclose(lines[column], predictor.predict(lines[text].tolist()), rtol=1e-5)
     change = (lines["expression"] - lines["start_expression"]).median()
     assert capsys.readouterr().out.splitlines() == [
-        "2 designs for 2 starts written to out.tsv", f"predicted change in the median: {change:+.3f} assay units",
+        "2 designs for 2 starts written to out.tsv", f"median predicted change: {change:+.3f} assay units",
         f"0 of 2 reached 60; nearest {lines['expression'].max():.2f}",
     ]  # fmt: skip
     assert (folder / "out.fa").read_text().count(">design_") == 2
@@ -177,7 +177,7 @@ def test_chosen_columns_and_malformed_lines_are_reported(tiny_folder, folder, mo
         "2 lines of in.csv are malformed and were left out: 4, 5",
         "line 4: 6 columns instead of 5: 'z,ACGT,1,A,C,more'",
     ]
-    chosen = "in.csv: the sequence is column 'sequence', chosen among 'promoter', 'sequence' by what it holds"
+    chosen = "in.csv: the sequence is column 'sequence', chosen among 'promoter', 'sequence' by its contents"
     assert printed.err.splitlines().count(chosen) == 1
     assert "Loading" not in printed.err
     monkeypatch.setenv("RANK", "1")

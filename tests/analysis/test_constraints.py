@@ -56,7 +56,7 @@ def test_random_promoters_meet_the_constraints(rules):
     counts = np.bincount(random_promoters(300, 20, 0.5, rules(), seed=1).ravel(), minlength=4)
     np.testing.assert_allclose(counts / 6000, 0.25, atol=0.03)
     np.testing.assert_array_equal(random_promoters(5, 20, 0.35, rules(forbidden_sites=("TTT",)), seed=1), found[:5])
-    with pytest.raises(ValueError, match=r"none of 1000 random promoters of 20 nt will do; .* GC content 0\.500"):
+    with pytest.raises(ValueError, match=r"none of 1000 random promoters of 20 nt is allowed; .* GC content 0\.500"):
         random_promoters(1, 20, 0.5, rules(gc_range=(0.1, 0.2)), seed=1)
 
 
@@ -69,7 +69,7 @@ def test_random_promoters_meet_the_constraints(rules):
         ({"forbidden_sites": "GAATTC"}, "got one str"),
         ({"forbidden_sites": ("GAAXTC",)}, "'GAAXTC' is not DNA in IUPAC codes"),
         ({"forbidden_sites": ("",)}, "not DNA"),
-        ({"forbidden_sites": ("NN",)}, "everywhere"),
+        ({"forbidden_sites": ("NN",)}, "matches every sequence"),
         ({"fixed_positions": (-1,)}, "counted from 0"),
     ],
 )

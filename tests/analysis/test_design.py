@@ -329,7 +329,7 @@ def test_invalid_search_options(options, message):
     [
         (START, {}, "got one str"),
         (["ACGT", "ACXT"], {}, "sequence 1 of the batch: letter 'X' at position 3"),
-        (["ACGT", "ACNT"], {}, "start 1: position 3 .counted from 1. is none of A, C, G and T"),
+        (["ACGT", "ACNT"], {}, "start 1: position 3 .counted from 1. is not A, C, G or T"),
         (["ACGT"], {"training_sequences": []}, "no training sequence"),
         (["ACGT"], {"training_sequences": "absent.tsv"}, "there is no file absent.tsv"),
         (["ACGT"], {"constraints": Constraints((0.6, 0.7))}, "start 0: breaks a constraint: its GC content 0.500"),
@@ -338,7 +338,7 @@ def test_invalid_search_options(options, message):
         (
             ["ACGT"],
             {"constraints": Constraints(None, (), (8,))},
-            "position 9 .counted from 1. is to stay, and it has 4",
+            "position 9 .counted from 1. is fixed, but it has only 4",
         ),
         (["ACGT"], {"options": SearchOptions(rank_by="bound")}, "no interval of 90 %"),
     ],
@@ -423,7 +423,7 @@ def test_file_has_a_line_for_each_design(uncertain, tmp_path, name, target):
 
 
 BAD = {
-    2: (START.replace("A", "N", 1), "is none of A, C, G and T"), 4: ("", "empty sequence"),
+    2: (START.replace("A", "N", 1), "is not A, C, G or T"), 4: ("", "empty sequence"),
     5: ("ACGTXC", "letter 'X' at position 5 (counted from 1) is not DNA"),
     6: ("A" * 99, "99 nt are more than the 20 that the model reads"),
     7: ("GAATTC" + START[6:], "breaks a constraint: it has the forbidden site GAATTC at position 1 (counted from 1)"),

@@ -123,7 +123,7 @@ def test_parts_of_another_request_are_not_joined(tiny_folder, make_model, table,
         predictor = replace(predictor, batch_size=33)
     else:
         predictor = replace(predictor, tokenizer=KmerTokenizer(kmer_size=5, strand_length=20, flank5="ACCA"))
-    with pytest.raises(ValueError, match=f"had other values of {changed}: repeat it"):
+    with pytest.raises(ValueError, match=f"had other values of {changed}: use the same"):
         mutagenesis_file(predictor, table, table.with_name("out.csv"), options=options)
     assert {path: path.read_bytes() for path in parts.iterdir()} == before
     options = replace(options, resume=False, overwrite=True)

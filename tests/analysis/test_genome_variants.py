@@ -187,7 +187,7 @@ def special_records():
     """Records with the problem of every line, by allele and promoter."""
     chromosome = GENOME["chr1"]
     other = {i: "ACGT"[("ACGT".index(base) + 1) % 4] for i, base in enumerate(chromosome)}
-    symbolic, ambiguous = "symbolic, breakend or * allele", "allele with an ambiguous letter (N or another of IUPAC)"
+    symbolic, ambiguous = "symbolic, breakend or * allele", "allele with an ambiguous base (N or another IUPAC code)"
     mismatch = "reference allele is not what the sequence holds"
 
     def at(start, alternative, length=1, reference=None, info="."):
@@ -303,7 +303,7 @@ FINE = "chr1\t25\t.\tA\tC\t.\t.\t.\n"
             "v.vcf",
             HEADER + FINE.replace("chr1", "1"),
             "no variant of v.vcf lies in a promoter of p.bed (their first contigs are '1' and 'chr3'): "
-            "one file names its contigs with `chr`, the other without",
+            "only one file has `chr` in its contig names",
         ),
         ("v.vcf.gz", gzip.compress((HEADER + FINE).encode(), mtime=0), "v.vcf.gz is not compressed by bgzip"),
         ("v.vcf.gz", "truncated", "v.vcf.gz cannot be read as VCF: no BGZF EOF marker"),

@@ -144,7 +144,7 @@ def test_long_intervals_have_one_reason(tiny_folder, intervals, tmp_path, capsys
     (tmp_path / "g.fa").write_text(f">c\n{'ACGT' * 5_000}\n")
     (tmp_path / "p.bed").write_text("".join(f"c\t0\t{10_001 + index}\tp\t0\t+\n" for index in range(40)))
     run_script("predict", tiny_folder, "p.bed", "out.csv", "--genome", "g.fa")
-    reason = "40 x ... nt are more than the ... that a model may read"
+    reason = "40 x ... nt are more than the ... that a model can read"
     assert f"40 of them could not be predicted ({reason}): see" in capsys.readouterr().out
 
 

@@ -109,7 +109,7 @@ def test_height_in_mutagenesis_is_minus_the_mean_delta():
 
 @pytest.mark.parametrize(("sequence", "heights"), [("", []), ("AC", [1.0]), ("AC", [1.0, np.nan])])
 def test_logo_needs_a_height_for_each_base(sequence, heights):
-    with pytest.raises(ValueError, match="a finite height for each letter"):
+    with pytest.raises(ValueError, match="a finite height for each base"):
         sequence_logo(sequence, np.array(heights))
 
 

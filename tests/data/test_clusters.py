@@ -186,7 +186,7 @@ def test_own_clusters(tmp_path):
         path = write_tsv(tmp_path, [*rows, (texts[0], 1, family)])
         with pytest.raises(ValueError, match=f"line 202: cluster '{family}' in column 'family' is missing"):
             prepare_dataset(open_table(path), tmp_path / "out2", cluster_column="family")
-    with pytest.raises(ValueError, match="cluster column 'kin' is not there"):
+    with pytest.raises(ValueError, match="there is no cluster column 'kin'"):
         prepare_dataset(open_table(path), tmp_path / "out2", cluster_column="kin")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "table.tsv"]
 

@@ -243,7 +243,7 @@ def test_split_column(tmp_path):
     expected = ["train", *["validation"] * 4, "test", "train", "test"]
     assert splits == dict(enumerate(expected, start=2))
     assert report["duplicates"]["held_out_rows_seen_in_training"] == 1
-    assert "trained on as well" in format_report(report)
+    assert "also in training rows" in format_report(report)
     assert report["validation_fraction"] is None
     assert report["expression_mean"] == 3.0 and report["expression_std"] == 3.0
 
@@ -271,7 +271,7 @@ def test_split_column(tmp_path):
         ([("ACGT", 1)], {"cluster_kmer": 33}, "cluster_kmer must be 1 to 32, got 33"),
         ([("ACGT", 1)], {"cluster_column": "x", "split_by": "row"}, "cluster_column is for split_by 'cluster'"),
         ([("ACGT", 1)], {"extra_columns": ["cluster"]}, "extra column 'cluster' has the name of a column"),
-        ([("ACGT", 1)], {"extra_columns": ["name"]}, "extra column 'name' is not there"),
+        ([("ACGT", 1)], {"extra_columns": ["name"]}, "there is no extra column 'name'"),
     ],
 )
 def test_empty_training_data_give_one_clear_error(tmp_path, rows, options, message):

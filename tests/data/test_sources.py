@@ -179,7 +179,7 @@ def test_replicates_in_parquet_and_invalid_replicates(tmp_path):
     assert rows.labels.tolist() == [1.5, 4.0] and not rows.reasons.any()
     for columns, message in (
         (["a", "c"], "has no column 'c'"),
-        (["a", "sequence"], "one column cannot be two things"),
+        (["a", "sequence"], "one column cannot have two roles"),
     ):
         with pytest.raises(ValueError, match=message):
             open_source(str(tmp_path / "t.parquet"), sequence_column="sequence", value_column=columns)

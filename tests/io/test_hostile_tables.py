@@ -51,9 +51,9 @@ def read_within(path, memory, read=READ):
     ("name", "head", "piece", "message"),
     [
         ("bomb.csv.gz", b"sequence,value\n", b"A", "a line of more than 4,194,304 bytes"),
-        ("bomb.fa.gz", b">one\n", b"A", "line 2: a record has more than 4,194,304 letters"),
-        ("name.fa.gz", b">", b"A", "line 1: a record has more than 4,194,304 letters"),
-        ("lines.fa.gz", b">one\n", b"ACGTACGT\n", "a record has more than 4,194,304 letters"),
+        ("bomb.fa.gz", b">one\n", b"A", "line 2: a record has more than 4,194,304 characters"),
+        ("name.fa.gz", b">", b"A", "line 1: a record has more than 4,194,304 characters"),
+        ("lines.fa.gz", b">one\n", b"ACGTACGT\n", "a record has more than 4,194,304 characters"),
         ("quote.csv.gz", b'sequence,value\n"', b"A\n", "mend the quotes"),
     ],
 )  # fmt: skip
@@ -96,10 +96,10 @@ except ValueError as error:
 @pytest.mark.parametrize(
     ("name", "head", "piece", "message"),
     [
-        ("line.bed.gz", b"chr1\t1\t9\tp\t0\t+\nchr1\t", b"1", "line 2: more than 4,194,304 letters"),
-        ("comment.bed.gz", b"#", b"A", "line 1: more than 4,194,304 letters"),
+        ("line.bed.gz", b"chr1\t1\t9\tp\t0\t+\nchr1\t", b"1", "line 2: over 4,194,304 characters"),
+        ("comment.bed.gz", b"#", b"A", "line 1: over 4,194,304 characters"),
         pytest.param("many.bed.gz", b"", b"chr1\t1\t9\tp\t0\t+\n", "than 4,194,304 promoters", marks=pytest.mark.slow),
-        ("wide.bed.gz", b"", b"chr1\t1\t9\t" + b"p" * 10_000 + b"\t0\t+\n", "more than 268,435,456 letters"),
+        ("wide.bed.gz", b"", b"chr1\t1\t9\t" + b"p" * 10_000 + b"\t0\t+\n", "over 268,435,456 characters"),
     ],
 )  # fmt: skip
 def test_endless_lines_of_bed_files_are_rejected_in_bounded_memory(tmp_path, name, head, piece, message):

@@ -265,7 +265,7 @@ TABLE = "name,sequence\nµ,ACGTACGT\n"
         (".tsv", "sequence\tvalue\nACGT\t1\n", {"value_column": "tpm"}, "has no column 'tpm'.*'sequence', 'value'"),
         (".tsv", "sequence\tx\tx\nACGT\t1\t2\n", {"value_column": "x"}, "more than one column is called 'x'"),
         (".tsv", "sequence\t\t\nACGT\t1\t2\n", {}, "more than one column is called ''"),
-        (".tsv", "sequence\tvalue\nACGT\t1\n", {"value_column": "sequence"}, "cannot be two things"),
+        (".tsv", "sequence\tvalue\nACGT\t1\n", {"value_column": "sequence"}, "cannot have two roles"),
         (".tsv", 'ACGTAA\t1\nACGTAA\t2\n"ACGT\t3\nACGT\t4\n', {}, "line 3: a field in quotes"),
         (".csv", 'sequence,expression\nACGT,1\n"ACGT\nAC",4\n', {}, "line 3: a field in quotes"),
         (".tsv", "A" * 200_000, {}, "cannot be read as a table"),

@@ -103,7 +103,7 @@ def test_a_search_that_takes_too_long_ends(answers, monkeypatch):
     ("fields", "field", "message"),
     [
         ({"start": "ACGX"}, "start", "“X” at position 4"),
-        ({"start": "ACGN"}, "start", "Position 4 .counted from 1. is none of A, C, G and T"),
+        ({"start": "ACGN"}, "start", "Position 4 .counted from 1. is not A, C, G or T"),
         (
             {"sites": "TATA"},
             "start",
@@ -123,7 +123,7 @@ def test_a_search_that_takes_too_long_ends(answers, monkeypatch):
         ({"gc_percent": (0, 101)}, "gc", "in percent, 0 to 100, not 0 to 101"),
         ({"gc_percent": (-5, 200)}, "gc", "in percent, 0 to 100, not -5 to 200"),
         ({"sites": "GAAXTC"}, "sites", "'GAAXTC' is not DNA"),
-        ({"sites": "NNN"}, "sites", "is everywhere"),
+        ({"sites": "NNN"}, "sites", "matches every sequence"),
         ({"positions": "0"}, "positions", "0 does not lie within 1 to 20"),
     ],
 )

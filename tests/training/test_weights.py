@@ -66,7 +66,7 @@ def test_command_line(tmp_path, capsys):
     assert PreparedData(tmp_path / "out").train.has_weights
     prepare([*arguments, "--overwrite"])
     assert not PreparedData(tmp_path / "out").train.has_weights
-    with pytest.raises(SystemExit, match="weight column 'other' is not there"):
+    with pytest.raises(SystemExit, match="there is no weight column 'other'"):
         prepare([*arguments, "--overwrite", "--weight_column", "other"])
 
 

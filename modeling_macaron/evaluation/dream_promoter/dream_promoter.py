@@ -23,7 +23,7 @@ WEIGHTS = dict(zip(CATEGORIES, (1.0, 0.3, 0.3, 0.3, 0.3, 0.5, 1.25, 0.3, 0.4), s
 
 
 class Category(NamedTuple):
-    """What one category compares, arrays (n,): rows, or differences `alt - ref` of pairs."""
+    """Values (n,) that a category compares, of rows or of differences `alt - ref` of pairs."""
 
     measured: np.ndarray
     predicted: np.ndarray
@@ -142,7 +142,7 @@ def dream_score(
     dict
         `all`, and `private` if `public` is given: `n`, `pearson_r`, `pearson_r2` and `spearman_rho` of each category,
         then `pearson_score` and `spearman_score` if all nine categories are present. `private` excludes public rows and
-        pairs; pairs without `public` are left out. `note` (str) says what is missing or undefined, if anything is.
+        pairs; pairs without `public` are left out. `note` (str), if present, lists missing or undefined scores.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def dream_score(
     notes: list[str] = []
     result: dict = {"all": _score_part(categories, "all", notes)}
     if public is None:
-        notes.append("private: left out, because it is not known which rows are public.")
+        notes.append("private: left out, because the public rows are unknown.")
     else:
         private = {name: Category(*(field[~one.public] for field in one)) for name, one in categories.items()}
         private = {name: one for name, one in private.items() if one.measured.size}
