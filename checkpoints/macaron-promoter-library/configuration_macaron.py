@@ -8,8 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 if TYPE_CHECKING:
-    # Never executed. Transformers finds relative imports in the text, and a folder's code is identified by these files.
-    # Without them two folders with equal configuration files share one model class, whatever their modeling files say.
+    # Never executed. Transformers finds the relative imports in the text and identifies a folder's code by these files.
+    # Without them, two folders with equal configuration files share one model class, even if their models differ.
     from .modeling_macaron import MacaronModel  # noqa: F401
     from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401
 
@@ -29,7 +29,7 @@ _CUSTOM_PIPELINES = {
 }
 
 
-# Far beyond any promoter model. Limits the memory that a config can request.
+# Far above any promoter model. Limits the memory that a config can request.
 _LARGEST_SIZES = {
     "kmer_size": 1_000,
     "strand_length": 10_000,
@@ -90,22 +90,22 @@ class MacaronConfig(PreTrainedConfig):
     reconstruction_weight : float
         Weight of the reconstruction loss of masked nucleotides.
     expression_bins : tuple of float, optional
-        Centres of 2 to 1,000 equally spaced bins on the standardized scale. The expression head then gives the
-        probability of each bin, the expression is their mean, and the loss is a Kullback-Leibler divergence. Default:
-        the head gives the expression, and the loss is its squared error.
+        Centres of 2 to 1,000 equally spaced bins on the standardized scale. With bins, the expression head predicts the
+        probability of each bin, the expression is the mean over the bins, and the loss is a Kullback-Leibler
+        divergence. Default: the head predicts the expression, and the loss is its squared error.
     both_orientations : bool
         In evaluation mode, average the prediction over the sequence and its reverse complement. Takes twice the time.
     expression_mean, expression_std : float
         Mean and standard deviation of the training expression in assay units. Predictions in assay units are
         `logits * expression_std + expression_mean`.
     interval_quantiles : dict of str to float, optional
-        Half widths of prediction intervals by their coverage in percent, such as `"90"`, in predicted standard
-        deviations with `expression_bins`, else in `expression_std`; see `expression_interval`.
+        Half widths of prediction intervals by coverage in percent, such as `"90"`. The unit is the predicted standard
+        deviation with `expression_bins`, else `expression_std`; see `expression_interval`.
     trimer_shares : tuple of float, optional
         Shares of the 32 3-mers (a 3-mer and its reverse complement count as one) in the training rows; see
         `unlike_training`.
     trimer_limit : float, optional
-        Chi-square that 99.5 % of the validation rows do not exceed.
+        99.5th percentile of the chi-square of the validation rows.
 
     Raises
     ------
@@ -164,7 +164,7 @@ class MacaronConfig(PreTrainedConfig):
     mask_token_id: int | None = 5
 
     def __post_init__(self, **kwargs):
-        if (num_labels := kwargs.get("num_labels", 1)) != 1:  # before so many labels are made
+        if (num_labels := kwargs.get("num_labels", 1)) != 1:  # checked before the labels are created
             raise ValueError(f"`num_labels` must be 1, the expression, got {num_labels}")
         if self.expression_bins is not None:  # a list in a config.json
             self.expression_bins = tuple(self.expression_bins)
@@ -178,7 +178,7 @@ class MacaronConfig(PreTrainedConfig):
 
     @property
     def sequence_length(self) -> int:
-        """Bases that the model reads, of both strands or the forward one."""
+        """Bases that the model reads, on both strands or on the forward strand."""
         return (2 if self.reverse_complement else 1) * self.strand_length
 
     @property
@@ -202,8 +202,7 @@ class MacaronConfig(PreTrainedConfig):
         logits, variance : float, numpy.ndarray or torch.Tensor
             Outputs of the model. Without `expression_bins` there is no variance.
         coverage : int, optional
-            Percent of the measurements that the interval holds. Default: 90. Raises a ValueError if the model has no
-            interval of the given coverage.
+            Coverage in percent. Default: 90. Raises a ValueError if the model has no interval of the given coverage.
 
         Returns
         -------
@@ -225,8 +224,8 @@ class MacaronConfig(PreTrainedConfig):
     def unlike_training(self, strands: np.ndarray) -> np.ndarray | None:
         """Find sequences whose composition differs from that of the training rows.
 
-        The measure is Pearson's chi-square of the 3-mers on both strands against `trimer_shares`; `trimer_limit` is
-        exceeded by 0.5 % of the validation rows. It finds repeats and sequences of unusual GC content, but not
+        The measure is Pearson's chi-square of the 3-mers on both strands against `trimer_shares`. For 0.5 % of the
+        validation rows it exceeds `trimer_limit`. It finds repeats and sequences of unusual GC content, but not
         shuffles of training rows (`python -m benchmarks.novelty` measures the flagged shares). `strands` are token ids
         (sequences, length) of one strand; the result is bool (sequences,), or None if the model has no shares.
         """
@@ -235,7 +234,7 @@ class MacaronConfig(PreTrainedConfig):
         return trimer_chi_square(strands, np.array(self.trimer_shares)) > self.trimer_limit
 
     def validate_architecture(self):
-        """Raise a ValueError that names the field if a value is impossible; part of every validation."""
+        """Raise a ValueError that names the field if a value is impossible. Every validation calls this."""
         shares, limit = self.trimer_shares, self.trimer_limit
         if (shares is None) != (limit is None):
             raise ValueError("`trimer_shares` and `trimer_limit` must be given together")
@@ -306,7 +305,7 @@ def _are_shares(shares: tuple[float, ...] | None) -> bool:
 def count_trimers(strands: np.ndarray) -> np.ndarray:
     """Count the 3-mers of A, C, G and T in token ids (sequences, length): (sequences, 32) int64.
 
-    A 3-mer and its reverse complement are one column.
+    A 3-mer and its reverse complement share a column.
     """
     codes = np.arange(64)
     turned = 63 - (16 * (codes % 4) + 4 * (codes // 4 % 4) + codes // 16)

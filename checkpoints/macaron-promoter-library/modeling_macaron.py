@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_macaron import MacaronConfig
-from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  so that the pipeline travels with the weights
+from .pipeline_macaron import PromoterExpressionPipeline  # noqa: F401  saves the pipeline with the weights
 
 logger = logging.get_logger(__name__)
 
@@ -41,7 +41,7 @@ def eager_attention_forward(
 class MacaronAttentionBase(nn.Module):
     """Unmasked multi-head attention of (batch, queries, hidden) on (batch, positions, hidden).
 
-    N is attended like any base. `forward` returns the output (batch, queries, hidden) and, with eager attention, the
+    N is attended to like any base. `forward` returns the output (batch, queries, hidden) and, with eager attention, the
     weights (batch, heads, queries, positions).
     """
 
@@ -168,8 +168,8 @@ def _output_fans(config: MacaronConfig) -> tuple[int, int]:
 def merging_saves(config: MacaronConfig) -> bool:
     """Whether merged projections need no more parameters and no more arithmetic than separate ones.
 
-    A head has four matrices of hidden_size x head_dim, or two of hidden_size x hidden_size. Its scores and weighted
-    sums have the width of a head, or of the stream.
+    A head has four matrices of hidden_size x head_dim if separate, or two of hidden_size x hidden_size if merged. Its
+    scores and weighted sums have the width head_dim or hidden_size.
     """
     hidden_size, head_dim = config.hidden_size, config.head_dim
     positions = config.sequence_length + config.num_pooled_positions
@@ -386,9 +386,9 @@ class MacaronPreTrainedModel(PreTrainedModel):
         """Return an equivalent model whose attention has two projections instead of four.
 
         The query and key projections of a head act as one matrix, and so do its value and output projections. At the
-        default size, 30,615,559 parameters replace 47,425,543. Merging saves parameters where `head_dim` is more than
-        half of `hidden_size`, and arithmetic from about 0.6 on; elsewhere it logs a warning. Merge float32 weights,
-        then convert to a lower precision. The result has the same class, dtype, device and mode, and its own weights.
+        default size, 30,615,559 parameters replace 47,425,543. Merging saves parameters if `head_dim` is more than half
+        of `hidden_size`, and arithmetic from about 0.6 on. Otherwise a warning is logged. Merge float32 weights, then
+        convert to a lower precision. The result has the same class, dtype, device and mode, and its own weights.
 
         Examples
         --------
@@ -454,11 +454,10 @@ class MacaronModel(MacaronPreTrainedModel):
         attention_mask : torch.Tensor, optional
             Ignored; generic tools pass one.
         expression_positions_only : bool
-            Return the expression positions only; the last block then computes its queries, attention output and second
-            feed-forward layer there alone. No effect with `pooling="mean"`.
+            Return only the expression positions. The last block then computes its queries, attention output and second
+            feed-forward layer only there. No effect with `pooling="mean"`.
         base_positions : torch.Tensor, optional
-            (batch, n) int64 positions of the sequence to return after the expression positions, if these are returned
-            alone.
+            (batch, n) int64 positions of the sequence to return as well, with `expression_positions_only`.
         **kwargs
             `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`.
 
@@ -515,7 +514,7 @@ def soft_bin_targets(labels: torch.Tensor, centers: torch.Tensor) -> torch.Tenso
     """Probability (batch, bins) of each bin under a normal distribution around each label, as in LegNet.
 
     `centers` (bins,) are ascending and equally spaced, on the scale of `labels` (batch,). The standard deviation is
-    half the width of a bin. The first and the last bin have no outer end.
+    half the width of a bin. The outer bins are open-ended.
     """
     edges = (centers[1:] + centers[:-1]) / 2
     deviation = (centers[-1] - centers[0]) / (2 * (len(centers) - 1))
@@ -605,7 +604,7 @@ class MacaronForExpressionPrediction(MacaronPreTrainedModel):
             loss = row_losses.mean() if row_weights is None else (row_losses * row_weights).sum() / row_weights.sum()
             expression_loss = loss
             if self.training and nucleotide_logits is None:
-                # A gradient of zero for the other head: a parameter without one breaks distributed training.
+                # Distributed training needs a gradient for every parameter, so the other head gets zeros.
                 loss = loss + 0.0 * self.nucleotide_head(hidden_states[:, :1]).sum()
         if masked_nucleotides is not None:
             read = masked_nucleotides if positions is None else masked_nucleotides.gather(1, positions)

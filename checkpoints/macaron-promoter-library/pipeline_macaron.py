@@ -11,18 +11,18 @@ from transformers.pipelines.base import Pipeline
 class PromoterExpressionPipeline(Pipeline):
     """Predict expression from promoter DNA: `pipeline("promoter-expression", model=..., trust_remote_code=True)`.
 
-    Takes a sequence, a dict with the key `sequence`, or a list, a generator or a data set of either. Returns for each a
-    dict of `sequence` (str, unchanged), `expression` (float, assay units of the training data) and
-    `standardized_expression` (float, standard deviations from the training mean). If the model has prediction
-    intervals, the dict has `expression_low` and `expression_high` (float, assay units). If the model knows the
-    composition of its training rows, it has `unlike_training` (bool), see `MacaronConfig.unlike_training`.
+    Takes a sequence, a dict with the key `sequence`, or a list, generator or data set of them. Returns for each a dict
+    of `sequence` (str, unchanged), `expression` (float, assay units of the training data) and `standardized_expression`
+    (float, standard deviations from the training mean). Models with prediction intervals add `expression_low` and
+    `expression_high` (float, assay units). Models with the composition of their training rows add `unlike_training`
+    (bool), see `MacaronConfig.unlike_training`.
 
     Parameters
     ----------
     truncation : bool, optional
         Keep the middle of a variable part that is too long, instead of raising.
     coverage : int, optional
-        Percent of the measurements that an interval holds. Default: 90.
+        Coverage of the prediction intervals in percent. Default: 90.
 
     Raises
     ------

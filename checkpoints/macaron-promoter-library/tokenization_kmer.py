@@ -101,7 +101,7 @@ def reverse_complement(ids: np.ndarray) -> np.ndarray:
 class KmerTokenizer(PreTrainedTokenizer):
     """Tokenize promoter DNA into the token ids of both strands.
 
-    The tokenizer cuts the constant flanks, pads with N on both sides to `strand_length` (an odd N goes to the right)
+    The tokenizer cuts the constant flanks, pads with N on both sides to `strand_length` (an extra N goes to the right)
     and appends the reverse complement, which gives `2 * strand_length` ids. The model reads each position as the k-mer
     around it, see `kmers`. Lower case is accepted; U is read as T and IUPAC ambiguity codes as N. `[MASK]` is the
     masked nucleotide, whereas M is the code for A or C. White space, line numbers and `5'-` are removed, see
@@ -357,7 +357,7 @@ class KmerTokenizer(PreTrainedTokenizer):
         return "".join(tokens)
 
     def _decode(self, token_ids, skip_special_tokens: bool = False, **kwargs) -> str:
-        """Decode the forward strand without padding; an N at either end of the sequence is lost too."""
+        """Decode the forward strand without padding. N at the ends of the sequence are lost too."""
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         if len(ids) == 2 * self.strand_length:
             ids = ids[: self.strand_length]
