@@ -57,8 +57,8 @@ def load_checkpoint(
         Checkpoint folder, or name on the Hub.
     tokenizer : KmerTokenizer, optional
         Default: the checkpoint's.
-    Type of the weights. Default: as saved.
-        Of the weights. Default: as saved.
+    dtype : str or torch.dtype
+        Type of the weights. Default: as saved.
     **changes
         Fields of the config that replace the checkpoint's.
 

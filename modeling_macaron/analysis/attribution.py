@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 METHODS = ("integrated_gradients", "gradient_x_input")
 BASELINES = ("n", "uniform")
-_GRADIENT_SHARE = 4  # batches of backward passes are this many times smaller, to save memory
+GRADIENT_SHARE = 4  # batches of backward passes are this many times smaller, to save memory
 
 
 class Attribution(NamedTuple):
@@ -130,6 +130,7 @@ def gradient_x_input(
     predictor : Predictor, str, Path or MacaronForExpressionPrediction
         A predictor, or any model that `Predictor.from_pretrained` accepts. Use float32 or float64 weights, since
         gradients in half precision are coarse. Backward passes use a quarter of its batch size.
+    sequences : sequence of str
         DNA, with or without the constant flanks.
     gradient_correction : bool
         Subtract the mean over A, C, G and T from the gradient at each position. One-hot sequences cannot move in that
@@ -245,7 +246,7 @@ def _attribute(
     nodes, weights = ((nodes + 1) / 2, weights / 2) if steps else (np.ones(1), np.ones(1))
     way, num_nodes = one_hot - baselines, len(nodes)
     gradients, total = np.zeros(way.shape), len(way) * num_nodes
-    batch_size = max(predictor.batch_size // _GRADIENT_SHARE, 1)
+    batch_size = max(predictor.batch_size // GRADIENT_SHARE, 1)
     with progress_bar("gradients", total, verbose=verbose) as progress, predictor.explain_lack_of_memory():
         for start in range(0, total, batch_size):
             row, step = np.divmod(np.arange(start, min(start + batch_size, total)), num_nodes)
@@ -254,6 +255,8 @@ def _attribute(
             progress.update(len(row))
     if gradient_correction:
         gradients -= gradients.mean(axis=1, keepdims=True)
+    if not np.isfinite(gradients).all():
+        raise ValueError(f"a gradient is not finite: the model's weights overflow in {predictor.model.dtype}")
     attributions = way * gradients
     distinct, places = np.unique(baselines, axis=0, return_inverse=True)
     return Attribution(

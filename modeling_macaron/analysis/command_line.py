@@ -37,7 +37,7 @@ def run(work: Callable[[], Result]) -> Result:
     except (ValueError, OSError, MemoryError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped: --resume continues with the finished rows")
+        sys.exit("stopped; if rows are finished, --resume continues with the others")
 
 
 def is_main_process() -> bool:

@@ -251,7 +251,7 @@ def design(
 
 
 def random_starts(
-    predictor: Predictor,
+    predictor: PredictorLike,
     num_starts: int = 1,
     *,
     length: int | None = None,
@@ -283,7 +283,7 @@ def random_starts(
     ValueError
         If an option is invalid, or no promoter meets the constraints.
     """
-    tokenizer, constraints = predictor.tokenizer, constraints or Constraints()
+    tokenizer, constraints = as_predictor(predictor).tokenizer, constraints or Constraints()
     length = min(DEFAULT_LENGTH, tokenizer.strand_length) if length is None else length
     if not 1 <= length <= tokenizer.strand_length:
         raise ValueError(f"length must be 1 to strand_length = {tokenizer.strand_length}, got {length}")
@@ -455,7 +455,7 @@ def design_file(
     with ExitStack() as stack:
         if fasta is not None and os.environ.get("RANK", "0") == "0":
             path = stack.enter_context(new_file(fasta))
-            task.records = stack.enter_context(path.open("w", encoding="ascii"))
+            task.records = stack.enter_context(path.open("w", encoding="utf-8"))
         return run_task(task, predictor, table, output, options, files)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modeling_macaron.analysis.attribution import as_one_hot_module, gradients_at
+from modeling_macaron.analysis.attribution import GRADIENT_SHARE, as_one_hot_module, gradients_at
 from modeling_macaron.analysis.constraints import Rules
 from modeling_macaron.dna import NUM_BASES, pad_centered
 from modeling_macaron.predictor import Predictor
@@ -228,8 +228,9 @@ class Oracle:
     def gradients(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Gradients (rows, length, 4) of the expression at each group of sequences (rows, length)."""
         one_hot = np.eye(NUM_BASES + 1, NUM_BASES)[self._pad(groups)].transpose(0, 2, 1)
-        size, length = self.predictor.batch_size, self.predictor.config.strand_length
-        found = [gradients_at(self.module, one_hot[i : i + size]) for i in range(0, len(one_hot), size)]
+        size, length = max(self.predictor.batch_size // GRADIENT_SHARE, 1), self.predictor.config.strand_length
+        with self.predictor.explain_lack_of_memory():
+            found = [gradients_at(self.module, one_hot[i : i + size]) for i in range(0, len(one_hot), size)]
         pieces = _divide(np.concatenate(found).transpose(0, 2, 1), groups)
         starts = [(length - ids.shape[1]) // 2 for ids in groups]
         spans = zip(pieces, starts, groups, strict=True)

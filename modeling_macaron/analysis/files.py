@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -148,7 +149,10 @@ def run_task(
         parts.begin(resume=options.resume, overwrite=options.overwrite)
     _wait_for_others(processes)
     total = table.num_rows and table.num_rows // processes
-    with parts, progress_bar("rows", total, verbose=options.verbose and process == 0) as progress:
+    with (
+        parts if process == 0 else nullcontext(),
+        progress_bar("rows", total, verbose=options.verbose and process == 0) as progress,
+    ):
         num_parts = num_rows = 0
         with write_behind(lambda part: parts.write(*part)) as put:
             batches = _encode(task, table, lambda number: number % processes == process)
@@ -199,7 +203,7 @@ def _request(task: Task, predictor: Predictor, inputs: Sequence[str | Path]) -> 
         "config": {name: getattr(predictor.config, name) for name in MacaronConfig.__annotations__},
         "weights": weights.hexdigest(),
         "tokenizer": {name: getattr(predictor.tokenizer, name) for name in TOKENIZER_SETTINGS},
-        "batch_size": predictor.batch_size,
+        "batch_size": None if isinstance(task, LineTask) else predictor.batch_size,  # of which parts are multiples
         "settings": dict(task.settings),
     }
 
@@ -233,9 +237,9 @@ def _join(task: Task, parts: TableParts, num_parts: int, table: PromoterTable, n
             if sum(map(len, waiting)) >= _JOINED_ROWS or number == num_parts - 1:
                 write(pa.concat_tables(waiting).combine_chunks())
                 waiting = []
-    parts.remove()
     if task.figures is not None:
         task.draw()
+    parts.remove()
     return FileResult(
         num_rows, num_lines, reasons.total(), tuple(reasons.most_common()), *malformed, details=task.summary()
     )

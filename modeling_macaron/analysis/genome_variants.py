@@ -126,7 +126,7 @@ def vcf_file(
             yield TableBatch(pa.Table.from_pylist(some, _SCHEMA), np.array(names))
 
     table = _VcfTable(str(vcf), Columns(""), "VCF", "variant", read_batches)
-    if next(iter(table), None) is None:
+    if next(_read_lines(_records(Path(vcf), contigs), contigs, fasta), None) is None:
         names = f"their first contigs are {first!r} and {next(iter(contigs))!r}"
         hint = hint_at_chr(first, next(iter(contigs)))
         raise ValueError(f"no variant of {vcf} lies in a promoter of {promoters} ({names}){hint}")

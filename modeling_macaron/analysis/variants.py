@@ -237,7 +237,10 @@ def variants_file(
         raise ValueError(f"position_base must be 0 or 1, got {position_base}")
     check_files(output, options, (predictor, source))
     given = dict.fromkeys(ALLELE_NAMES) | (columns or {})
-    found = _find_columns(*_read_columns(source, given), given, str(source))
+    names, texts_of = _read_columns(source, given)
+    found = _find_columns(names, texts_of, given, str(source))
+    if options.name_column is not None and options.name_column not in names:
+        raise ValueError(f"{source} has no column {options.name_column!r} of names: its columns are {names}")
     predictor = as_predictor(predictor)
     table = open_table(source, sequence_column=next(iter(found.values())), batch_rows=16 * predictor.batch_size)
     task = EffectTask(
