@@ -11,6 +11,8 @@ import pytest
 
 from modeling_macaron.io.tables import open_table
 
+pytestmark = pytest.mark.slow
+
 GIGABYTE = 1 << 30
 ROOT = Path(__file__).parents[2]
 
@@ -82,8 +84,6 @@ READ_BED = """
 import resource, sys
 import psutil
 from modeling_macaron.analysis.genome_variants import vcf_file
-
-pytestmark = pytest.mark.slow
 limit = psutil.Process().memory_info().vms + 1_500_000_000  # torch's libraries take 2 GB themselves, or 10 with CUDA
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
