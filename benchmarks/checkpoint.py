@@ -4,10 +4,10 @@
     python -m benchmarks.checkpoint --checkpoint checkpoints/macaron-promoter-yeast --table measured_library.parquet \
         --pairs pairs.parquet --train yeast_public.parquet
 
-Scores the folder, with intervals and ridge regression beside it, writes `evaluation.json` and a plot into it, and
-renders its `README.md` and the README's block about both checkpoints; of the library's checkpoint, also the
-repository's `model_card.md`. Without a table it renders them from the committed figures. The folder's code is replaced
-by that of the repository.
+Scores the folder (of the yeast checkpoint its committed predictions, `PREDICTIONS`), with intervals and ridge
+regression beside it. Writes `evaluation.json` and a plot into it, and renders its `README.md` and the README's block
+about both checkpoints; of the library's checkpoint, also the repository's `model_card.md`. Without a table it renders
+them from the committed figures. The folder's code is replaced by that of the repository.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from tokenization import KmerTokenizer
 
 CHECKPOINT = ROOT / "checkpoints" / "macaron-promoter-library"
 YEAST = ROOT / "checkpoints" / "macaron-promoter-yeast"
+PREDICTIONS = ROOT / "benchmarks" / "results" / "yeast" / "dream_test_predictions.parquet"
 MODEL_CARD, README = ROOT / "model_card.md", ROOT / "README.md"
 BLOCK = "checkpoint"
 EVALUATION = "evaluation.json"
@@ -53,9 +54,11 @@ def measure(checkpoint: Path, table: Path, pairs: Path, train: Path, resamples: 
     with tempfile.TemporaryDirectory() as folder:
         options = EvaluationOptions(baseline_train=train, intervals=resamples, plots=folder, verbose=True)
         output = Path(folder, EVALUATION)
-        result = evaluate_files(table, output, model=checkpoint, pairs=pairs, split=split, options=options)
+        source = {"model": checkpoint} if split else {"predictions": PREDICTIONS}
+        result = evaluate_files(table, output, **source, pairs=pairs, split=split, options=options)
         shutil.copyfile(Path(folder, "all.png"), checkpoint / f"{split or 'test'}.png")
     result["run"] |= {"table": table.name, "pairs": pairs.name, "model": checkpoint.name}
+    result["run"].pop("predictions", None)
     result["baseline"]["trained_on"] = train.name
     predictor = Predictor.from_pretrained(checkpoint)
     result["example"] = {"sequence": EXAMPLE, "expression": float(predictor.predict([EXAMPLE])[0])}

@@ -51,7 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     if num_unlike := result.details["num_unlike"]:
         rows = plural(num_unlike, "row") + (" is" if num_unlike == 1 else " are")
         print(f"{rows} unlike the model's training rows, where predictions are extrapolations: see `unlike_training`")
-        print("The model removes the constant flanks of its own construct only: remove other flanks first.")
     num_long = sum(count for reason, count in result.reasons if reason.endswith("that the model reads"))
     if 2 * num_long > result.num_rows:
         print("The model removes the constant flanks of its own construct only: remove other flanks first.")

@@ -232,7 +232,8 @@ def _join(task: Task, parts: TableParts, num_parts: int, table: PromoterTable, n
                 task.keep_for_figures(batch, first_row, encoded, lines)
             task.add_to_summary(lines)
             num_lines += len(lines)
-            reasons.update(_DETAILS.sub("...", text) for text in lines[PROBLEM].to_pylist() if text)
+            problems = (text.replace(" (counted from 1)", "") for text in lines[PROBLEM].to_pylist() if text)
+            reasons.update(_DETAILS.sub("...", problem) for problem in problems)
             waiting.append(lines)
             if sum(map(len, waiting)) >= _JOINED_ROWS or number == num_parts - 1:
                 write(pa.concat_tables(waiting).combine_chunks())

@@ -93,7 +93,7 @@ def test_a_script_is_a_program(tiny_folder, folder):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "Loading" not in done.stderr, done.stderr
-    reason = "1 x letter ... at position ... (counted from ...) is not DNA"
+    reason = "1 x letter ... at position ... is not DNA"
     assert done.stdout.splitlines() == [
         "2 rows written to out.tsv", f"1 of them could not be predicted ({reason}): see the column `problem`"
     ]  # fmt: skip
