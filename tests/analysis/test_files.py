@@ -107,20 +107,18 @@ def test_interrupted_runs_are_resumed(tiny_folder, tmp_path, table, command):
     assert names_in(tmp_path) == ["in.tsv", "out.csv", "whole.csv"]
 
 
-@pytest.mark.parametrize("changed", ["inputs", "settings", "weights", "batch_size", "tokenizer"])
+@pytest.mark.parametrize("changed", ["inputs", "settings", "weights", "tokenizer"])
 def test_parts_of_another_request_are_not_joined(tiny_folder, make_model, table, changed):
     interrupt(mutagenesis_file, tiny_folder, table, 30)
     parts = table.with_name("out.csv.parts")
     before = {path: path.read_bytes() for path in parts.iterdir()}
-    predictor, options = Predictor.from_pretrained(tiny_folder, batch_size=32), RESUME
+    predictor, options = Predictor.from_pretrained(tiny_folder, batch_size=16), RESUME  # a smaller batch is no obstacle
     if changed == "inputs":
         table.write_text(table.read_text() + "80\tACGT\tACGT\n")
     elif changed == "settings":
         options = replace(options, name_column="name")
     elif changed == "weights":
         predictor = replace(predictor, model=make_model(seed=1))
-    elif changed == "batch_size":
-        predictor = replace(predictor, batch_size=33)
     else:
         predictor = replace(predictor, tokenizer=KmerTokenizer(kmer_size=5, strand_length=20, flank5="ACCA"))
     with pytest.raises(ValueError, match=f"had other values of {changed}: use the same"):
