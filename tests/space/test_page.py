@@ -323,7 +323,7 @@ def test_designs_can_be_stopped_and_restarted(visit):
         one.page.fill(f"#design-{name} input[type=number]", most)
     one.click("design-run")
     one.page.wait_for_selector("#design-result progress")
-    one.page.wait_for_function("document.querySelector('#design-result progress')?.value > 1")
+    one.page.wait_for_selector("#design-result :text('predictions')")
     one.click("design-stop")
     one.page.wait_for_selector("#design-result :text('Stopped.')")
     assert 1 <= one.page.locator("#design-result mark").count() <= 10
