@@ -60,7 +60,7 @@ def search_designs(answers: Answers, request: DesignRequest, stop: Event) -> Ite
         sequence = start.sequence.join(flanks) if start else _draw(answers, constraints)
     except ValueError as error:
         raise _broken_rule(str(error)) from error
-    if len(constraints.fixed_positions) >= len(sequence) - sum(map(len, flanks)):
+    if set(constraints.fixed_positions) == set(range(len(sequence) - sum(map(len, flanks)))):
         raise BadInput("All positions are fixed: leave at least one to edit.", "positions")
     counts: SimpleQueue[int] = SimpleQueue()
     end = time.monotonic() + limits.design_seconds
