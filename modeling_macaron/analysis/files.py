@@ -99,6 +99,7 @@ class Task:
     new_columns: Sequence[str] = ()  # added to the output; the source must not have them
     settings: Mapping[str, Any] = {}  # options of the command as JSON; a resumed run must have the same
     figures: RowFigures | None = None
+    has_parts_of_batches = True  # the number of rows of a part depends on the batch size
 
     def encode(self, batch: TableBatch) -> tuple[Any, list[str]]:
         """Encode rows, and return the problem of each (empty if none). Called in a thread that reads ahead."""
@@ -203,7 +204,7 @@ def _request(task: Task, predictor: Predictor, inputs: Sequence[str | Path]) -> 
         "config": {name: getattr(predictor.config, name) for name in MacaronConfig.__annotations__},
         "weights": weights.hexdigest(),
         "tokenizer": {name: getattr(predictor.tokenizer, name) for name in TOKENIZER_SETTINGS},
-        "batch_size": None if isinstance(task, LineTask) else predictor.batch_size,  # of which parts are multiples
+        "batch_size": predictor.batch_size if task.has_parts_of_batches else None,
         "settings": dict(task.settings),
     }
 
@@ -254,6 +255,7 @@ class LineTask(Task):
     """
 
     fields: pa.Schema
+    has_parts_of_batches = False
 
     def __init__(self, table: PromoterTable, tokenizer: KmerTokenizer, name_column: str | None = None):
         self.table, self.tokenizer, self.name_column = table, tokenizer, name_column
