@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.figures import RESULTS, Results, describe_machine, make_parser, result_path, time_in_turn
 from modeling_macaron import MacaronForExpressionPrediction
+from modeling_macaron.dna import both_strands
 from modeling_macaron.export import TOLERANCE, export_onnx, open_session, random_promoters
 from modeling_macaron.predictor import Predictor
-from tokenization import reverse_complement
 
 BATCH_SIZES = (1, 64)
 SEQUENCES = 64
@@ -34,7 +34,7 @@ def run(results: Results, checkpoint: Path, folder: Path, threads: int, rounds: 
     predictor = Predictor.from_pretrained(checkpoint, device="cpu", dtype="float32")
     model = predictor.model
     strands = random_promoters(SEQUENCES, model.config.strand_length)
-    ids = np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)
+    ids = both_strands(strands).astype(np.int64)
     forms: dict[tuple[str, str], Callable[[np.ndarray], object]] = {}
     for projections in ("separate", "merged"):
         for attention in ("sdpa", "eager"):

@@ -51,6 +51,16 @@ def pad_centered(ids: np.ndarray, strand_length: int) -> np.ndarray:
     return strands
 
 
+def both_strands(strands: np.ndarray) -> np.ndarray:
+    """Append the reverse complement to padded strands (rows, strand_length), as the model reads them."""
+    return np.concatenate([strands, reverse_complement(strands)], axis=1)
+
+
+def with_flanks(tokenizer: KmerTokenizer, sequence: str) -> str:
+    """Add the constant flanks to a variable part if the tokenizer always trims them."""
+    return sequence.join((tokenizer.flank5, tokenizer.flank3)) if tokenizer.trimming == "always" else sequence
+
+
 def turn_around(strands: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Reverse-complement the variable parts of padded strands (rows, strand_length); padding as by the tokenizer."""
     turned = reverse_complement(strands)

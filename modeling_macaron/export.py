@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from modeling_macaron.atomic import check_free, new_file
+from modeling_macaron.dna import both_strands
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction, merging_saves
 from modeling_macaron.predictor import Predictor, PredictorLike
-from tokenization import TOKENIZER_SETTINGS, KmerTokenizer, reverse_complement
+from tokenization import TOKENIZER_SETTINGS, KmerTokenizer
 from tokenization.tokenization_kmer import LETTERS, N_ID
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def open_session(path: str | Path, num_threads: int | None = None) -> InferenceS
 def build_graph(model: MacaronForExpressionPrediction, opset: int | None = None) -> ModelProto:
     """Trace a model in evaluation mode on the CPU into an ONNX graph. The model's attention becomes eager."""
     model.set_attn_implementation("eager")
-    input_ids = torch.from_numpy(_both_strands(random_promoters(2, model.config.strand_length)))
+    input_ids = torch.from_numpy(both_strands(random_promoters(2, model.config.strand_length)).astype(np.int64))
     program = torch.onnx.export(
         ExpressionInAssayUnits(model).eval(),
         (input_ids,),
@@ -184,7 +185,7 @@ def largest_error(path: str | Path, model: MacaronForExpressionPrediction) -> fl
     """Largest difference from the model on random promoters, in standard deviations of expression."""
     session, expression, errors = open_session(path), ExpressionInAssayUnits(model), []
     for rows in CHECKED_BATCHES:
-        input_ids = _both_strands(random_promoters(rows, model.config.strand_length, seed=rows))
+        input_ids = both_strands(random_promoters(rows, model.config.strand_length, seed=rows)).astype(np.int64)
         with torch.no_grad():
             expected = expression(torch.from_numpy(input_ids)).numpy()
         (got,) = session.run(["expression"], {"input_ids": input_ids})
@@ -201,7 +202,3 @@ def random_promoters(rows: int, strand_length: int, seed: int = 0) -> np.ndarray
     position = np.arange(strand_length)
     strands[(position < padding) | (position >= strand_length - padding)] = N_ID
     return strands
-
-
-def _both_strands(strands: np.ndarray) -> np.ndarray:
-    return np.concatenate([strands, reverse_complement(strands)], axis=1).astype(np.int64)

@@ -14,10 +14,10 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_macaron.configuration_macaron import MacaronConfig
-from modeling_macaron.dna import encode_sequences
+from modeling_macaron.dna import both_strands, encode_sequences
 from modeling_macaron.loading import default_device, load_checkpoint
 from modeling_macaron.modeling_macaron import MacaronForExpressionPrediction
-from tokenization import KmerTokenizer, reverse_complement
+from tokenization import KmerTokenizer
 from tokenization.tokenization_kmer import N_ID
 
 _WIDEST_FLASH_HEAD = 256
@@ -231,7 +231,7 @@ class Predictor:
         rows, on_gpu = len(forward), self.model.device.type == "cuda"
         if self.model._compiled_call_impl is not None and rows < self.batch_size:
             forward = np.pad(forward, ((0, self.batch_size - rows), (0, 0)), constant_values=N_ID)
-        both = torch.from_numpy(np.concatenate([forward, reverse_complement(forward)], axis=1))
+        both = torch.from_numpy(both_strands(forward))
         both = both.pin_memory() if on_gpu else both
         outputs = self.model(both.to(self.model.device, non_blocking=on_gpu), output_nucleotide_logits=False)
         found = outputs.logits if outputs.variance is None else torch.cat([outputs.logits, outputs.variance], dim=1)

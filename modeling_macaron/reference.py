@@ -11,6 +11,8 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
+from modeling_macaron.dna import spell
+
 if TYPE_CHECKING:
     from .training.dataset import PreparedData
 
@@ -61,7 +63,7 @@ def write_reference(
     validation, examples = data.validation.labels, []
     for description, percentile in (_EXAMPLES if save_examples else {}).items():
         index = int(np.abs(validation - np.percentile(validation, percentile)).argmin())
-        sequence = "".join("ACGTN"[base] for base in data.validation[index]["input_ids"][0]).strip("N")
+        sequence = spell(data.validation[index]["input_ids"][0]).strip("N")
         examples.append(Example(description, sequence, float(f"{validation[index]:.6g}"))._asdict())
     values = validation if split == "validation" else data.train.labels
     counts, edges = np.histogram(values, bins=_NUM_BINS)

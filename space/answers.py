@@ -18,6 +18,7 @@ from modeling_macaron.dna import (
     encode_bases,
     reverse_complement_text,
     where_they_differ,
+    with_flanks,
     without_trimming,
 )
 from modeling_macaron.predictor import Predictor
@@ -94,9 +95,8 @@ class Answers:
 
     def _readable(self, examples: Iterable[Example]) -> Iterator[Example]:
         """Keep the examples that the model reads unchanged. Adds flanks if the tokenizer always trims them."""
-        flanks = (self.tokenizer.flank5, self.tokenizer.flank3) if self.tokenizer.trimming == "always" else ("", "")
         for one in examples:
-            typed = one.sequence.join(flanks)
+            typed = with_flanks(self.tokenizer, one.sequence)
             (found,) = read_promoters(self.tokenizer, [Pasted("", typed, 1)])
             if isinstance(found, Promoter) and found.sequence == one.sequence and set(BASES) & set(one.sequence):
                 yield one._replace(sequence=typed)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_macaron.analysis.command_line import plural
-from modeling_macaron.dna import string_buffers
+from modeling_macaron.dna import spell, string_buffers
 from tokenization import KmerTokenizer, strip_marks
 from tokenization.tokenization_kmer import MISSING, N_ID, NO_BASE, TOO_LONG, TOO_SHORT
 
@@ -208,7 +208,7 @@ def _to_promoter(pasted: Pasted, note: str, ids: np.ndarray, length: int, tokeni
     """Make a promoter with notes on trimming, cuts and padding. `length` is the length before the cut."""
     kept = min(length, tokenizer.strand_length)
     left = (tokenizer.strand_length - kept) // 2
-    letters = "".join("ACGTN"[letter] for letter in ids[left : left + kept])
+    letters = spell(ids[left : left + kept])
     trimmed = len(pasted.sequence) - length
     raw = pasted.sequence[len(tokenizer.flank5) :][:length] if trimmed else pasted.sequence
     notes = [note] if note else []

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from modeling_macaron.analysis.command_line import plural
 from modeling_macaron.analysis.constraints import Constraints
 from modeling_macaron.analysis.design import Design, SearchOptions, design, random_starts
+from modeling_macaron.dna import with_flanks
 
 from .answers import Answers
 from .reading import BadInput, Limits, Promoter, read_one, read_positions, read_sites, to_sentence
@@ -54,13 +55,12 @@ def search_designs(answers: Answers, request: DesignRequest, stop: Event) -> Ite
         start = read_one(answers.tokenizer, request.start, limits, "start")
     options = _search_options(request, limits)
     constraints = _constraints(request, answers.tokenizer.strand_length)
-    tokenizer = answers.tokenizer
-    flanks = (tokenizer.flank5, tokenizer.flank3) if tokenizer.trimming == "always" else ("", "")
     try:
-        sequence = start.sequence.join(flanks) if start else _draw(answers, constraints)
+        sequence = with_flanks(answers.tokenizer, start.sequence) if start else _draw(answers, constraints)
     except ValueError as error:
         raise _broken_rule(str(error)) from error
-    if set(constraints.fixed_positions) == set(range(len(sequence) - sum(map(len, flanks)))):
+    length = len(sequence) - len(with_flanks(answers.tokenizer, ""))
+    if set(constraints.fixed_positions) == set(range(length)):
         raise BadInput("All positions are fixed: leave at least one to edit.", "positions")
     counts: SimpleQueue[int] = SimpleQueue()
     end = time.monotonic() + limits.design_seconds

@@ -46,7 +46,7 @@ from modeling_macaron.analysis.files import (
 )
 from modeling_macaron.analysis.nearest import TrainingStrands
 from modeling_macaron.atomic import check_free, new_file
-from modeling_macaron.dna import NUM_BASES, encode_sequences, pad_centered, spell, variable_parts
+from modeling_macaron.dna import NUM_BASES, encode_sequences, pad_centered, spell, variable_parts, with_flanks
 from modeling_macaron.io.streams import progress_bar
 from modeling_macaron.io.tables import Columns, PromoterTable, TableBatch, open_table
 from modeling_macaron.predictor import Predictor, PredictorLike, as_predictor
@@ -294,8 +294,7 @@ def random_starts(
     if not 0 <= gc <= 1:
         raise ValueError(f"gc must be a fraction, got {gc}")
     drawn = random_promoters(num_starts, length, gc, Rules(constraints, tokenizer), seed)
-    flanks = (tokenizer.flank5, tokenizer.flank3) if tokenizer.trimming == "always" else ("", "")
-    return [spell(ids).join(flanks) for ids in drawn]
+    return [with_flanks(tokenizer, spell(ids)) for ids in drawn]
 
 
 class _Designer:

@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling_macaron.dna import string_buffers
+from modeling_macaron.dna import IUPAC, reverse_complement_text, string_buffers
 from modeling_macaron.io.tables import TableBatch
 from tokenization import FLANK3, FLANK5, PROBLEMS, KmerTokenizer
 
@@ -77,13 +77,10 @@ MOTIFS = (
     Motif("Ume6", "AGCCGCCGA", "repressor", -2.3, 1.0, "Sumrada & Cooper 1987, PNAS 84:3997"),
 )
 
-_IUPAC = {"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "N": "ACGT"}
-
 
 def _patterns(consensus: str) -> tuple[list[str], list[str]]:
     """Bases allowed at each position of a site, on the forward and on the reverse strand."""
-    forward = [_IUPAC.get(letter, letter) for letter in consensus]
-    return forward, ["".join(sorted(bases.translate(str.maketrans("ACGT", "TGCA")))) for bases in reversed(forward)]
+    return tuple([IUPAC[code] for code in strand] for strand in (consensus, reverse_complement_text(consensus)))
 
 
 _PATTERNS = tuple(_patterns(motif.consensus) for motif in MOTIFS)

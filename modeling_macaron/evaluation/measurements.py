@@ -12,9 +12,8 @@ import pandas as pd
 import pyarrow as pa
 from datasets import load_from_disk
 
+from modeling_macaron.dna import spell
 from modeling_macaron.io.tables import PromoterTable, open_table
-
-_BASES = np.frombuffer(b"ACGTN", np.uint8)  # token ids 0 to 4
 
 
 class Measurements(NamedTuple):
@@ -90,7 +89,7 @@ def read_prepared(folder: str | Path) -> Iterator[pd.DataFrame]:
     for split, data in load_from_disk(str(folder)).items():
         for table in data.with_format("arrow").iter(65_536):
             strands = table["input_ids"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
-            texts = [row.tobytes().decode().strip("N") for row in _BASES[strands]]
+            texts = [spell(row).strip("N") for row in strands]
             frame = table.drop_columns(["input_ids", "labels"]).to_pandas()
             yield frame.assign(
                 sequence=[flank5 + text + flank3 for text in texts],

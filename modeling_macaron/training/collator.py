@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from modeling_macaron.data.rows import mix64
+from modeling_macaron.dna import both_strands
 from tokenization import reverse_complement
 from tokenization.tokenization_kmer import MASK_ID, N_ID
 
@@ -75,7 +76,7 @@ class PromoterCollator:
         forward = np.asarray(batch["input_ids"], dtype=np.uint8)
         if not self.evaluation and (self.reverse_probability or self.max_shift):
             forward = self._augment(forward, rows, epoch)
-        input_ids = np.concatenate([forward, reverse_complement(forward)], axis=1)
+        input_ids = both_strands(forward)
         masked = self._draw_mask(rows, epoch, forward.shape[1]) & (input_ids != N_ID)
         masked_input_ids = torch.from_numpy(np.where(masked, np.uint8(MASK_ID), input_ids)).long()
         labels = (np.asarray(batch["labels"], dtype=np.float64) - self.expression_mean) / self.expression_std
